@@ -1,0 +1,87 @@
+/* arena.h -- payload blocks in power-of-two classes that travel between processes by reference.
+ *
+ * One segment of fixed virtual size; memory is reserved granule by granule (256 KiB) when first needed
+ * and can be given back. Block words and granule words stand apart from the data, so that user code
+ * writing past an array cannot reach them.
+ *
+ * Granule: FREE -> CLAIMED|me (compare-and-swap, then fallocate of data and words) -> HEAD/BODY.
+ *   A run is claimed word by word; whoever loses a word gives its words back. Died in CLAIMED: the
+ *   words name the dead owner; shmrt_arena_reclaim punches and frees them.
+ * Block: FREE -> WRITING|me -> SENT|me or QUEUED -> HELD|receiver -> FREE with generation + 1.
+ *   Every change is one compare-and-swap that names the state, owner and generation it expects, so a
+ *   stale reference gives SHMRT_STALE, never wrong data. A block in flight names its sender.
+ *   Died owner: drain what it published first; then reclaim frees every block that still names it.
+ *
+ * Re-use is last in, first out through a small private stack of warm blocks; the stack holds hints
+ * only, the compare-and-swap decides.
+ *
+ * Edge A1: send stores SENT/QUEUED (release) -> take loads (acquire): the payload is visible.
+ * Edge A2: free stores FREE (release) -> alloc takes (acquire): the last reader is done with the bytes.
+ * Edge A3: granule HEAD stored (release) -> alloc loads it (acquire): memory is behind it.
+ */
+#ifndef SHMRT_ARENA_H
+#define SHMRT_ARENA_H
+
+#include "segment.h"
+
+struct shmrt_arena {
+	struct shmrt_arena_shared *shared;
+	uint8_t *base; /* of the mapped segment */
+	uint64_t size;
+	int fd;
+	uint64_t file_offset;
+	uint64_t granule_count; /* checked copies of the geometry */
+	_Atomic uint64_t *granule_words;
+	_Atomic uint64_t *block_words;
+	uint8_t *data;
+	uint64_t limit_bytes;
+	uint64_t cursor[SHMRT_CLASS_COUNT];    /* where the last search of a class ended */
+	uint64_t warm[SHMRT_CLASS_COUNT][16];  /* hints: blocks freed by this process, newest last */
+	uint8_t warm_count[SHMRT_CLASS_COUNT];
+	uint64_t allocations, frees, growths;  /* private counters */
+};
+/* The private half is not locked: one process serialises its own calls (under the GIL or a mutex). */
+
+struct shmrt_block {
+	uint64_t block;      /* index into block_words */
+	uint32_t generation;
+	uint32_t class_index;
+	uint64_t capacity;   /* bytes */
+	uint8_t *data;
+};
+
+/* Virtual bytes of a segment that may hold `limit` payload bytes. */
+uint64_t shmrt_arena_bytes(uint64_t limit);
+/* Creates a sealed memfd; reserves the header and granule words only. */
+SHMRT_MUST_USE int shmrt_arena_create(struct shmrt_arena *, uint64_t limit, struct shmrt_shortage *);
+/* The same inside an existing writable file (a named ring), at a page-aligned offset. */
+SHMRT_MUST_USE int shmrt_arena_create_in(struct shmrt_arena *, int fd, uint64_t offset, uint64_t limit, struct shmrt_shortage *);
+SHMRT_MUST_USE int shmrt_arena_attach(struct shmrt_arena *, int fd, uint64_t offset, char *reason, size_t reason_size);
+void shmrt_arena_detach(struct shmrt_arena *);
+
+/* A block of at least `size` bytes in state WRITING|owner, warm ones first; reserves memory if none
+ * is free. NO_SPACE (shortage filled in) when a limit would be passed; TOO_LARGE when it can never fit. */
+SHMRT_MUST_USE int shmrt_arena_alloc(struct shmrt_arena *, uint64_t size, uint32_t owner, struct shmrt_block *, struct shmrt_shortage *);
+/* Resolves and checks a reference read from shared memory: range, HEAD granule, size, generation. */
+SHMRT_MUST_USE int shmrt_arena_resolve(struct shmrt_arena *, const struct shmrt_block_reference *, struct shmrt_block *);
+/* One compare-and-swap from (from, from_owner, generation) to (to, to_owner); STALE if it is not so. */
+SHMRT_MUST_USE int shmrt_arena_move(struct shmrt_arena *, uint64_t block, uint32_t generation, enum shmrt_block_state from,
+				    uint32_t from_owner, enum shmrt_block_state to, uint32_t to_owner);
+/* -> FREE with the next generation; remembers it as warm. STALE if it is not (state, owner, generation). */
+SHMRT_MUST_USE int shmrt_arena_free(struct shmrt_arena *, uint64_t block, uint32_t generation, enum shmrt_block_state, uint32_t owner);
+void shmrt_arena_state(struct shmrt_arena *, uint64_t block, enum shmrt_block_state *, uint32_t *generation, uint32_t *owner);
+
+/* Frees every block and claimed granule that names `owner`, except blocks for which keep(context,
+ * block, generation) is true. Only when that process is gone and what it published was taken.
+ * Returns how many. Idempotent; may run beside anybody's alloc. */
+uint64_t shmrt_arena_reclaim(struct shmrt_arena *, uint32_t owner, bool (*keep)(void *, uint64_t, uint32_t), void *context);
+/* The same for every owner that is no longer alive (shmrt_owner_is_alive); QUEUED blocks stay. */
+uint64_t shmrt_arena_reclaim_dead(struct shmrt_arena *);
+/* Returns memory of granules whose blocks are all free, down to `keep_bytes` reserved. */
+uint64_t shmrt_arena_trim(struct shmrt_arena *, uint64_t keep_bytes);
+
+struct shmrt_arena_stats { uint64_t limit, reserved, blocks_free, blocks_used, bytes_used; };
+void shmrt_arena_get_stats(struct shmrt_arena *, struct shmrt_arena_stats *);
+SHMRT_MUST_USE int shmrt_arena_check(struct shmrt_arena *);
+
+#endif

@@ -1,0 +1,45 @@
+/* bell.h -- one futex word per process on which it sleeps until somebody rings.
+ *
+ *   sleeper: arm (word = 1), look again at everything it waits for, sleep while word == 1
+ *   ringer:  make the change visible, then if word == 1: word = 0 and wake all
+ *
+ * Several threads may sleep on one bell; ringing wakes all. Written by: the sleeper (1), any ringer (0).
+ * A ringer that dies between its change and the ring leaves a sleeper asleep: after every death the
+ * root and the hub ring every bell, which is why no sleeper needs a timer.
+ *
+ * Edge B1 (Dekker): the ringer's change, then a seq_cst fence, then its load of the word; the
+ * sleeper's arming store, then a seq_cst fence, then its second look. One of the two sees the other.
+ * Spinning before sleeping is worth it only where two CPUs are usable; the caller decides.
+ */
+#ifndef SHMRT_BELL_H
+#define SHMRT_BELL_H
+
+#include "ops.h"
+
+static inline void shmrt_bell_arm(_Atomic uint32_t *bell) {
+	atomic_store_explicit(bell, 1, memory_order_relaxed);      /* B1: ordered by the fence */
+	atomic_thread_fence(memory_order_seq_cst);                 /* B1 */
+}
+static inline void shmrt_bell_disarm(_Atomic uint32_t *bell) {
+	atomic_store_explicit(bell, 0, memory_order_relaxed); /* ours alone: we are awake */
+}
+/* After arming and a second look that found nothing. */
+SHMRT_MUST_USE static inline int shmrt_bell_sleep(_Atomic uint32_t *bell, int64_t timeout_ns) {
+	return shmrt_futex_wait(bell, 1, timeout_ns);
+}
+/* Returns whether a sleeper was (probably) woken: the caller paid for a system call. */
+static inline bool shmrt_bell_ring(_Atomic uint32_t *bell) {
+	atomic_thread_fence(memory_order_seq_cst);                               /* B1 */
+	if (SHMRT_LIKELY(atomic_load_explicit(bell, memory_order_relaxed) == 0)) /* B1: after the fence */
+		return false;
+	if (atomic_exchange_explicit(bell, 0, memory_order_acq_rel) == 0) /* B1: one ringer pays */
+		return false;
+	return shmrt_futex_wake(bell, INT32_MAX) > 0;
+}
+/* Unconditional: after a death the word may say 0 while a sleeper sleeps. */
+static inline void shmrt_bell_ring_always(_Atomic uint32_t *bell) {
+	atomic_store_explicit(bell, 0, memory_order_release); /* B1: wakes follow */
+	shmrt_futex_wake(bell, INT32_MAX);
+}
+
+#endif

@@ -1,0 +1,334 @@
+/* layout.h -- the meaning of every byte that processes share. The only such description.
+ *
+ * Rules: fixed-width fields, no pointers (offsets and indexes only), explicit `reserved`, words that
+ * different processes write are SHMRT_LINE bytes apart, every offset asserted. Any change raises
+ * SHMRT_LAYOUT_VERSION; tests/layout.snap freezes the numbers.
+ *
+ * Words written by exactly one process need no lock. The few words with several writers are changed
+ * by compare-and-swap only, and the comment says who may make which change.
+ */
+#ifndef SHMRT_LAYOUT_H
+#define SHMRT_LAYOUT_H
+
+#include "base.h"
+#include <pthread.h>
+
+#define SHMRT_LAYOUT_VERSION 1
+#define SHMRT_MAGIC UINT64_C(0x54524D48530A1A00) /* "..\nSHMRT" */
+
+_Static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2, "a lock cannot cross a process");
+
+/* ---- segment header: the first SHMRT_LINE bytes of every segment --------------------------------
+ * Written by the creator before anybody else can see it; `magic` is stored last (edge S1), so a
+ * reader that finds the magic finds the rest. A creator that dies before leaves magic 0: not ready. */
+enum shmrt_segment_kind {
+	SHMRT_SEGMENT_CONTROL = 1, /* process slots of one runtime */
+	SHMRT_SEGMENT_LANES = 2,   /* lane pairs of one pool */
+	SHMRT_SEGMENT_ARENA = 3,   /* payload blocks */
+	SHMRT_SEGMENT_RING = 4,    /* one many-to-many ring */
+	SHMRT_SEGMENT_BOARD = 5,   /* what observers read */
+};
+
+struct shmrt_segment_header {
+	_Atomic uint64_t magic;
+	uint32_t layout_version;
+	uint32_t kind;
+	uint64_t size;       /* bytes of the whole segment, header included */
+	uint64_t token[2];   /* random; equal tokens mean the same segment */
+	uint32_t creator;    /* owner id */
+	uint32_t reserved0;
+	uint64_t created_ns;
+	uint8_t reserved[SHMRT_LINE - 56];
+};
+_Static_assert(offsetof(struct shmrt_segment_header, size) == 16, "shared layout changed");
+_Static_assert(sizeof(struct shmrt_segment_header) == SHMRT_LINE, "shared layout changed");
+
+/* ---- process slots (slots.h): control segment = header, geometry, slots ------------------------- */
+#define SHMRT_SLOTS_MAX 1024
+#define SHMRT_SLOT_PROGRAM 0 /* the program's hub thread */
+#define SHMRT_SLOT_ROOT 1    /* the root supervisor process */
+#define SHMRT_SLOT_FIRST_WORKER 2
+
+/* state: EMPTY -> STARTING (root claims it and writes pid, epoch) -> READY (the worker itself)
+ *        -> GONE (root, once the pidfd says so and the status is reaped; the program in its place
+ *        when the root is dead too) -> EMPTY (the program's hub, after it has drained and reset). */
+enum shmrt_slot_state {
+	SHMRT_SLOT_EMPTY = 0,
+	SHMRT_SLOT_STARTING = 1,
+	SHMRT_SLOT_READY = 2,
+	SHMRT_SLOT_GONE = 3,
+};
+
+enum shmrt_phase {
+	SHMRT_PHASE_BOOT = 0,    /* not in the loop yet */
+	SHMRT_PHASE_PARKED = 1,  /* asleep on its bell; no beat needed */
+	SHMRT_PHASE_SPIN = 2,    /* polling for work */
+	SHMRT_PHASE_DECODE = 3,  /* reading a message; user code may run in __setstate__ */
+	SHMRT_PHASE_RUN = 4,     /* in the user's function */
+	SHMRT_PHASE_ENCODE = 5,  /* turning the result into bytes */
+	SHMRT_PHASE_BLOCKED = 6, /* waiting for room in the result lane */
+	SHMRT_PHASE_STOPPING = 7,
+};
+
+/* Why shmrt itself ends a worker; such deaths cost a message no attempt, except TIMEOUT and CANCEL,
+ * which decide the message they were meant for. */
+enum shmrt_kill_reason {
+	SHMRT_KILL_NONE = 0,
+	SHMRT_KILL_TIMEOUT = 1, /* the task's running time passed */
+	SHMRT_KILL_CANCEL = 2,  /* Future.kill() */
+	SHMRT_KILL_CHAOS = 3,
+	SHMRT_KILL_RECYCLE = 4,
+	SHMRT_KILL_SHRINK = 5,
+	SHMRT_KILL_STOP = 6,    /* pool or runtime ends */
+	SHMRT_KILL_ROOT_LOST = 7,
+	SHMRT_KILL_RESTART = 8, /* a neighbour's restart took it along */
+};
+
+struct shmrt_slot {
+	/* line 0: written by the root (by the worker for STARTING -> READY, the hub for GONE -> EMPTY) */
+	_Atomic uint32_t state;
+	_Atomic uint32_t epoch;      /* raised at each claim; 0 means never used */
+	_Atomic int32_t pid;
+	_Atomic int32_t wait_status; /* as waitpid gives it; valid in GONE */
+	_Atomic uint32_t owner;      /* owner id of the process */
+	_Atomic uint32_t pool;       /* which pool it serves */
+	_Atomic uint32_t worker;     /* its index within the pool, kept over restarts */
+	_Atomic uint32_t oom;        /* 1: the cgroup's OOM counter moved when it died; valid in GONE */
+	_Atomic uint64_t spawn_ns;
+	uint8_t reserved0[SHMRT_LINE - 40];
+
+	/* line 1: written by the worker's main thread. Order: task_id and task_start_ns, then phase
+	 * (release, edge F1), so that who reads phase RUN reads the task it belongs to. */
+	_Atomic uint64_t phase; /* sequence << 8 | enum shmrt_phase */
+	_Atomic uint64_t task_id;
+	_Atomic uint64_t task_start_ns;
+	_Atomic uint64_t started;
+	_Atomic uint64_t done;
+	_Atomic uint64_t busy_ns;
+	_Atomic uint64_t logs_dropped;
+	_Atomic uint64_t blocked_ns;
+	uint8_t reserved1[SHMRT_LINE - 64];
+
+	/* line 2: written by the beat thread */
+	_Atomic uint64_t beat_ns;
+	_Atomic uint64_t beats;
+	_Atomic uint64_t main_cpu_ns;
+	_Atomic uint64_t rss_bytes;
+	uint8_t reserved2[SHMRT_LINE - 32];
+
+	/* line 3: robust, process-shared; locked by the main thread for life, never unlocked by it.
+	 * The kernel sets FUTEX_OWNER_DIED in its word at death. Only the root sleeps on it. */
+	pthread_mutex_t death;
+	uint8_t reserved3[SHMRT_LINE - sizeof(pthread_mutex_t)];
+
+	/* line 4: the bell (bell.h). Armed by its owner, cleared by whoever rings. */
+	_Atomic uint32_t bell;
+	_Atomic uint32_t bell_rings;
+	uint8_t reserved4[SHMRT_LINE - 8];
+
+	/* line 5: written by the program's hub or the root before they signal (first writer wins, by
+	 * compare-and-swap from SHMRT_KILL_NONE); cleared by the root at the next claim. */
+	_Atomic uint32_t kill_reason;
+	_Atomic uint32_t stop_requested;
+	_Atomic uint64_t kill_task_id; /* the task that TIMEOUT and CANCEL were meant for */
+	uint8_t reserved5[SHMRT_LINE - 16];
+
+	uint8_t reserved6[2 * SHMRT_LINE];
+};
+_Static_assert(offsetof(struct shmrt_slot, phase) == 128, "shared layout changed");
+_Static_assert(offsetof(struct shmrt_slot, beat_ns) == 256, "shared layout changed");
+_Static_assert(offsetof(struct shmrt_slot, death) == 384, "shared layout changed");
+_Static_assert(offsetof(struct shmrt_slot, bell) == 512, "shared layout changed");
+_Static_assert(offsetof(struct shmrt_slot, kill_reason) == 640, "shared layout changed");
+_Static_assert(sizeof(struct shmrt_slot) == 1024, "shared layout changed");
+
+struct shmrt_control {
+	struct shmrt_segment_header header;
+	uint32_t slot_count;
+	uint32_t reserved0;
+	_Atomic uint64_t root_generation; /* raised by the program each time it starts a root */
+	uint8_t reserved[SHMRT_LINE - 16];
+	struct shmrt_slot slots[]; /* slot_count of them */
+};
+_Static_assert(offsetof(struct shmrt_control, slots) == 2 * SHMRT_LINE, "shared layout changed");
+
+/* ---- lanes (lane.h): one producer, one consumer ------------------------------------------------- */
+struct shmrt_lane_shared {
+	_Alignas(SHMRT_LINE) _Atomic uint64_t tail; /* only the producer stores it */
+	_Alignas(SHMRT_LINE) _Atomic uint64_t head; /* only the consumer stores it */
+	_Alignas(SHMRT_LINE) uint8_t data[];        /* capacity bytes, a power of two */
+};
+_Static_assert(offsetof(struct shmrt_lane_shared, head) == 128, "shared layout changed");
+_Static_assert(offsetof(struct shmrt_lane_shared, data) == 256, "shared layout changed");
+
+/* A lane segment: this, then `pair_count` times (task lane, result lane), each lane
+ * sizeof(struct shmrt_lane_shared) + its capacity bytes. */
+struct shmrt_lanes {
+	struct shmrt_segment_header header;
+	uint32_t pair_count;
+	uint32_t reserved0;
+	uint64_t task_capacity;
+	uint64_t result_capacity;
+	uint8_t reserved[SHMRT_LINE - 24];
+};
+_Static_assert(sizeof(struct shmrt_lanes) == 2 * SHMRT_LINE, "shared layout changed");
+
+/* Kinds of record. Task lane: TASK to STOP. Result lane: RESULT to PONG. */
+enum shmrt_record_kind {
+	SHMRT_RECORD_PAD = 0,       /* fills the end of the lane; skipped */
+	SHMRT_RECORD_TASK = 1,      /* id: task, function: which, body: arguments */
+	SHMRT_RECORD_FUNCTION = 2,  /* function: its number, body: its pickle */
+	SHMRT_RECORD_FORGET = 3,    /* function: number that will not be used again */
+	SHMRT_RECORD_STOP = 4,      /* leave the loop when all before it is done */
+	SHMRT_RECORD_RESULT = 16,   /* id: task, body: value */
+	SHMRT_RECORD_ERROR = 17,    /* id: task, body: exception */
+	SHMRT_RECORD_PARTIAL = 18,  /* id: task, body: list of outputs; more will come */
+	SHMRT_RECORD_LOG = 19,      /* body: log record */
+	SHMRT_RECORD_EXIT = 20,     /* body: what worker_exit returned; last record of a worker */
+	SHMRT_RECORD_START_FAILED = 21, /* body: why the worker could not become ready */
+};
+
+struct shmrt_record_header {
+	uint32_t size;        /* header, block references, inline bytes and padding; a multiple of 16 */
+	uint8_t kind;         /* enum shmrt_record_kind */
+	uint8_t flags;        /* SHMRT_MESSAGE_* */
+	uint16_t block_count; /* block references that follow the header */
+	uint64_t id;
+	uint32_t inline_size; /* bytes of inline body after the references */
+	uint32_t function;
+	uint32_t attempt;
+	uint32_t epoch;       /* of the writing or receiving worker: a stale record is dropped */
+};
+_Static_assert(sizeof(struct shmrt_record_header) == 32, "shared layout changed");
+
+/* ---- messages: inline bytes plus references to arena blocks ------------------------------------- */
+enum shmrt_message_flags {
+	SHMRT_MESSAGE_BODY_IN_BLOCK = 1, /* the first block holds the body; inline_size is 0 */
+	SHMRT_MESSAGE_READ_ONLY = 2,     /* buffers arrive read-only */
+	SHMRT_MESSAGE_HAS_PICKLE = 4,    /* decoding may run user code */
+};
+
+struct shmrt_block_reference {
+	uint64_t block;      /* index into the arena's block words */
+	uint64_t size;       /* bytes used */
+	uint32_t generation; /* must equal the word's, else the reference is stale */
+	uint32_t flags;      /* bit 0: read-only for the receiver */
+};
+_Static_assert(sizeof(struct shmrt_block_reference) == 24, "shared layout changed");
+
+/* ---- arena (arena.h) ---------------------------------------------------------------------------- */
+#define SHMRT_GRANULE_BYTES (UINT64_C(256) << 10)
+#define SHMRT_BLOCK_BYTES_MIN UINT64_C(1024)
+#define SHMRT_BLOCKS_PER_GRANULE (SHMRT_GRANULE_BYTES / SHMRT_BLOCK_BYTES_MIN)
+#define SHMRT_CLASS_BYTES_MAX (UINT64_C(64) << 20) /* above: a run of granules of its own */
+#define SHMRT_CLASS_COUNT 17                       /* 1 KiB << 0 .. 1 KiB << 16 = 64 MiB */
+#define SHMRT_CLASS_RUN 31                         /* class of a run beyond the biggest class */
+
+/* A segment: this header, granule words, block words, then data. Virtual size is fixed at creation
+ * (address space only); a granule and its words are reserved when first needed. */
+struct shmrt_arena_shared {
+	struct shmrt_segment_header header;
+	uint64_t granule_count;
+	uint64_t granule_words_offset; /* _Atomic uint64_t[granule_count] */
+	uint64_t block_words_offset;   /* _Atomic uint64_t[granule_count * SHMRT_BLOCKS_PER_GRANULE] */
+	uint64_t data_offset;          /* granule_count * SHMRT_GRANULE_BYTES bytes */
+	uint64_t limit_bytes;          /* most that may be reserved */
+	uint8_t reserved0[SHMRT_LINE - 40];
+	_Alignas(SHMRT_LINE) _Atomic uint64_t reserved_granules; /* statistics; recomputed by repair */
+	_Atomic uint64_t granules_high; /* no granule at or above it was ever claimed (only grows) */
+	uint8_t reserved1[SHMRT_LINE - 16];
+};
+_Static_assert(sizeof(struct shmrt_arena_shared) == 3 * SHMRT_LINE, "shared layout changed");
+
+/* granule word: state:4 | class:5 | reserved:3 | run:20 | owner:32 */
+enum shmrt_granule_state {
+	SHMRT_GRANULE_FREE = 0,     /* no memory behind it */
+	SHMRT_GRANULE_CLAIMED = 1,  /* owner is reserving or returning memory; a dead owner's is punched and freed */
+	SHMRT_GRANULE_HEAD = 2,     /* first of `run` granules that hold blocks of `class` */
+	SHMRT_GRANULE_BODY = 3,     /* belongs to the HEAD `run` granules before it */
+};
+
+/* block word: state:4 | generation:28 | owner:32. Changed by compare-and-swap only. */
+enum shmrt_block_state {
+	SHMRT_BLOCK_FREE = 0,    /* anybody may take it */
+	SHMRT_BLOCK_WRITING = 1, /* owner fills it; nobody else knows it */
+	SHMRT_BLOCK_SENT = 2,    /* in flight in a lane; owner is the sender */
+	SHMRT_BLOCK_HELD = 3,    /* owner has a view on it */
+	SHMRT_BLOCK_KEPT = 4,    /* was SENT by another; the owner still has views though its task ended */
+	SHMRT_BLOCK_QUEUED = 5,  /* named by a committed record of a many-to-many ring; owner 0 */
+};
+
+/* ---- many-to-many ring (ring.h) ----------------------------------------------------------------- */
+enum shmrt_ring_full_policy {
+	SHMRT_RING_BLOCK = 0,
+	SHMRT_RING_RAISE = 1,
+	SHMRT_RING_DROP_OLDEST = 2,
+	SHMRT_RING_DROP_NEWEST = 3,
+};
+
+enum shmrt_ring_slot_state {
+	SHMRT_RING_SLOT_FREE = 0,
+	SHMRT_RING_SLOT_FULL = 1,   /* holds a message */
+	SHMRT_RING_SLOT_LEASED = 2, /* a consumer works on it; back to FULL if that process dies */
+	SHMRT_RING_SLOT_DONE = 3,   /* lease ended out of order; freed when it reaches the head */
+};
+
+struct shmrt_ring_slot {
+	uint32_t state;       /* enum shmrt_ring_slot_state; changed under the mutex */
+	uint32_t owner;       /* owner id of the lease holder */
+	uint32_t inline_size;
+	uint16_t block_count;
+	uint16_t flags;       /* SHMRT_MESSAGE_* */
+	uint64_t sequence;    /* position it was put at */
+	uint64_t put_ns;
+	/* block references, then inline bytes: slot_bytes in all */
+};
+_Static_assert(sizeof(struct shmrt_ring_slot) == 32, "shared layout changed");
+
+struct shmrt_ring_shared {
+	struct shmrt_segment_header header;
+	/* line 1: geometry, constant */
+	uint64_t slots;      /* exact bound on messages held, leased ones included */
+	uint64_t slot_bytes; /* body bytes per slot */
+	uint64_t slot_stride;
+	uint64_t slots_offset;
+	uint64_t arena_offset; /* a named ring carries its arena in the same file; 0: another segment */
+	uint32_t on_full;
+	uint32_t reserved0;
+	uint8_t reserved1[SHMRT_LINE - 48];
+	/* line 2: the mutex; everything below is changed under it only */
+	pthread_mutex_t mutex;
+	uint8_t reserved2[SHMRT_LINE - sizeof(pthread_mutex_t)];
+	/* line 3: producer side. tail is stored last by a put: that is the commit. */
+	_Atomic uint64_t tail;
+	_Atomic uint64_t intent; /* position + 1 of the put under way, for the repair; 0: none */
+	_Atomic uint64_t messages_in;
+	_Atomic uint64_t bytes_in;
+	_Atomic uint64_t high_water;
+	_Atomic uint64_t dropped;
+	_Atomic uint64_t blocked_full_ns;
+	_Atomic uint32_t closed;
+	_Atomic uint32_t reserved3;
+	uint8_t reserved4[SHMRT_LINE - 64];
+	/* line 4: consumer side */
+	_Atomic uint64_t head;   /* oldest position not yet freed */
+	_Atomic uint64_t next;   /* oldest position not yet handed out; head <= next <= tail */
+	_Atomic uint64_t leased; /* slots in LEASED */
+	_Atomic uint64_t returned; /* FULL slots below `next` (a lease came back) */
+	_Atomic uint64_t messages_out;
+	_Atomic uint64_t bytes_out;
+	_Atomic uint64_t blocked_empty_ns;
+	_Atomic uint64_t repairs;
+	uint8_t reserved5[SHMRT_LINE - 64];
+	/* lines 5 and 6: bells. 1: somebody may sleep; a ring stores 0 and wakes all. */
+	_Atomic uint32_t bell_not_empty;
+	uint8_t reserved6[SHMRT_LINE - 4];
+	_Atomic uint32_t bell_not_full;
+	uint8_t reserved7[SHMRT_LINE - 4];
+};
+_Static_assert(offsetof(struct shmrt_ring_shared, mutex) == 256, "shared layout changed");
+_Static_assert(offsetof(struct shmrt_ring_shared, tail) == 384, "shared layout changed");
+_Static_assert(offsetof(struct shmrt_ring_shared, head) == 512, "shared layout changed");
+_Static_assert(sizeof(struct shmrt_ring_shared) == 7 * SHMRT_LINE, "shared layout changed");
+
+#endif

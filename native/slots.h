@@ -1,0 +1,80 @@
+/* slots.h -- the process table of a runtime: who lives, who is dead, and what each was doing.
+ *
+ * Byte map: struct shmrt_slot in layout.h; who may make which change of `state` stands there too.
+ *
+ * The death mutex is robust and process-shared and held for life by its process's main thread. When
+ * that thread ends in any way (exit, exec, SIGKILL), the kernel sets FUTEX_OWNER_DIED in the word,
+ * in under 0.1 ms whatever the size of the process. That says "its main thread writes no more": phase,
+ * task lane head and result lane tail are final. It does not say "the process is gone"; only its pidfd
+ * does, and only then are its blocks and its slot re-used. If the page was unmapped or the memory
+ * reaped first, no notice comes: the pidfd is the backstop, always.
+ *
+ * The kernel wakes one waiter per word, and only when FUTEX_WAITERS is set, so exactly one process
+ * (the root) sleeps on these words, in shmrt_slots_watch; everybody else only looks.
+ *
+ * Edge F1: phase_set stores phase (release) -> phase_get loads phase (acquire): task_id and
+ * task_start_ns belong to it. Edge F2: claim/ready/gone/free store state (acq_rel CAS) -> state load
+ * (acquire): what the previous owner of the slot wrote is visible.
+ */
+#ifndef SHMRT_SLOTS_H
+#define SHMRT_SLOTS_H
+
+#include "bell.h"
+#include "layout.h"
+
+static inline uint64_t shmrt_control_bytes(uint32_t slot_count) {
+	return sizeof(struct shmrt_control) + (uint64_t)slot_count * sizeof(struct shmrt_slot);
+}
+void shmrt_control_format(struct shmrt_control *, uint32_t slot_count);
+/* CORRUPT when slot_count does not fit `size`. */
+SHMRT_MUST_USE int shmrt_control_check(const struct shmrt_control *, uint64_t size);
+
+/* EMPTY -> STARTING; resets lines 0, 1, 5 and the mutex, raises the epoch. By the root (slot 0 and 1: by
+ * the program). STALE when the slot is not EMPTY. */
+SHMRT_MUST_USE int shmrt_slot_claim(struct shmrt_slot *, uint32_t pool, uint32_t worker, uint64_t now_ns);
+/* After the claim, by whoever started the process. */
+void shmrt_slot_set_process(struct shmrt_slot *, int32_t pid, uint32_t owner);
+/* In the new process's main thread, before READY: locks the death mutex for life. */
+SHMRT_MUST_USE int shmrt_slot_hold_death_mutex(struct shmrt_slot *);
+SHMRT_MUST_USE int shmrt_slot_ready(struct shmrt_slot *);                    /* STARTING -> READY */
+/* STARTING or READY -> GONE. Only after the kernel said that the whole process is gone. */
+SHMRT_MUST_USE int shmrt_slot_gone(struct shmrt_slot *, int32_t wait_status, bool oom);
+SHMRT_MUST_USE int shmrt_slot_free(struct shmrt_slot *);                     /* GONE -> EMPTY, by the hub */
+/* First reason wins; true if it was this one. */
+bool shmrt_slot_order_kill(struct shmrt_slot *, enum shmrt_kill_reason reason, uint64_t task_id);
+
+/* True when the kernel marked the death mutex (a plain load: 1 ns). */
+bool shmrt_slot_is_abandoned(const struct shmrt_slot *);
+
+static inline void shmrt_slot_phase_set(struct shmrt_slot *slot, enum shmrt_phase phase) {
+	uint64_t old = atomic_load_explicit(&slot->phase, memory_order_relaxed); /* ours alone */
+	atomic_store_explicit(&slot->phase, (((old >> 8) + 1) << 8) | (uint64_t)phase,
+			      memory_order_release); /* F1 */
+}
+static inline uint64_t shmrt_slot_phase_get(const struct shmrt_slot *slot) {
+	return atomic_load_explicit(&slot->phase, memory_order_acquire); /* F1 */
+}
+static inline void shmrt_slot_task_begin(struct shmrt_slot *slot, uint64_t task_id, uint64_t now_ns) {
+	atomic_store_explicit(&slot->task_id, task_id, memory_order_relaxed);       /* F1: before phase */
+	atomic_store_explicit(&slot->task_start_ns, now_ns, memory_order_relaxed);  /* F1: before phase */
+}
+
+/* The beat: a pthread of this process that stores now and the main thread's CPU time every
+ * SHMRT_BEAT_NS while the phase is not PARKED, and sleeps on the phase otherwise (shmrt_beat_wake ends
+ * that sleep). It never takes the GIL. It also ends the process (SIGKILL to itself) when the
+ * process `root_pid` is no longer its parent or the death mutex of the program's slot is abandoned. */
+#define SHMRT_BEAT_NS INT64_C(100000000)
+SHMRT_MUST_USE int shmrt_beat_start(struct shmrt_control *, uint32_t slot_index, int32_t root_pid);
+void shmrt_beat_wake(void);
+
+/* Sleeps until a death mutex among slots [first, first+count) that was not abandoned at the call
+ * becomes abandoned, `bell` rings, or the timeout. futex_waitv (Linux 5.16), else a scan every 2 ms.
+ * Sets FUTEX_WAITERS itself. At most 127 words per sleep are watched; more are scanned every 2 ms. */
+SHMRT_MUST_USE int shmrt_slots_watch(struct shmrt_control *, uint32_t first, uint32_t count,
+				     _Atomic uint32_t *bell, int64_t timeout_ns);
+/* Every bell of every slot, unconditionally: after any death. */
+void shmrt_slots_ring_all(struct shmrt_control *);
+
+SHMRT_MUST_USE int shmrt_slot_check(const struct shmrt_slot *);
+
+#endif

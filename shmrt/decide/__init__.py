@@ -1,0 +1,1 @@
+"""Decisions: pure functions of (state, event, now). No clock, no memory, no process is touched here."""

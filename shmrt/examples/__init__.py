@@ -1,0 +1,1 @@
+"""Programs that show shmrt on real input and check their own answers."""

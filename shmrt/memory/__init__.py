@@ -1,0 +1,1 @@
+"""Effects on bytes: segments, rings, arrays in shared memory."""

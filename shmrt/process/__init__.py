@@ -1,0 +1,1 @@
+"""Effects on processes: starting, watching, ending them, and what runs inside a worker."""

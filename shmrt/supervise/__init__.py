@@ -1,0 +1,1 @@
+"""The root supervisor process and the program's link to it."""
