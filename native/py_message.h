@@ -1,0 +1,91 @@
+/* py_message.h -- Python objects to messages and back: codec, out-of-band buffers, blocks, arenas.
+ *
+ * A message is inline bytes plus references to arena blocks (layout.h). Inline bytes hold a small
+ * self-describing prologue (how many buffers, where each lies) and the codec's bytes; everything in them
+ * is range-checked when read. The fast codec covers exact builtins (None, bool, int, float, complex, str,
+ * bytes, tuple, list, dict, set, frozenset, bounded nesting); everything else is one embedded pickle
+ * (protocol 5) whose buffers travel out of band: by cloudpickle if plain pickle fails or its bytes name
+ * __main__. Objects of bytes, bytearray and contiguous arrays above SHMRT_OUT_OF_BAND_MIN travel as buffers too.
+ */
+#ifndef SHMRT_PY_MESSAGE_H
+#define SHMRT_PY_MESSAGE_H
+
+#include "py_module.h"
+#include "arena.h"
+
+#define SHMRT_OUT_OF_BAND_MIN 2048 /* smaller buffers are copied into the inline bytes */
+#define SHMRT_MESSAGE_BLOCKS_MAX 1024
+
+/* ---- arenas: one Python object per mapped arena in this process (py_arena.c) ---- */
+typedef struct {
+	PyObject_HEAD
+	struct shmrt_arena arena; /* private half: used under the GIL only; the hub thread has a copy of its own */
+	uint32_t owner;           /* owner id this process writes into block words */
+	uint64_t inode;           /* identity of the segment, for recognising an arena already mapped */
+} ShmrtArena;
+
+/* The process's default arena (owned reference), created on first use; inside a worker the runtime's.
+ * shmrt_arena_set_default: what a worker or a runtime calls at its start. */
+PyObject *shmrt_arena_default(void);
+int shmrt_arena_set_default(PyObject *arena);
+PyObject *shmrt_py_arena_create(uint64_t limit_bytes);             /* SegmentError on shortage */
+PyObject *shmrt_py_arena_attach(int fd, uint64_t file_offset);     /* dups fd; the same object if already mapped here */
+
+/* ---- blocks: a Python object that exports the buffer of one block (py_block.c) ----
+ * Deallocating it frees the block (state, owner as given), unless this process is a forked child. */
+PyObject *shmrt_py_block_new(ShmrtArena *arena, const struct shmrt_block_reference *reference,
+			     enum shmrt_block_state state, uint32_t owner, bool read_only);
+/* Number of exported buffers still alive (views on it). */
+Py_ssize_t shmrt_py_block_exports(PyObject *block);
+/* After this its deallocation does not free the block (somebody else does). */
+void shmrt_py_block_disown(PyObject *block);
+
+/* ---- encoding ---- */
+struct shmrt_encoder { /* re-usable; zero-initialise */
+	uint8_t *bytes;
+	size_t size, capacity;
+	Py_buffer *buffers; /* out of band, contiguous; released by reset */
+	size_t buffer_count, buffer_capacity;
+	uint16_t flags;     /* SHMRT_MESSAGE_HAS_PICKLE when decoding may run user code */
+};
+void shmrt_encoder_reset(struct shmrt_encoder *); /* keeps the byte memory */
+void shmrt_encoder_clear(struct shmrt_encoder *);
+/* Appends one object. -1 with the exception that pickling raised (after plain pickle and cloudpickle). May run
+ * user code (and so release the GIL) only for objects outside the fast codec. */
+int shmrt_encode(struct shmrt_encoder *, PyObject *object);
+/* args then kwargs (a dict or NULL) as one body; vectorcall conventions. */
+int shmrt_encode_call(struct shmrt_encoder *, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+
+/* A finished message, ready to be copied into a lane record, a ring slot or the heap. */
+struct shmrt_message {
+	const uint8_t *inline_bytes; /* in the encoder's memory: valid until it is reset */
+	uint32_t inline_size;
+	uint16_t flags;
+	uint16_t block_count;
+	struct shmrt_block_reference *blocks; /* from PyMem_Malloc, or NULL */
+	enum shmrt_block_state *states;       /* WRITING (copied into) or HELD (sent by reference); per block */
+};
+/* Turns what was encoded into a message whose inline bytes are at most inline_max: big buffers and an
+ * over-long body are copied into blocks (WRITING|owner); views of shmrt.empty arrays of the same arena go by reference.
+ * SHMRT_OK, SHMRT_NO_SPACE (shortage filled in, nothing taken: wait and call again) or SHMRT_TOO_LARGE;
+ * SHMRT_SYSTEM with a Python exception set. Releases the GIL while copying 1 MiB or more. */
+int shmrt_message_finish(struct shmrt_encoder *, ShmrtArena *arena, uint64_t inline_max, struct shmrt_message *, struct shmrt_shortage *);
+/* Gives back the message's memory; `free_blocks`: also its blocks (it was not sent). */
+void shmrt_message_clear(struct shmrt_message *, ShmrtArena *arena, bool free_blocks);
+
+/* ---- decoding ---- */
+/* `buffers`: one Python object exporting a buffer per block reference (a Block, a bytearray, ...), borrowed.
+ * Malformed bytes raise SegmentError("corrupt ..."); an unpicklable object raises what unpickling raised.
+ * allow_pickle false: a message that needs pickle raises shmrt.SegmentError naming the remedy. */
+PyObject *shmrt_decode_message(const uint8_t *inline_bytes, uint32_t inline_size, uint16_t flags,
+			       PyObject *const *buffers, uint16_t buffer_count, bool allow_pickle);
+/* The counterpart of shmrt_encode_call: *args a tuple, *kwargs a dict or NULL. */
+int shmrt_decode_call(const uint8_t *inline_bytes, uint32_t inline_size, uint16_t flags, PyObject *const *buffers,
+		      uint16_t buffer_count, PyObject **args, PyObject **kwargs);
+
+/* Raises shmrt.errors.SegmentError with needed, free and hint from a shortage. Always returns NULL. */
+PyObject *shmrt_raise_shortage(const struct shmrt_shortage *);
+/* Raises shmrt.errors.<name>(message). Always returns NULL. */
+PyObject *shmrt_raise(const char *error_name, const char *format, ...);
+
+#endif

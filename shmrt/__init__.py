@@ -1,0 +1,62 @@
+"""Erlang/OTP fault tolerance for Python worker processes, at the speed of shared memory.
+
+Names resolve when first used (PEP 562), so importing the package is cheap and starts nothing:
+
+    >>> import shmrt
+    >>> shmrt.RingSpec(slots=8)
+    RingSpec(slots=8, slot_bytes=512, on_full='block')
+"""
+
+from __future__ import annotations
+
+import sys as _sys
+
+if _sys.platform != "linux" or _sys.implementation.name != "cpython" or not (3, 11) <= _sys.version_info[:2] <= (3, 14):
+    raise ImportError(
+        f"shmrt needs Linux and CPython 3.11 to 3.14; this is {_sys.implementation.name} "
+        f"{_sys.version_info[0]}.{_sys.version_info[1]} on {_sys.platform}"
+    )
+if not getattr(_sys, "_is_gil_enabled", lambda: True)():
+    raise ImportError("shmrt does not support free-threaded builds of CPython; use the ordinary build")
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Ring": "shmrt.memory.ring",
+    "empty": "shmrt.memory.arrays",
+    "RingSpec": "shmrt.spec",
+    "Pool": "shmrt.pool",
+    "Future": "shmrt.pool",
+    "Pipeline": "shmrt.pipeline",
+    "DeadLetter": "shmrt.pipeline",
+    "Runtime": "shmrt.runtime",
+    "runtime": "shmrt.runtime",
+}
+_ERRORS = (
+    "AlreadyStarted BulkheadFull CallTimeout ChildStateError CircuitOpen ConfigError EndOfRing MessageTooLarge "
+    "NotFound Overloaded PoisonMessage PoolBroken RemoteError RingClosed RuntimeDown SegmentError ServerDown "
+    "ShmrtError SpecError StartError TaskTimeout WorkerCrashed"
+).split()
+_HOME.update(dict.fromkeys(_ERRORS, "shmrt.errors"))
+
+__all__ = [*sorted(_HOME), "errors"]
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    home = _HOME.get(name)
+    if home is None:
+        if name == "errors":
+            return import_module("shmrt.errors")
+        raise AttributeError(f"module 'shmrt' has no attribute {name!r}")
+    if name == "runtime":
+        value: object = import_module(home).current
+    else:
+        value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,120 @@
+"""Specifications: plain data that says how a ring, a pool or a size is meant to be.
+
+Durations are float seconds; sizes are int bytes or strings such as `"64MiB"`. A wrong value raises
+`ValueError` or `TypeError` that names the argument, the value and what is allowed.
+
+    >>> parse_size("64MiB")
+    67108864
+    >>> parse_duration("250ms")
+    0.25
+    >>> RingSpec(slots=8).slot_bytes
+    512
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["OnFull", "RingSpec", "check_count", "check_seconds", "parse_duration", "parse_size"]
+
+OnFull = Literal["block", "raise", "drop_oldest", "drop_newest"]
+ON_FULL: tuple[OnFull, ...] = ("block", "raise", "drop_oldest", "drop_newest")
+
+_UNITS = {"": 1, "b": 1}
+for _power, _letter in enumerate("kmgt", start=1):
+    _UNITS[_letter] = _UNITS[f"{_letter}ib"] = 1024**_power
+    _UNITS[f"{_letter}b"] = 1000**_power
+
+_TIMES = {"": 1.0, "s": 1.0, "sec": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _split(text: str) -> tuple[str, str]:
+    text = text.strip().lower()
+    end = len(text)
+    while end and not (text[end - 1].isdigit() or text[end - 1] == "."):
+        end -= 1
+    return text[:end].strip(), text[end:].strip()
+
+
+def parse_size(value: int | str, argument: str = "size") -> int:
+    """Bytes from an int or a string: `4096`, `"64KiB"`, `"8MB"`. Raises ValueError or TypeError."""
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise TypeError(f"{argument} must be an int of bytes or a string such as '64MiB', not {value!r}")
+    if isinstance(value, int):
+        size = value
+    else:
+        number, unit = _split(value)
+        try:
+            exact = float(number) * _UNITS[unit]
+        except (ValueError, KeyError):
+            raise ValueError(f"{argument}={value!r} is not a size; write bytes or a string such as '64MiB'") from None
+        if not exact < 2**63 or exact != int(exact):
+            raise ValueError(f"{argument}={value!r} is not a whole number of bytes below 2**63")
+        size = int(exact)
+    if not 0 < size < 2**63:
+        raise ValueError(f"{argument}={value!r} must be at least 1 byte and below 2**63")
+    return size
+
+
+def parse_duration(value: float | str, argument: str = "duration") -> float:
+    """Seconds from a number or a string: `0.5`, `"250ms"`, `"2h"`. Must be finite and at least 0."""
+    if isinstance(value, str):
+        number, unit = _split(value)
+        try:
+            seconds = float(number) * _TIMES[unit]
+        except (ValueError, KeyError):
+            raise ValueError(f"{argument}={value!r} is not a duration; write seconds or a string such as '250ms'") from None
+    elif isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{argument} must be seconds or a string such as '250ms', not {value!r}")
+    else:
+        seconds = float(value)
+    if not math.isfinite(seconds) or seconds < 0:
+        raise ValueError(f"{argument}={value!r} must be finite and at least 0 seconds")
+    return seconds
+
+
+def check_seconds(value: float | None, argument: str, *, allow_zero: bool = True) -> float | None:
+    """A timeout: None (no limit) or finite seconds that are not negative."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{argument} must be seconds or None, not {value!r}")
+    if math.isnan(value) or value < 0 or (value == 0 and not allow_zero):
+        raise ValueError(f"{argument}={value!r} must be {'at least' if allow_zero else 'more than'} 0 seconds, or None")
+    return float(value)
+
+
+def check_count(value: int, argument: str, *, least: int = 1, most: int = 2**31 - 1) -> int:
+    """A whole number within bounds."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{argument} must be a whole number, not {value!r}")
+    value = value.__index__()
+    if not least <= value <= most:
+        raise ValueError(f"{argument}={value!r} must be from {least} to {most}")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class RingSpec:
+    """The capacity of a ring and what a `put` does when it is full.
+
+    `slots` is the exact number of messages held; `slot_bytes` is what a message may take inside the ring
+    (int or string); larger payloads travel by reference. `on_full`: `block`, `raise`, `drop_oldest`, `drop_newest`.
+    """
+
+    slots: int = 1024
+    slot_bytes: int = 512
+    on_full: OnFull = "block"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slots", check_count(self.slots, "slots", most=2**24))
+        size = parse_size(self.slot_bytes, "slot_bytes")
+        if not 16 <= size <= 2**26:
+            raise ValueError(f"slot_bytes={self.slot_bytes!r} must be from 16 bytes to 64 MiB")
+        object.__setattr__(self, "slot_bytes", size)
+        if self.on_full not in ON_FULL:
+            raise ValueError(f"on_full={self.on_full!r} must be one of {', '.join(ON_FULL)}")
+        if self.slots * (self.slot_bytes + 64) >= 2**40:
+            raise ValueError(f"slots={self.slots} of slot_bytes={self.slot_bytes} take more than 1 TiB; use fewer or smaller")
