@@ -29,14 +29,15 @@ _HOME = {
     "Future": "shmrt.pool",
     "Pipeline": "shmrt.pipeline",
     "DeadLetter": "shmrt.pipeline",
-    "Runtime": "shmrt.runtime",
-    "runtime": "shmrt.runtime",
+    "Runtime": "shmrt.runtimes",
+    "runtime": "shmrt.runtimes",
 }
 _ERRORS = (
-    "AlreadyStarted BulkheadFull CallTimeout ChildStateError CircuitOpen ConfigError EndOfRing MessageTooLarge "
-    "NotFound Overloaded PoisonMessage PoolBroken RemoteError RingClosed RuntimeDown SegmentError ServerDown "
-    "ShmrtError SpecError StartError TaskTimeout WorkerCrashed"
-).split()
+    *("AlreadyStarted", "BulkheadFull", "CallTimeout", "ChildStateError", "CircuitOpen", "ConfigError", "EndOfRing"),
+    *("MessageTooLarge", "NotFound", "Overloaded", "PoisonMessage", "PoolBroken", "RemoteError", "RingClosed"),
+    *("RuntimeDown", "SegmentError", "ServerDown", "ShmrtError", "SpecError", "StartError", "TaskTimeout"),
+    "WorkerCrashed",
+)
 _HOME.update(dict.fromkeys(_ERRORS, "shmrt.errors"))
 
 __all__ = [*sorted(_HOME), "errors"]

@@ -1,8 +1,8 @@
 """The one place that reads time. Everything that decides takes `now_ns` as a parameter.
 
-    >>> clock = ManualClock(5)
-    >>> clock.advance(10); clock.now_ns()
-    15
+>>> clock = ManualClock(5)
+>>> clock.advance(10); clock.now_ns()
+15
 """
 
 from __future__ import annotations

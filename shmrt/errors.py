@@ -29,7 +29,7 @@ __all__ = [
     "NotFound",
     "Overloaded",
     "PoisonMessage",
-    "PoolBroken",
+    "PoolBroken",  # noqa: F822 (made by __getattr__)
     "RemoteError",
     "RingClosed",
     "RuntimeDown",

@@ -27,7 +27,18 @@ for _power, _letter in enumerate("kmgt", start=1):
     _UNITS[_letter] = _UNITS[f"{_letter}ib"] = 1024**_power
     _UNITS[f"{_letter}b"] = 1000**_power
 
-_TIMES = {"": 1.0, "s": 1.0, "sec": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_TIMES = {
+    "": 1.0,
+    "s": 1.0,
+    "sec": 1.0,
+    "ms": 1e-3,
+    "us": 1e-6,
+    "ns": 1e-9,
+    "m": 60.0,
+    "min": 60.0,
+    "h": 3600.0,
+    "d": 86400.0,
+}
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -65,7 +76,9 @@ def parse_duration(value: float | str, argument: str = "duration") -> float:
         try:
             seconds = float(number) * _TIMES[unit]
         except (ValueError, KeyError):
-            raise ValueError(f"{argument}={value!r} is not a duration; write seconds or a string such as '250ms'") from None
+            raise ValueError(
+                f"{argument}={value!r} is not a duration; write seconds or a string such as '250ms'"
+            ) from None
     elif isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{argument} must be seconds or a string such as '250ms', not {value!r}")
     else:
@@ -117,4 +130,6 @@ class RingSpec:
         if self.on_full not in ON_FULL:
             raise ValueError(f"on_full={self.on_full!r} must be one of {', '.join(ON_FULL)}")
         if self.slots * (self.slot_bytes + 64) >= 2**40:
-            raise ValueError(f"slots={self.slots} of slot_bytes={self.slot_bytes} take more than 1 TiB; use fewer or smaller")
+            raise ValueError(
+                f"slots={self.slots} of slot_bytes={self.slot_bytes} take more than 1 TiB; use fewer or smaller"
+            )
