@@ -34,9 +34,9 @@ bool shmrt_pidfd_is_gone(int pidfd);
 /* SIGKILL and friends through the pidfd, so that a re-used pid is never hit. */
 SHMRT_MUST_USE int shmrt_pidfd_signal(int pidfd, int signal_number);
 
-/* The owner id of a process: pid in the low 22 bits, 10 bits of its start time above, so that a
+/* The owner id of a process: pid in the low 22 bits, 10 bits made of its start time above, so that a
  * re-used pid is another owner. 0 is nobody. `shmrt_owner_self` is cached per process and computed
- * anew after fork. */
+ * anew after fork. Where /proc does not answer, a process that exists counts as alive. */
 uint32_t shmrt_owner_self(void);
 uint32_t shmrt_owner_of(int32_t pid); /* 0 when there is no such process (a zombie counts as none) */
 bool shmrt_owner_is_alive(uint32_t owner);
