@@ -1,0 +1,154 @@
+"""Builds and runs the C tests of the native core (tests/native/test_*.c), without Python in between.
+
+Each of them is built twice: with the flags that ship plus every warning as an error (this build single-steps
+operations, see tests/native/sweep.h), and with the address and undefined-behaviour sanitizers. Beside a `test_x.c`
+may lie `test_x.mutants.toml`, a list of seeded bugs:
+
+    [[mutant]]
+    name = "tail before payload"
+    file = "lane.c"              # a file of native/; only a copy is patched
+    old = "..."                  # must occur exactly once
+    new = "..."
+
+Each mutant is built like the first kind, and the test must then end with a failure of its own: not with a
+compiler error, and not by the watchdog. A test that stays green under its mutants proves nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NATIVE = ROOT / "native"
+TESTS = ROOT / "tests" / "native"
+WATCHDOG_S = 240  # generous: it only ends what hangs
+
+STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror"]
+
+
+def shipped_flags() -> list[str]:
+    """The flags of the extension itself, so that the instructions swept are the instructions shipped."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    flags: list[str] = project["tool"]["setuptools"]["ext-modules"][0]["extra-compile-args"]
+    return [flag for flag in flags if not flag.startswith("-fvisibility")]
+
+
+KINDS = {
+    "shipped": [*shipped_flags(), "-g"],
+    "sanitized": [
+        "-std=gnu11",
+        "-pthread",
+        "-O1",
+        "-g",
+        "-fno-omit-frame-pointer",
+        "-fsanitize=address,undefined",
+    ],
+}
+SOURCES = sorted(TESTS.glob("test_*.c"))
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    test: str
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+def read_mutants() -> list[Mutant]:
+    found = []
+    for path in sorted(TESTS.glob("test_*.mutants.toml")):
+        test = path.name.removesuffix(".mutants.toml") + ".c"
+        found += [Mutant(test=test, **entry) for entry in tomllib.loads(path.read_text())["mutant"]]
+    return found
+
+
+MUTANTS = read_mutants()
+
+
+def compiler() -> str:
+    found = shutil.which(os.environ.get("CC", "cc"))
+    if found is None:
+        pytest.skip("no C compiler: the C tests of the native core cannot be built")
+    return found
+
+
+def run(command: list[str | Path], timeout_s: int, environment: dict[str, str] | None = None) -> tuple[int, str]:
+    """Runs in a session of its own, so that the watchdog ends forked children too."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        env=os.environ | (environment or {}),
+    )
+    try:
+        output, _ = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        pytest.fail(f"{command[0]} still ran after {timeout_s} s; its output:\n{output}")
+    return process.returncode, output
+
+
+def build(source: Path, native: Path, kind: str, into: Path) -> Path:
+    """The core becomes a library, so that a test links only what it uses."""
+    flags: list[str | Path] = [*KINDS[kind], *STRICT, "-I", native, "-I", TESTS]
+    objects: list[str | Path] = []
+    core = sorted(path for path in native.glob("*.c") if not path.name.startswith("py_"))
+    for path in [*core, TESTS / "sweep.c", source]:
+        target = into / f"{path.stem}.o"
+        code, output = run([compiler(), *flags, "-c", path, "-o", target], WATCHDOG_S)
+        assert code == 0, f"{path.name} does not compile ({kind}):\n{output}"
+        objects.append(target)
+    library, program = into / "libcore.a", into / source.stem
+    code, output = run(["ar", "rcs", library, *objects[:-1]], WATCHDOG_S)
+    assert code == 0, output
+    # Bound at start: lazy binding would put the dynamic linker's steps into every sweep.
+    link: list[str | Path] = [compiler(), *KINDS[kind], objects[-1], library, "-Wl,-z,now", "-o", program]
+    code, output = run(link, WATCHDOG_S)
+    assert code == 0, f"{source.name} does not link ({kind}):\n{output}"
+    return program
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_c(source: Path, kind: str, tmp_path: Path) -> None:
+    """The C tests of the native core pass, as shipped and under the sanitizers."""
+    program = build(source, NATIVE, kind, tmp_path)
+    code, output = run([program], WATCHDOG_S, {"ASAN_OPTIONS": "detect_leaks=0"})
+    print(output)
+    assert code == 0, f"{source.name} ({kind}) ended with {code}:\n{output}"
+
+
+def test_c_under_ptrace(tmp_path: Path) -> None:
+    """The second way to single-step, for machines without a trap flag, sees the same."""
+    program = build(TESTS / "test_sweep.c", NATIVE, "shipped", tmp_path)
+    code, output = run([program], WATCHDOG_S, {"SWEEP_PTRACE": "1"})
+    assert code == 0, output
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.test[5:-2]}-{mutant.name.replace(' ', '-')}")
+def test_a_seeded_bug_is_found(mutant: Mutant, tmp_path: Path) -> None:
+    """Every seeded bug turns its C test red."""
+    native = tmp_path / "native"
+    shutil.copytree(NATIVE, native)
+    text = (native / mutant.file).read_text()
+    assert text.count(mutant.old) == 1, f"mutant {mutant.name!r}: its text occurs {text.count(mutant.old)} times"
+    (native / mutant.file).write_text(text.replace(mutant.old, mutant.new))
+    program = build(TESTS / mutant.test, native, "shipped", tmp_path)
+    code, output = run([program], WATCHDOG_S)
+    assert code != 0, f"{mutant.test} stays green although {mutant.file} has the bug {mutant.name!r}:\n{output}"
+    assert "error while loading" not in output, output
