@@ -270,12 +270,17 @@ enum shmrt_ring_slot_state {
 	SHMRT_RING_SLOT_FREE = 0,
 	SHMRT_RING_SLOT_FULL = 1,   /* holds a message */
 	SHMRT_RING_SLOT_LEASED = 2, /* a consumer works on it; back to FULL if that process dies */
-	SHMRT_RING_SLOT_DONE = 3,   /* lease ended out of order; freed when it reaches the head */
+	SHMRT_RING_SLOT_DONE = 3,   /* handed out behind an older one still held: a hole until the head passes */
+	/* Only inside the mutex; who finds one of these in a repair finishes or undoes it. */
+	SHMRT_RING_SLOT_TAKING = 4,   /* blocks go QUEUED -> HELD|owner; undone: FULL again */
+	SHMRT_RING_SLOT_FREEING = 5,  /* blocks go QUEUED -> FREE; finished: DONE */
+	SHMRT_RING_SLOT_DROPPING = 6, /* as FREEING, and `dropped` becomes put_ns */
+	SHMRT_RING_SLOT_MOVING = 7,   /* copied to a hole: put_ns = distance << 8 | state there; finished: DONE */
 };
 
 struct shmrt_ring_slot {
 	uint32_t state;       /* enum shmrt_ring_slot_state; changed under the mutex */
-	uint32_t owner;       /* owner id of the lease holder */
+	uint32_t owner;       /* lease holder, taker; FULL: not 0 means out of line, order is by `sequence` */
 	uint32_t inline_size;
 	uint16_t block_count;
 	uint16_t flags;       /* SHMRT_MESSAGE_* */
@@ -295,13 +300,14 @@ struct shmrt_ring_shared {
 	uint64_t arena_offset; /* a named ring carries its arena in the same file; 0: another segment */
 	uint32_t on_full;
 	uint32_t reserved0;
-	uint8_t reserved1[SHMRT_LINE - 48];
+	uint64_t start; /* position of the very first message; position p lives in slot (p - start) % slots */
+	uint8_t reserved1[SHMRT_LINE - 56];
 	/* line 2: the mutex; everything below is changed under it only */
 	pthread_mutex_t mutex;
 	uint8_t reserved2[SHMRT_LINE - sizeof(pthread_mutex_t)];
 	/* line 3: producer side. tail is stored last by a put: that is the commit. */
 	_Atomic uint64_t tail;
-	_Atomic uint64_t intent; /* position + 1 of the put under way, for the repair; 0: none */
+	_Atomic uint64_t intent; /* position - start + 1 of the put under way, for the repair; 0: none */
 	_Atomic uint64_t messages_in;
 	_Atomic uint64_t bytes_in;
 	_Atomic uint64_t high_water;
@@ -312,14 +318,15 @@ struct shmrt_ring_shared {
 	uint8_t reserved4[SHMRT_LINE - 64];
 	/* line 4: consumer side */
 	_Atomic uint64_t head;   /* oldest position not yet freed */
-	_Atomic uint64_t next;   /* oldest position not yet handed out; head <= next <= tail */
+	_Atomic uint64_t next;   /* no message in line is FULL below it; head <= next <= tail */
 	_Atomic uint64_t leased; /* slots in LEASED */
-	_Atomic uint64_t returned; /* FULL slots below `next` (a lease came back) */
+	_Atomic uint64_t returned; /* FULL slots out of line (a lease came back, or moved into a hole) */
 	_Atomic uint64_t messages_out;
 	_Atomic uint64_t bytes_out;
 	_Atomic uint64_t blocked_empty_ns;
 	_Atomic uint64_t repairs;
-	uint8_t reserved5[SHMRT_LINE - 64];
+	_Atomic uint64_t holes; /* DONE slots between head and tail: messages held = tail - head - holes */
+	uint8_t reserved5[SHMRT_LINE - 72];
 	/* lines 5 and 6: bells. 1: somebody may sleep; a ring stores 0 and wakes all. */
 	_Atomic uint32_t bell_not_empty;
 	uint8_t reserved6[SHMRT_LINE - 4];
