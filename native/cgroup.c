@@ -3,6 +3,16 @@
 
 #include <errno.h>
 
+static const char *proc_self = "/proc/self";
+
+void shmrt_cgroup_look_in(const char *directory) { proc_self = directory; }
+
+static FILE *open_file(const char *directory, const char *name) {
+	char path[2 * SHMRT_CGROUP_PATH_MAX + 64];
+	int length = snprintf(path, sizeof(path), "%s/%s", directory, name);
+	return length < 0 || (size_t)length >= sizeof(path) ? NULL : fopen(path, "re");
+}
+
 /* True if `list` ("cpu,cpuacct") names `item`. */
 static bool list_has(const char *list, const char *item) {
 	size_t length = strlen(item);
@@ -32,7 +42,7 @@ static void decode_octal(char *text) {
 
 /* The path of the process in the hierarchy: version 1 by its controller's name, version 2 by "0::". */
 static bool find_group(const char *controller, int version, char *group) {
-	FILE *file = fopen("/proc/self/cgroup", "re");
+	FILE *file = open_file(proc_self, "cgroup");
 	if (file == NULL)
 		return false;
 	char line[SHMRT_CGROUP_PATH_MAX + 256];
@@ -76,7 +86,7 @@ static bool parse_mount(char *line, const char *controller, int version, struct 
 }
 
 static bool find_mount(const char *controller, int version, struct mount *mount) {
-	FILE *file = fopen("/proc/self/mountinfo", "re");
+	FILE *file = open_file(proc_self, "mountinfo");
 	if (file == NULL)
 		return false;
 	char line[4096];
@@ -120,12 +130,6 @@ static void visit_version(const char *controller, int version, shmrt_cgroup_visi
 void shmrt_cgroup_each(const char *controller, shmrt_cgroup_visit visit, void *context) {
 	visit_version(controller, 1, visit, context);
 	visit_version(controller, 2, visit, context);
-}
-
-static FILE *open_file(const char *directory, const char *name) {
-	char path[2 * SHMRT_CGROUP_PATH_MAX + 64];
-	int length = snprintf(path, sizeof(path), "%s/%s", directory, name);
-	return length < 0 || (size_t)length >= sizeof(path) ? NULL : fopen(path, "re");
 }
 
 static bool parse_number(const char *text, uint64_t *value) {

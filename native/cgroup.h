@@ -19,6 +19,10 @@ typedef void (*shmrt_cgroup_visit)(void *context, const char *directory, const c
 /* Visits every group of `controller` ("memory", "cpu") on the process's own path, innermost first. */
 void shmrt_cgroup_each(const char *controller, shmrt_cgroup_visit visit, void *context);
 
+/* Look for `cgroup` and `mountinfo` in this directory instead of /proc/self, so that a test can show a
+ * machine that it has not. The string must stay. */
+void shmrt_cgroup_look_in(const char *directory);
+
 /* The first number of directory/file. False when it is missing, is "max", or is no number. */
 bool shmrt_cgroup_read(const char *directory, const char *file, uint64_t *value);
 /* The number behind `key` in a file of "key number" lines. */

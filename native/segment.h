@@ -21,7 +21,8 @@ struct shmrt_shortage {
 	char limit[160]; /* whose limit: "shm_limit of the runtime", "memory cgroup /a/b", ... */
 };
 
-/* How many bytes may still be reserved. fd >= 0: also looks at the file system behind it. */
+/* May `needed` more bytes be reserved? *shortage (may be NULL) names the tightest limit either way.
+ * fd >= 0: also looks at the file system behind it. Reads some files: about 0.1 ms. */
 SHMRT_MUST_USE int shmrt_budget_check(uint64_t needed, int fd, struct shmrt_shortage *shortage);
 
 /* Creates, reserves and maps a segment of `size` bytes and writes its header, all but the magic. */
@@ -31,9 +32,13 @@ SHMRT_MUST_USE int shmrt_segment_create(enum shmrt_segment_kind kind, const char
 SHMRT_MUST_USE int shmrt_segment_format(void *address, enum shmrt_segment_kind kind, uint64_t size);
 /* The last step of creating: from now on attach succeeds. */
 void shmrt_segment_publish(void *address);
-/* Checks size, seals (memfd only), owner and mode, magic, version, kind, and maps it. Every refusal
+/* Checks size, seals (memfd only), owner and mode, magic, version, kind, and maps it. A board that may not
+ * be written is mapped read-only; other kinds must be writable. Every refusal
  * leaves nothing mapped and puts one sentence into `reason`. */
 SHMRT_MUST_USE int shmrt_segment_attach(int fd, enum shmrt_segment_kind kind, void **address,
 					uint64_t *size, char *reason, size_t reason_size);
+/* The same for a segment that begins inside a file, at a page-aligned offset. */
+SHMRT_MUST_USE int shmrt_segment_attach_at(int fd, uint64_t offset, enum shmrt_segment_kind kind, void **address,
+					   uint64_t *size, char *reason, size_t reason_size);
 
 #endif
