@@ -1,26 +1,36 @@
 /* ring.h -- a bounded many-to-many ring of messages under one robust mutex; needs no runtime.
  *
  * Byte map: struct shmrt_ring_shared in layout.h, then `slots` slots of slot_stride bytes
- * (struct shmrt_ring_slot and slot_bytes of body). Position p lives in slot p % slots.
+ * (struct shmrt_ring_slot and slot_bytes of body). Position p lives in slot (p - start) % slots.
  *
- * The mutex is held only for a copy of at most slot_bytes. Whoever locks next after its holder died
- * gets EOWNERDEAD and repairs before anything else (shmrt_ring_repair: idempotent, so a repairer may die).
+ * The mutex is held for a copy of at most slot_bytes per message, 32 messages at most. Whoever locks
+ * next after its holder died gets EOWNERDEAD, repairs before anything else (shmrt_ring_repair:
+ * idempotent, so a repairer may die), and wakes every sleeper.
  *
- *   put: [lock] intent = tail + 1; fill the slot; blocks WRITING|me -> QUEUED; messages_in...;
- *        wake sleepers on not_empty; tail = tail + 1 (commit); intent = 0 [unlock]
+ *   put: [lock] intent; fill the slot; blocks WRITING|me (or HELD|me) -> QUEUED; wake sleepers on
+ *        not_empty; tail = tail + 1 (the commit); intent = 0 [unlock]
  *        Died before the commit: the repair frees QUEUED blocks that the intended slot names; WRITING
- *        ones name the dead producer and are reclaimed from the arena. Died after: the message is in.
- *        Sleepers are woken before the commit, inside the lock: a woken consumer queues up at the
- *        mutex and looks after the unlock (or the repair), so no death can lose a wake-up.
- *   get: [lock] copy out of slot `next` (or of the oldest returned one); blocks QUEUED -> HELD|me;
- *        next = next + 1; slot DONE; free the DONE prefix (head); wake sleepers on not_full [unlock]
- *        Died after next moved: what it was returning dies with it (at most once); blocks HELD|dead are
- *        reclaimed from the arena.
- *   lease: as get, but the slot stays LEASED|me and its blocks QUEUED; release makes it DONE. A holder
- *        that died: any later get, put on full, or wait turns the slot back into FULL (returned += 1).
+ *        and HELD ones name the dead producer and are reclaimed from the arena. After: the message is in.
+ *   get: [lock] wake sleepers on not_full; slot TAKING|me; blocks QUEUED -> HELD|me; copy out; slot DONE
+ *        (the commit); next; head passes the DONE prefix [unlock]
+ *        Died before the commit: the repair makes the slot FULL again, its blocks QUEUED; if one was
+ *        reclaimed from the arena meanwhile, the message is lost with its taker. After: lost with it.
+ *   lease: as get, but the slot stays LEASED|me and its blocks QUEUED. release: slot FREEING (the
+ *        commit); blocks -> FREE; DONE. A holder that died: any later get or lease (at the latest
+ *        1 ms after this process last looked; at once if it finds nothing else), drop_oldest that finds
+ *        nothing else, or waiting turns the slot back into FULL, before newer messages.
+ *   drop_oldest: slot DROPPING with the new count of drops in it (the commit); blocks -> FREE; DONE.
  *
- * Sleepers: bell words; while leases are out, sleepers wake every 20 ms to look for dead holders.
- * Spin before sleeping where two CPUs are usable: look at tail/next without the mutex.
+ * A wake comes before its commit and inside the lock: the woken queue up at the mutex and look after the
+ * unlock (or the repair), so no death can lose a wake-up. There is at most one system call per bell and
+ * hold of the mutex, and none if nobody sleeps. A bell is armed under the mutex, so it needs no fence.
+ *
+ * `slots` is the exact bound on messages held, leased ones included: a slow lease at the head keeps no
+ * other slot busy, since it is moved (under the mutex) into a DONE slot behind it when room is wanted.
+ * A lease is therefore named by the message's sequence, not by where it lies.
+ *
+ * Sleepers: while leases are out they wake every 20 ms to look for dead holders. Where two CPUs are
+ * usable they first look at the positions for up to 50 us without the mutex.
  *
  * Edge R1: unlock -> lock of the mutex: everything under it. Edge R2: tail (release) -> unlocked look
  * at tail (acquire): only a hint whether locking is worth it.
@@ -37,8 +47,14 @@ struct shmrt_ring {
 	int fd;
 	uint64_t slots, slot_bytes, slot_stride; /* checked copies of the geometry */
 	uint8_t *slot_base;
-	struct shmrt_arena *arena; /* where its blocks live; NULL: none may be sent or taken */
+	struct shmrt_arena *arena; /* where its blocks live; NULL: none may be sent or taken. Kept by the caller. */
 	enum shmrt_ring_full_policy on_full;
+	/* Private to ring*.c. Several threads of a process may use one of these at a time. */
+	uint64_t mask, start;       /* slots - 1 if that is a power of two, else 0; position of the first message */
+	bool may_spin;
+	struct shmrt_arena blocks;  /* own copy of *arena, used under the mutex only: no sharing of its hints */
+	_Atomic uint32_t spin_message_ns, spin_room_ns; /* learned: how long to look before sleeping */
+	_Atomic uint64_t lease_look_ns; /* when this process last looked for dead lease holders */
 };
 
 struct shmrt_ring_message { /* what a put takes and a get gives; the caller owns the memory */
@@ -55,21 +71,39 @@ SHMRT_MUST_USE int shmrt_ring_format(struct shmrt_ring_shared *, uint64_t slots,
 				     enum shmrt_ring_full_policy, uint64_t arena_offset, uint64_t start);
 SHMRT_MUST_USE int shmrt_ring_attach(struct shmrt_ring *, void *address, uint64_t size, int fd, struct shmrt_arena *);
 
-/* Puts `count` messages in order; *done says how many are in (bulk under one lock, one wake).
- * OK: all; FULL (policy raise, or timeout 0); TIMEOUT; CLOSED; TOO_LARGE; INTERRUPTED (look at signals and
- * call again with the rest); CORRUPT. drop_newest drops and counts; drop_oldest frees the dropped message's blocks. */
+/* Puts `count` messages in order; *done says how many are in, whatever the answer (bulk: up to 32 under
+ * one lock, as room appears). OK: all; FULL (policy raise, or timeout 0); TIMEOUT; CLOSED; TOO_LARGE;
+ * STALE (a block is not the caller's to send); INVALID (blocks without an arena); CORRUPT; INTERRUPTED
+ * (a signal, or 100 ms behind a stopped holder of the mutex: look at signals and at the clock, call
+ * again with the rest).
+ * drop_newest drops and counts, and takes the blocks as if it had put; drop_oldest frees the dropped
+ * message's blocks, never drops a leased one, and waits only if all are leased.
+ *
+ * Each block must be WRITING|self, or HELD|self with flags bit 0 (read-only): a frozen array is sent
+ * without a copy. Either way the block belongs to the ring once its message is in: the receiver may
+ * free it and anybody write to it at any time. So the sender may send a HELD block only if no view of
+ * it can be used any more (it gives up its own, or makes a copy and sends that). Messages that are not
+ * in keep their blocks as they were. One call per block at a time: two threads must not send the same. */
 SHMRT_MUST_USE int shmrt_ring_put(struct shmrt_ring *, const struct shmrt_ring_message *, uint64_t count,
 				  int64_t timeout_ns, uint64_t *done);
 /* Takes at most `count` messages; waits for the first one only. Each is copied by `take(context, message)`
- * under the mutex (copy only: no allocation by Python, no user code). Blocks are HELD|self afterwards. */
+ * under the mutex (copy only: no allocation by Python, no user code). Blocks are HELD|self afterwards.
+ * OK: *done >= 1; EMPTY (timeout 0); TIMEOUT; CLOSED (drained and no lease out: a message of a lease may
+ * come back); INTERRUPTED as above; CORRUPT: a damaged message was thrown away, the next call goes on. */
 typedef void (*shmrt_ring_take)(void *context, const struct shmrt_ring_message *);
 SHMRT_MUST_USE int shmrt_ring_get(struct shmrt_ring *, uint64_t count, int64_t timeout_ns, shmrt_ring_take, void *context, uint64_t *done);
-/* *position names the lease for release (done) or give_back (FULL again). */
+/* *position names the lease for one of the three ends. The blocks stay the ring's (QUEUED): views of
+ * them are borrowed and end with the lease, except after release_keep. */
 SHMRT_MUST_USE int shmrt_ring_lease(struct shmrt_ring *, int64_t timeout_ns, shmrt_ring_take, void *context, uint64_t *position);
+/* Done with it; its blocks are freed. STALE: not (or no more) a lease of this process; INTERRUPTED: again. */
 SHMRT_MUST_USE int shmrt_ring_release(struct shmrt_ring *, uint64_t position);
+/* Done with it; its blocks are HELD|self, as after a get. */
+SHMRT_MUST_USE int shmrt_ring_release_keep(struct shmrt_ring *, uint64_t position);
+/* FULL again, before newer messages. */
 SHMRT_MUST_USE int shmrt_ring_give_back(struct shmrt_ring *, uint64_t position);
-/* No more puts; gets go on until it is empty, then CLOSED. */
+/* No more puts; gets go on until it is empty, then CLOSED. Wakes everybody. */
 SHMRT_MUST_USE int shmrt_ring_close(struct shmrt_ring *);
+/* Messages that wait, leased ones not counted; a moment's view. */
 uint64_t shmrt_ring_depth(const struct shmrt_ring *);
 
 /* Under the mutex (or with nobody else there). Returns whether it changed anything. */

@@ -1,0 +1,202 @@
+/* ring.c -- put, close and how many messages wait. The steps and what a death leaves: ring.h.
+ *
+ * In every function below the mutex is held from shmrt_ring_lock to shmrt_ring_unlock, and each store
+ * that decides about a message is set apart by shmrt_ring_step: in a put that is the one of `tail`.
+ */
+#include "ring_internal.h"
+
+/* ---- put ---------------------------------------------------------------------------------------- */
+
+/* What the sender's block is now: WRITING, or HELD if the receiver may only read it. */
+static bool ring_sendable(struct shmrt_ring *ring, const struct shmrt_block_reference *reference,
+			  enum shmrt_block_state *from) {
+	uint32_t generation, owner;
+	struct shmrt_block block;
+	if (shmrt_arena_resolve(&ring->blocks, reference, &block) != SHMRT_OK)
+		return false;
+	shmrt_arena_state(&ring->blocks, reference->block, from, &generation, &owner);
+	return generation == reference->generation && owner == shmrt_owner_self() &&
+	       (*from == SHMRT_BLOCK_WRITING || (*from == SHMRT_BLOCK_HELD && (reference->flags & 1) != 0));
+}
+
+/* All of the message's blocks become QUEUED, or none. */
+static int ring_queue_blocks(struct shmrt_ring *ring, const struct shmrt_ring_message *message) {
+	enum shmrt_block_state from;
+	uint32_t self = shmrt_owner_self();
+	for (uint16_t i = 0; i < message->block_count; i++)
+		if (!ring_sendable(ring, &message->blocks[i], &from))
+			return SHMRT_STALE;
+	for (uint16_t i = 0; i < message->block_count; i++) {
+		const struct shmrt_block_reference *reference = &message->blocks[i];
+		if (ring_sendable(ring, reference, &from) &&
+		    shmrt_arena_move(&ring->blocks, reference->block, reference->generation, from, self,
+				     SHMRT_BLOCK_QUEUED, 0) == SHMRT_OK)
+			continue;
+		while (i-- > 0) { /* named twice, or another thread sends it as well */
+			reference = &message->blocks[i];
+			int ignored = shmrt_arena_move(&ring->blocks, reference->block, reference->generation,
+						       SHMRT_BLOCK_QUEUED, 0, SHMRT_BLOCK_WRITING, self);
+			(void)ignored;
+		}
+		return SHMRT_STALE;
+	}
+	return SHMRT_OK;
+}
+
+/* A put that drops its own message has taken its blocks, as one that succeeds. */
+static void ring_discard(struct shmrt_ring *ring, const struct shmrt_ring_message *message) {
+	enum shmrt_block_state from;
+	for (uint16_t i = 0; i < message->block_count; i++) {
+		const struct shmrt_block_reference *reference = &message->blocks[i];
+		if (ring_sendable(ring, reference, &from)) {
+			int ignored = shmrt_arena_free(&ring->blocks, reference->block, reference->generation,
+						       from, shmrt_owner_self());
+			(void)ignored;
+		}
+	}
+	shmrt_ring_add(&ring->shared->dropped, 1);
+}
+
+static int ring_put_one(struct shmrt_ring *ring, struct shmrt_ring_view *view,
+			const struct shmrt_ring_message *message, uint64_t now_ns) {
+	struct shmrt_ring_shared *shared = ring->shared;
+	struct shmrt_ring_slot *slot = shmrt_ring_slot_at(ring, view->tail);
+	uint64_t count = view->tail - ring->start + 1;
+	slot->block_count = 0; /* what the last message here named is none of the repair's business */
+	shmrt_ring_set_state(slot, SHMRT_RING_SLOT_FREE);
+	shmrt_ring_store(&shared->intent, count);
+	shmrt_ring_step();
+	uint8_t *body = (uint8_t *)shmrt_ring_references(slot);
+	size_t reference_bytes = message->block_count * sizeof(struct shmrt_block_reference);
+	if (reference_bytes != 0)
+		memcpy(body, message->blocks, reference_bytes);
+	if (message->inline_size != 0)
+		memcpy(body + reference_bytes, message->inline_bytes, message->inline_size);
+	slot->owner = 0;
+	slot->inline_size = message->inline_size;
+	slot->flags = message->flags;
+	slot->sequence = view->tail;
+	slot->put_ns = now_ns;
+	shmrt_ring_step();
+	slot->block_count = message->block_count;
+	shmrt_ring_step();
+	if (message->block_count != 0 && ring_queue_blocks(ring, message) != SHMRT_OK) {
+		slot->block_count = 0;
+		shmrt_ring_step();
+		shmrt_ring_store(&shared->intent, 0);
+		return SHMRT_STALE;
+	}
+	slot->state = SHMRT_RING_SLOT_FULL;
+	shmrt_ring_store(&shared->messages_in, count);
+	shmrt_ring_add(&shared->bytes_in, message->inline_size);
+	uint64_t held = view->tail - view->head - view->holes + 1;
+	if (held > shmrt_ring_load(&shared->high_water))
+		shmrt_ring_store(&shared->high_water, held);
+	shmrt_ring_wake(&shared->bell_not_empty);
+	atomic_store_explicit(&shared->tail, ++view->tail, memory_order_release); /* R2; the commit */
+	shmrt_ring_step();
+	shmrt_ring_store(&shared->intent, 0);
+	return SHMRT_OK;
+}
+
+static void ring_drop(struct shmrt_ring *ring, struct shmrt_ring_view *view, uint64_t position) {
+	struct shmrt_ring_slot *slot = shmrt_ring_slot_at(ring, position);
+	bool in_line = slot->owner == 0;
+	slot->put_ns = shmrt_ring_load(&ring->shared->dropped) + 1;
+	shmrt_ring_set_state(slot, SHMRT_RING_SLOT_DROPPING);
+	shmrt_ring_finish(ring, slot);
+	shmrt_ring_pass(ring, view, position, in_line);
+	shmrt_ring_make_hole(ring, view);
+}
+
+/* OK: one message fits. FULL: it does not, whatever the policy could do. */
+static int ring_make_room(struct shmrt_ring *ring, struct shmrt_ring_view *view) {
+	uint64_t oldest;
+	if (SHMRT_LIKELY(view->tail - view->head < ring->slots))
+		return SHMRT_OK;
+	if (view->holes != 0)
+		return shmrt_ring_compact(ring, view) ? SHMRT_OK : SHMRT_CORRUPT;
+	if (ring->on_full != SHMRT_RING_DROP_OLDEST)
+		return SHMRT_FULL;
+	if (shmrt_ring_oldest(ring, view, &oldest) != SHMRT_OK &&
+	    (!shmrt_ring_take_back(ring, true) || shmrt_ring_oldest(ring, view, &oldest) != SHMRT_OK))
+		return SHMRT_FULL; /* everything is leased */
+	ring_drop(ring, view, oldest);
+	return shmrt_ring_compact(ring, view) ? SHMRT_OK : SHMRT_CORRUPT;
+}
+
+/* As many as there is room for, at most a chunk. OK: go on. FULL: room is wanted. Else: the answer. */
+static int ring_put_chunk(struct shmrt_ring *ring, const struct shmrt_ring_message *messages, uint64_t count,
+			  uint64_t now_ns, uint64_t *done) {
+	struct shmrt_ring_view view;
+	int rc = shmrt_ring_view(ring, &view);
+	for (uint64_t i = 0; rc == SHMRT_OK && i < SHMRT_RING_CHUNK && *done < count; i++) {
+		const struct shmrt_ring_message *message = &messages[*done];
+		if (atomic_load_explicit(&ring->shared->closed, memory_order_relaxed) != 0) /* R1 */
+			return SHMRT_CLOSED;
+		if (!shmrt_ring_fits(ring, message->inline_size, message->block_count))
+			return SHMRT_TOO_LARGE;
+		if (message->block_count != 0 && ring->arena == NULL)
+			return SHMRT_INVALID;
+		rc = ring_make_room(ring, &view);
+		if (rc == SHMRT_FULL && ring->on_full == SHMRT_RING_DROP_NEWEST) {
+			ring_discard(ring, message);
+			rc = SHMRT_OK;
+		} else if (rc == SHMRT_OK) {
+			rc = ring_put_one(ring, &view, message, now_ns);
+		}
+		if (rc == SHMRT_OK)
+			++*done;
+	}
+	return rc;
+}
+
+int shmrt_ring_put(struct shmrt_ring *ring, const struct shmrt_ring_message *messages, uint64_t count,
+		   int64_t timeout_ns, uint64_t *done) {
+	struct shmrt_ring_patience patience = {.timeout_ns = timeout_ns};
+	uint64_t now_ns = shmrt_now_ns();
+	*done = 0;
+	while (*done < count) {
+		if (ring->on_full == SHMRT_RING_BLOCK && timeout_ns > 0 && shmrt_ring_seems_full(ring, 1))
+			shmrt_ring_spin(ring, true, &patience);
+		int rc = shmrt_ring_lock(ring);
+		if (rc != SHMRT_OK)
+			return rc;
+		if (SHMRT_UNLIKELY(patience.waited_ns != 0)) {
+			shmrt_ring_add(&ring->shared->blocked_full_ns, patience.waited_ns);
+			patience.waited_ns = 0;
+			now_ns = shmrt_now_ns();
+		}
+		rc = ring_put_chunk(ring, messages, count, now_ns, done);
+		if (rc == SHMRT_FULL && timeout_ns > 0 && ring->on_full != SHMRT_RING_RAISE)
+			rc = shmrt_ring_wait(ring, true, &patience);
+		else
+			shmrt_ring_unlock(ring);
+		if (rc != SHMRT_OK)
+			return rc;
+	}
+	return SHMRT_OK;
+}
+
+int shmrt_ring_close(struct shmrt_ring *ring) {
+	int rc = shmrt_ring_lock(ring);
+	if (rc != SHMRT_OK)
+		return rc;
+	shmrt_ring_wake(&ring->shared->bell_not_empty);
+	shmrt_ring_wake(&ring->shared->bell_not_full);
+	atomic_store_explicit(&ring->shared->closed, 1, memory_order_relaxed); /* R1 */
+	shmrt_ring_unlock(ring);
+	return SHMRT_OK;
+}
+
+uint64_t shmrt_ring_depth(const struct shmrt_ring *ring) {
+	const struct shmrt_ring_shared *shared = ring->shared;
+	/* Four words that others move: read in the order that cannot make the difference negative by
+	 * much, and cut to what is possible. */
+	uint64_t gone = shmrt_ring_load(&shared->head) + shmrt_ring_load(&shared->holes) +
+			shmrt_ring_load(&shared->leased);
+	uint64_t waiting = atomic_load_explicit(&shared->tail, memory_order_acquire) - gone; /* R2 */
+	if (waiting > UINT64_MAX / 2)
+		return 0;
+	return waiting < ring->slots ? waiting : ring->slots;
+}

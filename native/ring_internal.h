@@ -1,0 +1,86 @@
+/* ring_internal.h -- what the four files of the ring share; nobody else includes it.
+ *
+ * Under the mutex the words need no ordering between processes (edge R1), but they do need one within
+ * the process: the kernel stops it between two instructions, and a repair reads exactly the stores
+ * before. `shmrt_ring_step` keeps the compiler from moving stores across a step of a protocol.
+ */
+#ifndef SHMRT_RING_INTERNAL_H
+#define SHMRT_RING_INTERNAL_H
+
+#include "ring.h"
+
+#define SHMRT_RING_CHUNK 32 /* messages per hold of the mutex in a bulk call */
+#define SHMRT_RING_OUT_OF_LINE UINT32_MAX
+#define SHMRT_RING_LEASE_LOOK_NS INT64_C(20000000) /* a sleeper looks for dead lease holders this often */
+
+/* The four positions, read once and checked. */
+struct shmrt_ring_view {
+	uint64_t head, next, tail, holes;
+};
+
+static inline void shmrt_ring_step(void) { atomic_signal_fence(memory_order_seq_cst); }
+
+static inline uint64_t shmrt_ring_load(const _Atomic uint64_t *word) {
+	return atomic_load_explicit(word, memory_order_relaxed); /* R1, or only a hint */
+}
+static inline void shmrt_ring_store(_Atomic uint64_t *word, uint64_t value) {
+	atomic_store_explicit(word, value, memory_order_relaxed); /* R1 */
+}
+static inline void shmrt_ring_add(_Atomic uint64_t *word, uint64_t more) {
+	shmrt_ring_store(word, shmrt_ring_load(word) + more);
+}
+
+static inline struct shmrt_ring_slot *shmrt_ring_slot_at(const struct shmrt_ring *ring, uint64_t position) {
+	uint64_t place = position - ring->start; /* counted from the start: 2^64 need not divide by slots */
+	place = ring->mask != 0 ? place & ring->mask : place % ring->slots;
+	return (struct shmrt_ring_slot *)(void *)(ring->slot_base + place * ring->slot_stride);
+}
+static inline struct shmrt_block_reference *shmrt_ring_references(struct shmrt_ring_slot *slot) {
+	return (struct shmrt_block_reference *)(void *)(slot + 1);
+}
+static inline bool shmrt_ring_fits(const struct shmrt_ring *ring, uint32_t inline_size, uint16_t blocks) {
+	return (uint64_t)inline_size + (uint64_t)blocks * sizeof(struct shmrt_block_reference) <= ring->slot_bytes;
+}
+static inline void shmrt_ring_set_state(struct shmrt_ring_slot *slot, enum shmrt_ring_slot_state state) {
+	shmrt_ring_step();
+	slot->state = state;
+	shmrt_ring_step();
+}
+
+/* ring_repair.c */
+int shmrt_ring_view(const struct shmrt_ring *, struct shmrt_ring_view *);
+void shmrt_ring_finish(struct shmrt_ring *, struct shmrt_ring_slot *); /* TAKING, FREEING, DROPPING -> at rest */
+void shmrt_ring_free_queued(struct shmrt_ring *, struct shmrt_ring_slot *);
+void shmrt_ring_advance(struct shmrt_ring *, struct shmrt_ring_view *); /* head over the DONE prefix */
+bool shmrt_ring_compact(struct shmrt_ring *, struct shmrt_ring_view *); /* oldest held -> a hole, so that head moves */
+
+/* ring_take.c */
+/* The oldest message that nobody holds; EMPTY when there is none. */
+int shmrt_ring_oldest(struct shmrt_ring *, struct shmrt_ring_view *, uint64_t *position);
+/* After the slot at `position` stopped being FULL: `next` or `returned` follow. */
+void shmrt_ring_pass(struct shmrt_ring *, struct shmrt_ring_view *, uint64_t position, bool in_line);
+void shmrt_ring_make_hole(struct shmrt_ring *, struct shmrt_ring_view *); /* after a slot became DONE */
+
+/* ring_wait.c */
+int shmrt_ring_lock(struct shmrt_ring *); /* OK; INTERRUPTED after 100 ms behind a stopped holder; CORRUPT */
+void shmrt_ring_unlock(struct shmrt_ring *);
+void shmrt_ring_wake(_Atomic uint32_t *bell); /* under the mutex, before the change it announces */
+bool shmrt_ring_take_back(struct shmrt_ring *, bool always); /* leases of the dead; true if one came back */
+
+/* How long a call may still wait, over all its attempts. */
+struct shmrt_ring_patience {
+	int64_t timeout_ns;
+	uint64_t deadline_ns; /* 0: not computed yet */
+	uint64_t waited_ns;
+	bool spun;            /* one vain spin per sleep */
+};
+/* Without the mutex: look for a while, if that may help. */
+void shmrt_ring_spin(struct shmrt_ring *, bool for_room, struct shmrt_ring_patience *);
+/* Called with the mutex held, after a look that found nothing; returns with it released.
+ * OK: look again. TIMEOUT, INTERRUPTED. */
+int shmrt_ring_wait(struct shmrt_ring *, bool for_room, struct shmrt_ring_patience *);
+/* Without the mutex: whether a get could find something, a put room. Hints. */
+bool shmrt_ring_seems_empty(const struct shmrt_ring *);
+bool shmrt_ring_seems_full(const struct shmrt_ring *, uint64_t room_wanted);
+
+#endif

@@ -1,0 +1,198 @@
+/* ring_wait.c -- how a caller gets the ring's mutex, and how it sleeps until there is something to do.
+ *
+ * Writes: the bells (1 by a sleeper, 0 by a waker, both under the mutex), lease states of dead holders.
+ * A bell is armed under the mutex after a look that found nothing, and rung under the mutex before the
+ * change that it announces; so whoever is woken queues up at the mutex and looks after the change. A
+ * waker that dies in between leaves the mutex ownerless, and the next to lock it wakes everybody.
+ */
+#define _GNU_SOURCE /* pthread_mutex_clocklock */
+#include "ring_internal.h"
+
+#include <errno.h>
+#include <time.h>
+
+#define TRIES 64             /* looks at a taken mutex before sleeping on it */
+#define SPIN_MOST_NS 50000u  /* looks at an empty or full ring before sleeping on its bell */
+#define SPIN_LEAST_NS 2000u
+#define SLICE_NS 100000000   /* longest sleep behind one holder of the mutex */
+#define HYSTERESIS_NS 1500u  /* a producer at a full ring waits this long for more than one place */
+#define LEASE_LOOK_LEAST_NS 1000000u
+
+static int ring_lock_asleep(pthread_mutex_t *mutex) {
+#if defined(__GLIBC_PREREQ)
+#if __GLIBC_PREREQ(2, 30)
+	uint64_t until = shmrt_now_ns() + SLICE_NS;
+	struct timespec at = {.tv_sec = (time_t)(until / 1000000000), .tv_nsec = (long)(until % 1000000000)};
+	return pthread_mutex_clocklock(mutex, CLOCK_MONOTONIC, &at);
+#else
+	return pthread_mutex_lock(mutex);
+#endif
+#else
+	return pthread_mutex_lock(mutex);
+#endif
+}
+
+int shmrt_ring_lock(struct shmrt_ring *ring) {
+	pthread_mutex_t *mutex = &ring->shared->mutex;
+	int error = pthread_mutex_trylock(mutex);
+	if (error == EBUSY && ring->may_spin) {
+		unsigned pauses = 4;
+		for (int i = 0; i < TRIES && error == EBUSY; i++) {
+			for (unsigned j = 0; j < pauses; j++)
+				shmrt_pause();
+			if (pauses < 32)
+				pauses *= 2; /* each failed try takes the line from the holder */
+			error = pthread_mutex_trylock(mutex);
+		}
+	}
+	if (error == EBUSY)
+		error = ring_lock_asleep(mutex);
+	if (SHMRT_LIKELY(error == 0))
+		return SHMRT_OK;
+	if (error == ETIMEDOUT)
+		return SHMRT_INTERRUPTED;
+	if (error != EOWNERDEAD)
+		return SHMRT_CORRUPT;
+	shmrt_ring_repair(ring);
+	/* The dead holder may have cleared a bell without waking, and the repair may have made room. */
+	shmrt_bell_ring_always(&ring->shared->bell_not_empty);
+	shmrt_bell_ring_always(&ring->shared->bell_not_full);
+	if (pthread_mutex_consistent(mutex) != 0) { /* last: until here the next one repairs again */
+		pthread_mutex_unlock(mutex);
+		return SHMRT_CORRUPT;
+	}
+	return SHMRT_OK;
+}
+
+void shmrt_ring_unlock(struct shmrt_ring *ring) {
+	int error = pthread_mutex_unlock(&ring->shared->mutex);
+	SHMRT_ASSERT(error == 0);
+}
+
+void shmrt_ring_wake(_Atomic uint32_t *bell) {
+	shmrt_ring_step();
+	if (SHMRT_UNLIKELY(atomic_load_explicit(bell, memory_order_relaxed) != 0)) { /* R1 */
+		atomic_store_explicit(bell, 0, memory_order_relaxed); /* R1; the system call orders it */
+		shmrt_futex_wake(bell, INT32_MAX);
+	}
+	shmrt_ring_step();
+}
+
+bool shmrt_ring_take_back(struct shmrt_ring *ring, bool always) {
+	struct shmrt_ring_shared *shared = ring->shared;
+	if (SHMRT_LIKELY(shmrt_ring_load(&shared->leased) == 0))
+		return false;
+	uint64_t now = shmrt_now_ns();
+	uint64_t last = atomic_load_explicit(&ring->lease_look_ns, memory_order_relaxed); /* under the mutex */
+	if (!always && now - last < LEASE_LOOK_LEAST_NS)
+		return false;
+	atomic_store_explicit(&ring->lease_look_ns, now, memory_order_relaxed);
+	struct shmrt_ring_view view;
+	if (shmrt_ring_view(ring, &view) != SHMRT_OK)
+		return false;
+	uint32_t alive = shmrt_owner_self(), dead = 0;
+	bool any = false;
+	for (uint64_t position = view.head; position != view.tail; position++) {
+		struct shmrt_ring_slot *slot = shmrt_ring_slot_at(ring, position);
+		uint32_t owner = slot->owner;
+		if (slot->state != SHMRT_RING_SLOT_LEASED || owner == alive)
+			continue;
+		if (owner != dead && shmrt_owner_is_alive(owner)) {
+			alive = owner;
+			continue;
+		}
+		dead = owner;
+		any = true;
+		shmrt_ring_wake(&shared->bell_not_empty);
+		shmrt_ring_set_state(slot, SHMRT_RING_SLOT_FULL); /* owner stays: out of line */
+		shmrt_ring_add(&shared->returned, 1); /* before leased: an unlocked look sees one of them */
+		shmrt_ring_step();
+		shmrt_ring_add(&shared->leased, UINT64_MAX);
+	}
+	return any;
+}
+
+bool shmrt_ring_seems_empty(const struct shmrt_ring *ring) {
+	const struct shmrt_ring_shared *shared = ring->shared;
+	/* next before tail: if they are equal, the ring was empty when tail was read. */
+	uint64_t next = atomic_load_explicit(&shared->next, memory_order_acquire); /* keeps the order */
+	return next == atomic_load_explicit(&shared->tail, memory_order_acquire) && /* R2 */
+	       shmrt_ring_load(&shared->returned) == 0 &&
+	       atomic_load_explicit(&shared->closed, memory_order_relaxed) == 0; /* a hint */
+}
+
+bool shmrt_ring_seems_full(const struct shmrt_ring *ring, uint64_t room_wanted) {
+	const struct shmrt_ring_shared *shared = ring->shared;
+	uint64_t used = shmrt_ring_load(&shared->tail) - shmrt_ring_load(&shared->head) -
+			shmrt_ring_load(&shared->holes);
+	return used + room_wanted > ring->slots &&
+	       atomic_load_explicit(&shared->closed, memory_order_relaxed) == 0; /* a hint */
+}
+
+static void ring_learn(_Atomic uint32_t *budget, uint64_t waited_ns) {
+	uint32_t now = atomic_load_explicit(budget, memory_order_relaxed); /* private; any value is right */
+	if (waited_ns < 2 * SPIN_MOST_NS)
+		now = now * 2 > SPIN_MOST_NS || now == 0 ? SPIN_MOST_NS : now * 2;
+	else
+		now = now / 2 < SPIN_LEAST_NS ? SPIN_LEAST_NS : now / 2;
+	atomic_store_explicit(budget, now, memory_order_relaxed);
+}
+
+void shmrt_ring_spin(struct shmrt_ring *ring, bool for_room, struct shmrt_ring_patience *patience) {
+	if (!ring->may_spin || patience->spun ||
+	    atomic_load_explicit(&ring->shared->closed, memory_order_relaxed) != 0) /* a hint */
+		return;
+	_Atomic uint32_t *learned = for_room ? &ring->spin_room_ns : &ring->spin_message_ns;
+	uint64_t budget = atomic_load_explicit(learned, memory_order_relaxed); /* private; any value is right */
+	budget = budget == 0 ? SPIN_MOST_NS : budget;
+	if (budget > (uint64_t)patience->timeout_ns)
+		budget = (uint64_t)patience->timeout_ns;
+	uint64_t start = shmrt_now_ns(), spent = 0;
+	uint64_t wanted = ring->slots / 4 < 32 ? ring->slots / 4 + 1 : 32;
+	patience->spun = true;
+	while (spent < budget && patience->spun) {
+		for (int i = 0; i < 8 && patience->spun; i++) {
+			patience->spun = for_room ? shmrt_ring_seems_full(ring, spent < HYSTERESIS_NS ? wanted : 1)
+						  : shmrt_ring_seems_empty(ring);
+			shmrt_pause();
+		}
+		spent = shmrt_now_ns() - start;
+	}
+	patience->waited_ns += spent;
+	if (!patience->spun)
+		ring_learn(learned, spent);
+}
+
+int shmrt_ring_wait(struct shmrt_ring *ring, bool for_room, struct shmrt_ring_patience *patience) {
+	struct shmrt_ring_shared *shared = ring->shared;
+	_Atomic uint32_t *bell = for_room ? &shared->bell_not_full : &shared->bell_not_empty;
+	_Atomic uint32_t *budget = for_room ? &ring->spin_room_ns : &ring->spin_message_ns;
+	uint64_t now = shmrt_now_ns();
+	if (patience->deadline_ns == 0 && patience->timeout_ns != SHMRT_FOREVER)
+		patience->deadline_ns = now + (uint64_t)patience->timeout_ns;
+	int64_t left = SHMRT_FOREVER;
+	if (patience->timeout_ns != SHMRT_FOREVER)
+		left = now >= patience->deadline_ns ? 0 : (int64_t)(patience->deadline_ns - now);
+	if (left == 0) {
+		shmrt_ring_unlock(ring);
+		return SHMRT_TIMEOUT;
+	}
+	if (ring->may_spin && !patience->spun) {
+		shmrt_ring_unlock(ring);
+		shmrt_ring_spin(ring, for_room, patience);
+		patience->spun = true; /* whatever it saw: two vain looks in a row, then sleep */
+		return SHMRT_OK;
+	}
+	bool leases = shmrt_ring_load(&shared->leased) != 0;
+	int64_t sleep_ns = leases && left > SHMRT_RING_LEASE_LOOK_NS ? SHMRT_RING_LEASE_LOOK_NS : left;
+	atomic_store_explicit(bell, 1, memory_order_relaxed); /* R1: whoever changes the ring locks later */
+	shmrt_ring_unlock(ring);
+	int rc = shmrt_futex_wait(bell, 1, sleep_ns);
+	uint64_t slept = shmrt_now_ns() - now;
+	patience->waited_ns += slept;
+	ring_learn(budget, rc == SHMRT_OK ? slept : UINT64_MAX);
+	patience->spun = false;
+	if (rc == SHMRT_TIMEOUT)
+		rc = SHMRT_OK; /* look once more; the deadline decides above */
+	return rc;
+}
