@@ -40,7 +40,10 @@ struct shmrt_future_origin {
 	void (*drop)(PyObject *origin_object, void *payload);
 };
 
-/* A new pending future of the public class (new reference). */
+/* The public class (borrowed); the first call makes it and imports concurrent.futures. NULL with an exception set. */
+PyObject *shmrt_future_class(void);
+/* A new pending future of the public class (new reference). Without an origin (both NULL) it is completed by
+ * set_result and set_exception, like a standard one. */
 PyObject *shmrt_future_new(PyObject *origin_object, const struct shmrt_future_origin *origin, uint64_t token);
 /* True if a condition, waiters or callbacks exist: only the dispatcher thread may complete it. */
 int shmrt_future_is_watched(PyObject *future);

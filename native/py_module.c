@@ -11,6 +11,8 @@ static const struct {
 	int (*add)(PyObject *module);
 } parts[] = {
 	{shmrt_py_add_layout},
+	{shmrt_py_add_future},
+	{shmrt_py_add_future_manual},
 };
 
 static int module_exec(PyObject *module) {
