@@ -13,6 +13,8 @@ static const struct {
 	{shmrt_py_add_layout},
 	{shmrt_py_add_future},
 	{shmrt_py_add_future_manual},
+	{shmrt_py_add_process},
+	{shmrt_py_add_slots},
 };
 
 static int module_exec(PyObject *module) {

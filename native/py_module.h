@@ -11,5 +11,12 @@
 int shmrt_py_add_layout(PyObject *module); /* py_layout.c: LAYOUT, LAYOUT_VERSION */
 int shmrt_py_add_future(PyObject *module); /* py_future.c: future_class */
 int shmrt_py_add_future_manual(PyObject *module); /* py_future_manual.c: ManualFutureSource */
+int shmrt_py_add_process(PyObject *module); /* py_process.c: prctl, pidfd, descriptors over sockets, poll */
+int shmrt_py_add_slots(PyObject *module); /* py_slots.c: Slots, DeathWatch */
+
+/* The table behind a Slots object, or NULL with a TypeError. The mapping lives as long as the process
+ * unless somebody calls close(). */
+struct shmrt_control;
+struct shmrt_control *shmrt_py_slots_control(PyObject *slots);
 
 #endif
