@@ -4,20 +4,25 @@
  * and can be given back. Block words and granule words stand apart from the data, so that user code
  * writing past an array cannot reach them.
  *
- * Granule: FREE -> CLAIMED|me (compare-and-swap, then fallocate of data and words) -> HEAD/BODY.
- *   A run is claimed word by word; whoever loses a word gives its words back. Died in CLAIMED: the
- *   words name the dead owner; shmrt_arena_reclaim punches and frees them.
+ * Granule: FREE -> CLAIMED|me (compare-and-swap, then fallocate) -> HEAD/BODY -> CLAIMED|me -> FREE.
+ *   A run is claimed word by word, head first; whoever loses a word gives its words back. Died in
+ *   CLAIMED: the words name the dead owner; reclaim takes them over by compare-and-swap (so that two
+ *   reclaimers never punch the same memory), punches and frees them, the head last.
  * Block: FREE -> WRITING|me -> SENT|me or QUEUED -> HELD|receiver -> FREE with generation + 1.
  *   Every change is one compare-and-swap that names the state, owner and generation it expects, so a
  *   stale reference gives SHMRT_STALE, never wrong data. A block in flight names its sender.
  *   Died owner: drain what it published first; then reclaim frees every block that still names it.
+ * Alloc looks at the granule again after it took a block: if a trim came between, the block is let go.
+ *   A trim takes all blocks of a run before it touches the run, so it never meets a block in use.
  *
- * Re-use is last in, first out through a small private stack of warm blocks; the stack holds hints
- * only, the compare-and-swap decides.
+ * Re-use is last in, first out: freed blocks are remembered in a small private stack, or, by who frees
+ * more than it allocates, in a line of the segment where the others find them. Both hold hints only;
+ * the compare-and-swap decides. Without a hint the search goes on where the last one of the class ended.
  *
  * Edge A1: send stores SENT/QUEUED (release) -> take loads (acquire): the payload is visible.
  * Edge A2: free stores FREE (release) -> alloc takes (acquire): the last reader is done with the bytes.
  * Edge A3: granule HEAD stored (release) -> alloc loads it (acquire): memory is behind it.
+ * Edge A4: granules_high stored (release) -> whoever loads it (acquire): the words below are reserved.
  */
 #ifndef SHMRT_ARENA_H
 #define SHMRT_ARENA_H
@@ -38,6 +43,8 @@ struct shmrt_arena {
 	uint64_t cursor[SHMRT_CLASS_COUNT];    /* where the last search of a class ended */
 	uint64_t warm[SHMRT_CLASS_COUNT][16];  /* hints: blocks freed by this process, newest last */
 	uint8_t warm_count[SHMRT_CLASS_COUNT];
+	uint8_t balance[SHMRT_CLASS_COUNT];    /* allocations ahead of frees, at most 16 */
+	uint64_t budget_left, budget_ns;       /* may be reserved without asking again, and since when */
 	uint64_t allocations, frees, growths;  /* private counters */
 };
 /* The private half is not locked: one process serialises its own calls (under the GIL or a mutex). */
@@ -50,13 +57,20 @@ struct shmrt_block {
 	uint8_t *data;
 };
 
-/* Virtual bytes of a segment that may hold `limit` payload bytes. */
+/* Virtual bytes of a segment that may hold `limit` payload bytes: twice that, against fragmentation. */
 uint64_t shmrt_arena_bytes(uint64_t limit);
-/* Creates a sealed memfd; reserves the header and granule words only. */
+/* Creates a sealed memfd; reserves the header only. arena->fd belongs to the caller, who closes it after
+ * detach; the other ways in borrow the caller's descriptor. `limit` is rounded up to a granule. */
 SHMRT_MUST_USE int shmrt_arena_create(struct shmrt_arena *, uint64_t limit, struct shmrt_shortage *);
 /* The same inside an existing writable file (a named ring), at a page-aligned offset. */
 SHMRT_MUST_USE int shmrt_arena_create_in(struct shmrt_arena *, int fd, uint64_t offset, uint64_t limit, struct shmrt_shortage *);
 SHMRT_MUST_USE int shmrt_arena_attach(struct shmrt_arena *, int fd, uint64_t offset, char *reason, size_t reason_size);
+/* In plain zeroed memory of at least shmrt_arena_words_bytes(limit) bytes: nothing is reserved or given
+ * back, memory counts as always there. Data lies behind the words and is not touched by the arena. */
+SHMRT_MUST_USE int shmrt_arena_create_at(struct shmrt_arena *, void *memory, uint64_t size, uint64_t limit);
+SHMRT_MUST_USE int shmrt_arena_attach_at(struct shmrt_arena *, void *memory, uint64_t size, char *reason, size_t reason_size);
+uint64_t shmrt_arena_words_bytes(uint64_t limit);
+/* Unmaps. Views on blocks must be gone. */
 void shmrt_arena_detach(struct shmrt_arena *);
 
 /* A block of at least `size` bytes in state WRITING|owner, warm ones first; reserves memory if none
@@ -77,11 +91,13 @@ void shmrt_arena_state(struct shmrt_arena *, uint64_t block, enum shmrt_block_st
 uint64_t shmrt_arena_reclaim(struct shmrt_arena *, uint32_t owner, bool (*keep)(void *, uint64_t, uint32_t), void *context);
 /* The same for every owner that is no longer alive (shmrt_owner_is_alive); QUEUED blocks stay. */
 uint64_t shmrt_arena_reclaim_dead(struct shmrt_arena *);
-/* Returns memory of granules whose blocks are all free, down to `keep_bytes` reserved. */
+/* Returns memory of granules whose blocks are all free, down to `keep_bytes` reserved. Returns how many
+ * bytes were given back. */
 uint64_t shmrt_arena_trim(struct shmrt_arena *, uint64_t keep_bytes);
 
 struct shmrt_arena_stats { uint64_t limit, reserved, blocks_free, blocks_used, bytes_used; };
 void shmrt_arena_get_stats(struct shmrt_arena *, struct shmrt_arena_stats *);
+/* Pure validity test of all words, at rest: nobody grows or trims meanwhile. */
 SHMRT_MUST_USE int shmrt_arena_check(struct shmrt_arena *);
 
 #endif

@@ -225,7 +225,8 @@ _Static_assert(sizeof(struct shmrt_block_reference) == 24, "shared layout change
 #define SHMRT_CLASS_RUN 31                         /* class of a run beyond the biggest class */
 
 /* A segment: this header, granule words, block words, then data. Virtual size is fixed at creation
- * (address space only); a granule and its words are reserved when first needed. */
+ * (address space only); a granule and its words are reserved when first needed. Words are never given
+ * back: they keep the generations. */
 struct shmrt_arena_shared {
 	struct shmrt_segment_header header;
 	uint64_t granule_count;
@@ -234,18 +235,22 @@ struct shmrt_arena_shared {
 	uint64_t data_offset;          /* granule_count * SHMRT_GRANULE_BYTES bytes */
 	uint64_t limit_bytes;          /* most that may be reserved */
 	uint8_t reserved0[SHMRT_LINE - 40];
-	_Alignas(SHMRT_LINE) _Atomic uint64_t reserved_granules; /* statistics; recomputed by repair */
-	_Atomic uint64_t granules_high; /* no granule at or above it was ever claimed (only grows) */
+	_Alignas(SHMRT_LINE) _Atomic uint64_t reserved_granules; /* statistics, as the last growth or trim counted it */
+	_Atomic uint64_t granules_high; /* words of granules below it are reserved; none above was ever claimed (only grows) */
 	uint8_t reserved1[SHMRT_LINE - 16];
+	/* hints only: block + 1 of blocks just freed, one line per class; 0: nothing. Anybody may store. */
+	_Alignas(SHMRT_LINE) _Atomic uint64_t hints[SHMRT_CLASS_COUNT][SHMRT_LINE / 8];
 };
-_Static_assert(sizeof(struct shmrt_arena_shared) == 3 * SHMRT_LINE, "shared layout changed");
+_Static_assert(offsetof(struct shmrt_arena_shared, reserved_granules) == 2 * SHMRT_LINE, "shared layout changed");
+_Static_assert(offsetof(struct shmrt_arena_shared, hints) == 3 * SHMRT_LINE, "shared layout changed");
+_Static_assert(sizeof(struct shmrt_arena_shared) == (3 + SHMRT_CLASS_COUNT) * SHMRT_LINE, "shared layout changed");
 
 /* granule word: state:4 | class:5 | reserved:3 | run:20 | owner:32 */
 enum shmrt_granule_state {
 	SHMRT_GRANULE_FREE = 0,     /* no memory behind it */
-	SHMRT_GRANULE_CLAIMED = 1,  /* owner is reserving or returning memory; a dead owner's is punched and freed */
+	SHMRT_GRANULE_CLAIMED = 1,  /* owner reserves or returns memory (run: of the run begun here, else 0) */
 	SHMRT_GRANULE_HEAD = 2,     /* first of `run` granules that hold blocks of `class` */
-	SHMRT_GRANULE_BODY = 3,     /* belongs to the HEAD `run` granules before it */
+	SHMRT_GRANULE_BODY = 3,     /* belongs to the HEAD (or CLAIMED) `run` granules before it */
 };
 
 /* block word: state:4 | generation:28 | owner:32. Changed by compare-and-swap only. */
