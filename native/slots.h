@@ -14,7 +14,12 @@
  *
  * Edge F1: phase_set stores phase (release) -> phase_get loads phase (acquire): task_id and
  * task_start_ns belong to it. Edge F2: claim/ready/gone/free store state (acq_rel CAS) -> state load
- * (acquire): what the previous owner of the slot wrote is visible.
+ * (acquire): what the previous owner of the slot wrote is visible. Edge F4: the kernel marks the death
+ * word at death -> is_abandoned loads it (acquire): all that the thread ever stored is visible. Edge F5:
+ * set_process stores pid (release) -> a reader that loads a pid that is not 0 (acquire) has its owner.
+ * Edge F6: order_kill sets kill_reason (acq_rel) -> its load (acquire): kill_task_id belongs to it.
+ *
+ * A step cut short by a death is done again by whoever comes next; slots.c has the table.
  */
 #ifndef SHMRT_SLOTS_H
 #define SHMRT_SLOTS_H
@@ -29,18 +34,20 @@ void shmrt_control_format(struct shmrt_control *, uint32_t slot_count);
 /* CORRUPT when slot_count does not fit `size`. */
 SHMRT_MUST_USE int shmrt_control_check(const struct shmrt_control *, uint64_t size);
 
-/* EMPTY -> STARTING; resets lines 0, 1, 5 and the mutex, raises the epoch. By the root (slot 0 and 1: by
- * the program). STALE when the slot is not EMPTY. */
+/* EMPTY -> STARTING; resets every line and the mutex, raises the epoch. By the root (slot 0 and 1: by
+ * the program), one claimer at a time. STALE when the slot is not EMPTY. */
 SHMRT_MUST_USE int shmrt_slot_claim(struct shmrt_slot *, uint32_t pool, uint32_t worker, uint64_t now_ns);
-/* After the claim, by whoever started the process. */
+/* After the claim, by whoever started the process, and by the process itself: its parent may die first. */
 void shmrt_slot_set_process(struct shmrt_slot *, int32_t pid, uint32_t owner);
-/* In the new process's main thread, before READY: locks the death mutex for life. */
+/* In the new process's main thread, before READY: locks the death mutex for life. Never waits: STALE when
+ * another holds it or died with it; the process must end then. */
 SHMRT_MUST_USE int shmrt_slot_hold_death_mutex(struct shmrt_slot *);
 SHMRT_MUST_USE int shmrt_slot_ready(struct shmrt_slot *);                    /* STARTING -> READY */
 /* STARTING or READY -> GONE. Only after the kernel said that the whole process is gone. */
 SHMRT_MUST_USE int shmrt_slot_gone(struct shmrt_slot *, int32_t wait_status, bool oom);
 SHMRT_MUST_USE int shmrt_slot_free(struct shmrt_slot *);                     /* GONE -> EMPTY, by the hub */
-/* First reason wins; true if it was this one. */
+/* First reason wins; true if it was this one. task_id counts for TIMEOUT and CANCEL only, and only the hub
+ * orders these two (kill_task_id has one writer). */
 bool shmrt_slot_order_kill(struct shmrt_slot *, enum shmrt_kill_reason reason, uint64_t task_id);
 
 /* True when the kernel marked the death mutex (a plain load: 1 ns). */
@@ -62,14 +69,20 @@ static inline void shmrt_slot_task_begin(struct shmrt_slot *slot, uint64_t task_
 /* The beat: a pthread of this process that stores now and the main thread's CPU time every
  * SHMRT_BEAT_NS while the phase is not PARKED, and sleeps on the phase otherwise (shmrt_beat_wake ends
  * that sleep). It never takes the GIL. It also ends the process (SIGKILL to itself) when the
- * process `root_pid` is no longer its parent or the death mutex of the program's slot is abandoned. */
+ * process `root_pid` (0: no such check) is no longer its parent or the death mutex of the program's slot is
+ * abandoned; when it leads its process group, the group goes with it. To be called in the main thread, once
+ * per process; the control segment must stay mapped from then on. Call shmrt_beat_wake after each
+ * phase_set that leaves PARKED: a relaxed load, unless the beat is asleep. */
 #define SHMRT_BEAT_NS INT64_C(100000000)
 SHMRT_MUST_USE int shmrt_beat_start(struct shmrt_control *, uint32_t slot_index, int32_t root_pid);
 void shmrt_beat_wake(void);
 
-/* Sleeps until a death mutex among slots [first, first+count) that was not abandoned at the call
- * becomes abandoned, `bell` rings, or the timeout. futex_waitv (Linux 5.16), else a scan every 2 ms.
- * Sets FUTEX_WAITERS itself. At most 127 words per sleep are watched; more are scanned every 2 ms. */
+/* Sleeps until a death mutex among slots [first, first+count) is abandoned whose death this thread has not
+ * reported yet (once per epoch, so none between two calls is missed), `bell` (may be NULL; the caller arms
+ * it) is rung, or the timeout. OK: look at the table and the bell's cause; TIMEOUT; INTERRUPTED; CORRUPT;
+ * SYSTEM. futex_waitv (Linux 5.16), else a scan every 2 ms. Sets FUTEX_WAITERS itself. A claim by this
+ * process is noticed; a claim by another needs a ring. At most 126 living slots are watched in one sleep;
+ * beyond, there is a scan every 2 ms. */
 SHMRT_MUST_USE int shmrt_slots_watch(struct shmrt_control *, uint32_t first, uint32_t count,
 				     _Atomic uint32_t *bell, int64_t timeout_ns);
 /* Every bell of every slot, unconditionally: after any death. */

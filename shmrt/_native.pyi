@@ -1,8 +1,13 @@
 """Types of the native core; one section per native/py_*.c."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future as _StandardFuture
 from typing import Any, Literal
+
+# native/py_layout.c
+
+LAYOUT: Mapping[str, int]
+LAYOUT_VERSION: int
 
 # native/py_future.c
 
