@@ -1,0 +1,177 @@
+"""Settings of `run` and `check`: flag > `SHMRT_*` variable > file > default.
+
+The file is TOML: `--config FILE`, else `shmrt.toml` in the working directory if there is one. In a
+`pyproject.toml` the settings lie under `[tool.shmrt]`. It is strict: an unknown key is an error that names
+line and nearest key. The only interpolation is `${VARIABLE}` in strings.
+
+    target = "shmrt.examples.dedup:pipeline"
+    workers = 2
+    input = "/usr/lib/python3"
+    [runtime]                # drain_timeout = "30s", ready_timeout = "30s"
+    [ring]                   # slots = 1024, slot_bytes = "512"
+    [set]                    # any keyword argument of the target
+    [chaos]                  # kill = 20, seed = 1
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from shmrt.cli import options
+from shmrt.cli.screen import CliError
+
+__all__ = ["DEFAULTS", "read_settings"]
+
+SIZE_MOST = 1 << 20
+
+DEFAULTS: dict[str, Any] = {
+    "target": None,
+    "workers": None,
+    "input": None,
+    "runtime.drain_timeout": 30.0,
+    "runtime.ready_timeout": 30.0,
+    "ring.slots": None,
+    "ring.slot_bytes": None,
+    "chaos.kill": None,
+    "chaos.seed": None,
+}
+_CONVERT: dict[str, Callable[[str], Any]] = {
+    "target": str,
+    "workers": options.workers,
+    "input": str,
+    "runtime.drain_timeout": options.duration,
+    "runtime.ready_timeout": options.duration,
+    "ring.slots": options.ring_slots,
+    "ring.slot_bytes": options.slot_bytes,
+    "chaos.kill": options.rate,
+    "chaos.seed": options.seed,
+}
+_TYPES: dict[str, tuple[type, ...]] = {
+    "target": (str,),
+    "workers": (int,),
+    "input": (str,),
+    "runtime.drain_timeout": (int, float, str),
+    "runtime.ready_timeout": (int, float, str),
+    "ring.slots": (int,),
+    "ring.slot_bytes": (int, str),
+    "chaos.kill": (int, float, str),
+    "chaos.seed": (int,),
+}
+
+
+def read_settings(flags: Mapping[str, Any], path: str | None) -> dict[str, Any]:
+    """Every key of `DEFAULTS` plus `set`: the keyword arguments of the target."""
+    given = os.environ.get("SHMRT_CONFIG") if path is None else path
+    if given is None and os.path.isfile("shmrt.toml"):
+        given = "shmrt.toml"
+    settings = dict(DEFAULTS)
+    keywords: dict[str, Any] = {}
+    if given is not None:
+        from_file, keywords = _read_file(given)
+        settings |= from_file
+    for key in DEFAULTS:
+        variable = "SHMRT_" + key.replace("runtime.", "").replace(".", "_").upper()
+        text = os.environ.get(variable)
+        if text is not None:
+            settings[key] = _converted(key, text, variable)
+    settings |= {key: value for key, value in flags.items() if key in DEFAULTS and value is not None}
+    settings["set"] = keywords | dict(flags.get("set") or ())
+    return settings
+
+
+def _converted(key: str, value: Any, origin: str) -> Any:
+    import argparse
+
+    try:
+        return _CONVERT[key](str(value))
+    except (argparse.ArgumentTypeError, ValueError) as error:
+        raise CliError(f"{origin}: {error}", code=2) from None
+
+
+def _read_file(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    import tomllib
+
+    text = _text_of(path)
+    try:
+        document: Any = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise CliError(f"config {path!r}: {error}", hint="it must be valid TOML", code=2) from None
+    except RecursionError:
+        raise CliError(f"config {path!r}: nested too deep", code=2) from None
+    prefix = ""
+    if os.path.basename(path) == "pyproject.toml":
+        document, prefix = document.get("tool", {}).get("shmrt", {}), "tool.shmrt."
+    settings: dict[str, Any] = {}
+    keywords = _table(document.pop("set", {}), "set", path)
+    sections = {key.split(".")[0] for key in DEFAULTS if "." in key}
+    for key, value in document.items():
+        if key in sections:
+            for inner, content in _table(value, key, path).items():
+                settings[f"{key}.{inner}"] = content
+        else:
+            settings[key] = value
+    for key, value in settings.items():
+        origin = f"config {path}:{_line_of(text, prefix + key)}"
+        if key not in DEFAULTS:
+            from shmrt.cli.main import nearest
+
+            known = [*DEFAULTS, *sections, "set"]
+            raise CliError(f"{origin}: unknown key {key!r}{nearest(key, known)}", code=2)
+        if isinstance(value, bool) or not isinstance(value, _TYPES[key]):
+            names = " or ".join("a whole number" if kind is int else kind.__name__ for kind in _TYPES[key])
+            raise CliError(f"{origin}: {key} = {value!r} must be {names}", code=2)
+        settings[key] = _converted(key, _expand(value, origin), origin)
+    return settings, {key: _expand(value, f"config {path}: set.{key}") for key, value in keywords.items()}
+
+
+def _text_of(path: str) -> str:
+    try:
+        if os.path.isdir(path):
+            raise CliError(f"config {path!r} is a directory", hint="name the TOML file in it", code=2)
+        with open(path, "rb") as file:
+            raw = file.read(SIZE_MOST + 1)
+    except OSError as error:
+        raise CliError(f"config {path!r} cannot be read: {error.strerror}", code=2) from None
+    if len(raw) > SIZE_MOST:
+        raise CliError(f"config {path!r} is larger than 1 MiB", hint="is it the right file?", code=2)
+    try:
+        return raw.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise CliError(f"config {path!r} is not UTF-8 text: {error.reason} at byte {error.start}", code=2) from None
+
+
+def _table(value: Any, key: str, path: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise CliError(f"config {path!r}: {key} = {value!r} must be a table: [{key}]", code=2)
+    return value
+
+
+def _expand(value: Any, origin: str) -> Any:
+    if not isinstance(value, str):
+        return value
+
+    def variable(match: re.Match[str]) -> str:
+        found = os.environ.get(match[1])
+        if found is None:
+            raise CliError(f"{origin}: ${{{match[1]}}} is not set in the environment", code=2)
+        return found
+
+    return re.sub(r"\$\{(\w+)\}", variable, value)
+
+
+def _line_of(text: str, dotted: str) -> int:
+    """tomllib does not say where a key stood, so it is looked up; 1 if it is written in a way not foreseen."""
+    section, _, name = dotted.rpartition(".")
+    current = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line)
+        if header:
+            current = header[1].replace('"', "").replace(" ", "")
+            if current == dotted:
+                return number
+        elif re.match(rf"\s*[\"']?{re.escape(name)}[\"']?\s*[.=]", line) and current == section:
+            return number
+    return 1

@@ -1,0 +1,242 @@
+"""Drives one run of a pipeline: signals, chaos, progress, the consumer, and what it all came to.
+
+The first TERM or INT stops the source and lets everything accepted come out, at most `drain_timeout` seconds;
+the second ends the run at once. Either way the command then ends by that signal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from shmrt.cli.screen import CliError, Screen
+from shmrt.cli.target import Target
+
+__all__ = ["Chaos", "Outcome", "drive"]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run came to; `summary` is what the target's consumer returned, None without one."""
+
+    summary: dict[str, Any] | None = None
+    report: Any = None
+    dead_letters: list[Any] = field(default_factory=list)
+    outputs: int = 0
+    seconds: float = 0.0
+    killed: int = 0
+    signal: signal.Signals | None = None
+    drained: bool = True
+
+
+class StopNow(BaseException):
+    """The second signal, or the drain that took too long."""
+
+
+class Signals:
+    """TERM and INT while a run is on. Handlers only set flags, arm the timer, or raise."""
+
+    def __init__(self, drain_timeout: float, screen: Screen) -> None:
+        self._limit, self._screen = drain_timeout, screen
+        self._before: dict[signal.Signals, Any] = {}
+        self.first: signal.Signals | None = None
+        self.stopping = threading.Event()
+
+    def __enter__(self) -> Signals:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+            self._before[number] = signal.signal(number, self._on)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGALRM or self.first is not None or self._limit == 0:
+            if number != signal.SIGALRM:
+                self.first = self.first or signal.Signals(number)
+            raise StopNow
+        self.first = signal.Signals(number)
+        self.stopping.set()
+        signal.setitimer(signal.ITIMER_REAL, self._limit)
+        self._screen.note(f"{self.first.name}: draining, at most {self._limit:g} s; once more stops now")
+
+
+class Chaos:
+    """Kills random workers through the root, at exponential intervals drawn from one seed."""
+
+    def __init__(self, runtime: Any, rate: float, seed: int) -> None:
+        self._runtime, self._rate, self._random = runtime, rate, random.Random(seed)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._kill, name="shmrt-chaos", daemon=True)
+        self.killed = 0
+
+    def __enter__(self) -> Chaos:
+        if self._rate > 0:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._rate > 0:
+            self._thread.join()
+
+    def _kill(self) -> None:
+        while not self._stop.wait(self._random.expovariate(self._rate)):
+            try:
+                self.killed += bool(self._runtime.chaos_kill(self._random))
+            except Exception:
+                return  # the runtime is closing
+
+
+class Watched:
+    """The run as its consumer sees it, counted and shown."""
+
+    def __init__(self, run: Iterable[Any], total: int | None, screen: Screen, chaos: Chaos) -> None:
+        self._run, self._total, self._screen, self._chaos = run, total, screen, chaos
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        every = 0.1 if self._screen.terminal else 5.0
+        shown = started = time.monotonic()
+        for item in self._run:
+            self.count += 1
+            yield item
+            now = time.monotonic()
+            if now - shown >= every:
+                shown = now
+                self._screen.progress(progress_text(self.count, self._total, now - started, self._chaos.killed))
+        self._screen.clear()
+
+
+def progress_text(count: int, total: int | None, seconds: float, killed: int) -> str:
+    rate = f"{count / max(seconds, 1e-9):,.0f}/s"
+    deaths = f"  {killed} workers killed" if killed else ""
+    if not total:
+        return f"{count:,} done  {rate}{deaths}"
+    filled = min(20, 20 * count // total)
+    return f"[{'#' * filled}{'.' * (20 - filled)}] {count:,} of {total:,}  {rate}{deaths}"
+
+
+class Pacer:
+    """Shows the progress of something that only calls back with a number."""
+
+    def __init__(self, screen: Screen, total: int, doing: str) -> None:
+        self._screen, self._total, self._doing = screen, total, doing
+        self._started = self._shown = time.monotonic()
+
+    def __call__(self, count: int) -> None:
+        now = time.monotonic()
+        if now - self._shown >= (0.1 if self._screen.terminal else 5.0):
+            self._shown = now
+            self._screen.progress(f"{self._doing}  {progress_text(count, self._total, now - self._started, 0)}")
+
+
+class Stoppable:
+    """The target's source, ended early once `stopping` is set."""
+
+    def __init__(self, source: Any, stopping: threading.Event) -> None:
+        self._source, self._stopping = source, stopping
+
+    def __call__(self) -> Iterator[Any]:
+        items = self._source() if callable(self._source) else self._source
+        for item in items:
+            if self._stopping.is_set():
+                return
+            yield item
+
+
+def drive(
+    target: Target,
+    screen: Screen,
+    *,
+    drain_timeout: float,
+    kill: float = 0.0,
+    seed: int = 0,
+    on_error: str = "dead_letter",
+    show: Callable[[Any], None] | None = None,
+) -> Outcome:
+    """Runs the pipeline to its end. `show` gets every output of a target without a `consume` of its own."""
+    from shmrt.runtimes import Runtime
+
+    outcome = Outcome()
+    source = source_of(target)
+    total = getattr(source, "total", None)
+    if total is None and hasattr(source, "__len__"):
+        total = len(source)
+    started = time.monotonic()
+    with Signals(drain_timeout, screen) as signals:
+        try:
+            with contextlib.ExitStack() as stack:
+                runtime = stack.enter_context(Runtime())
+                options: dict[str, Any] = {"on_error": on_error}
+                run = stack.enter_context(target.pipeline.run(Stoppable(source, signals.stopping), **options))
+                chaos = stack.enter_context(Chaos(runtime, kill, seed))
+                watched = Watched(run, total, screen, chaos)
+                try:
+                    if target.consume is not None:
+                        outcome.summary = target.consume(watched)
+                    else:
+                        for item in watched:
+                            if show is not None:
+                                show(item)
+                finally:
+                    outcome.outputs, outcome.killed = watched.count, chaos.killed
+                    outcome.report = getattr(run, "report", None)
+                    outcome.dead_letters = list(getattr(run, "dead_letters", ()))
+        except StopNow:
+            outcome.drained = False
+    outcome.killed = chaos.killed if outcome.drained else outcome.killed
+    outcome.signal = signals.first
+    outcome.seconds = time.monotonic() - started
+    screen.clear()
+    return outcome
+
+
+def source_of(target: Target) -> Any:
+    """The pipeline's own source; a pipeline without one cannot be run from a command line."""
+    source = getattr(target.pipeline, "default_source", None)
+    if source is None:
+        raise CliError(
+            f"target {target.name!r}: the pipeline has no source", hint="add .source(iterable or callable)", code=2
+        )
+    return source
+
+
+def evidence(letter: Any) -> dict[str, Any]:
+    """What is known about an item that was given up, as plain data."""
+    error = letter.error
+    number = getattr(error, "signal", None)
+    return {
+        "item": letter.item,
+        "stage": letter.stage,
+        "attempts": letter.attempts,
+        "error": type(error).__name__,
+        "signal": number.name if number else None,
+        "exitcode": getattr(error, "exitcode", None),
+        "message": str(error).splitlines()[0] if str(error) else "",
+    }
+
+
+def evidence_line(found: dict[str, Any]) -> str:
+    item = repr(found["item"])
+    shown = item if len(item) <= 160 else item[:157] + "..."
+    how = f"signal {found['signal']}" if found["signal"] else found["message"]
+    return f"given up: {shown} after {found['attempts']} attempts in {found['stage']}: {found['error']} ({how})"
+
+
+def finish(outcome: Outcome) -> None:
+    """Ends the command by the signal that ended the run, if one did."""
+    sys.stdout.flush()
+    if outcome.signal is not None:
+        text = "" if outcome.drained else "stopped before everything accepted was done"
+        raise CliError(text, code=128 + outcome.signal, signal=outcome.signal)

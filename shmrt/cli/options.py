@@ -1,0 +1,94 @@
+"""Values of flags: each refusal names the value and says what is allowed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+from shmrt.spec import RingSpec, parse_duration
+
+__all__ = ["assignment", "chaos", "duration", "ring_slots", "slot_bytes", "whole", "workers"]
+
+WORKERS_MOST = 1022
+"""Slots of one runtime (1024) less those of the program and the root."""
+
+
+def _refusing(check: Callable[[str], Any]) -> Callable[[str], Any]:
+    def convert(text: str) -> Any:
+        try:
+            return check(text)
+        except (ValueError, TypeError) as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def whole(text: str, what: str, least: int, most: int) -> int:
+    try:
+        number = int(text, 10)
+    except ValueError:
+        number = least - 1
+    if not least <= number <= most:
+        raise ValueError(f"{what}={text!r} must be a whole number from {least} to {most}")
+    return number
+
+
+@_refusing
+def workers(text: str) -> int:
+    return whole(text, "workers", 1, WORKERS_MOST)
+
+
+@_refusing
+def ring_slots(text: str) -> int:
+    return RingSpec(slots=whole(text, "ring-slots", 1, 2**24)).slots
+
+
+@_refusing
+def slot_bytes(text: str) -> int:
+    return int(RingSpec(slot_bytes=text).slot_bytes)  # type: ignore[arg-type]
+
+
+@_refusing
+def duration(text: str) -> float:
+    return parse_duration(text)
+
+
+@_refusing
+def seed(text: str) -> int:
+    return whole(text, "seed", 0, 2**63 - 1)
+
+
+def rate(text: str) -> float:
+    try:
+        number = float(text.removesuffix("/s"))
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1000:
+        raise ValueError(f"chaos kill={text!r} must be deaths a second from 0 to 1000, such as kill=20")
+    return number
+
+
+@_refusing
+def chaos(text: str) -> float:
+    key, equals, value = text.partition("=")
+    if key != "kill" or not equals:
+        raise ValueError(f"chaos={text!r} is not kill=RATE, such as kill=20 (deaths a second)")
+    return rate(value)
+
+
+@_refusing
+def assignment(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise ValueError(f"set {text!r} is not KEY=VALUE with a name for KEY")
+    return key, literal(value)
+
+
+def literal(text: str) -> Any:
+    """Numbers, true, false, null and quoted strings as in JSON; everything else is the string itself."""
+    try:
+        return json.loads(text, parse_constant=str)
+    except (ValueError, RecursionError):
+        return text

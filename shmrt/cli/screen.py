@@ -1,0 +1,155 @@
+"""What the command line prints, and where: data on stdout, everything else on stderr.
+
+With `-o json` stdout carries one JSON document and with `-o jsonl` one per line, nothing else; errors are JSON on
+stderr then. Colour only on a terminal, without NO_COLOR and with a TERM that can. A closed or broken stream never
+makes a traceback: missing ones are replaced before anything is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+__all__ = ["CliError", "Screen", "guard_streams", "silence_stdout"]
+
+_COLOURS = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
+
+
+class CliError(Exception):
+    """Ends the command: what is wrong, what to do about it, and the exit code."""
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, code: int = 1, signal: signal.Signals | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message, self.hint, self.code, self.signal = message, hint, code, signal
+
+
+def guard_streams() -> None:
+    """Replaces streams that were closed before the start, and makes text that they cannot encode harmless.
+
+    Descriptors 0 to 2 are filled first, else the next file opened would become somebody's stdout.
+    """
+    for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, mode)
+            if opened != number:
+                os.dup2(opened, number, inheritable=True)
+                os.close(opened)
+            else:
+                os.set_inheritable(opened, True)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None or stream.closed:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (lives as long as the process)
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115
+
+
+def silence_stdout() -> None:
+    """After a failed write: what is still buffered must not fail again when the interpreter ends."""
+    try:
+        empty = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(empty, 1)
+        os.close(empty)
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def json_text(value: Any) -> str:
+    return json.dumps(value, default=repr, ensure_ascii=True)
+
+
+class Screen:
+    """One command's view of its streams."""
+
+    def __init__(self, *, format: str = "text", color: bool = True, quiet: bool = False, verbose: bool = False) -> None:
+        self.format, self.quiet, self.verbose = format, quiet, verbose
+        self.json = format in ("json", "jsonl")
+        self._color = color and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+        self._shown = 0
+        self.terminal = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Screen:
+        return cls(
+            format=arguments.output,
+            color=not arguments.no_color,
+            quiet=arguments.quiet,
+            verbose=arguments.verbose,
+        )
+
+    def paint(self, text: str, colour: str, stream: TextIO) -> str:
+        return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m" if self._color and stream.isatty() else text
+
+    def line(self, text: str) -> None:
+        """Data, for people."""
+        self.clear()
+        print(text, file=sys.stdout)
+
+    def document(self, schema: str, body: Mapping[str, Any]) -> None:
+        """Data, for programs."""
+        self.clear()
+        indent = 2 if self.format == "json" else None
+        text = json.dumps({"schema": schema, **body}, default=repr, indent=indent, ensure_ascii=True)
+        print(text, file=sys.stdout)
+
+    def note(self, text: str, *, colour: str | None = None) -> None:
+        """Whatever is not data: stderr, silent with -q and in JSON modes."""
+        if self.quiet or self.json:
+            return
+        self.clear()
+        self._to_stderr((self.paint(text, colour, sys.stderr) if colour else text) + "\n")
+
+    def detail(self, text: str) -> None:
+        if self.verbose:
+            self.note(text, colour="dim")
+
+    def progress(self, text: str) -> None:
+        """One line on a terminal that is written over; elsewhere a line like any other (the caller paces them)."""
+        if self.quiet or self.json:
+            return
+        if not self.terminal:
+            self._to_stderr(text + "\n")
+            return
+        try:
+            width = os.get_terminal_size(2).columns or 80
+        except OSError:
+            width = 80
+        text = text[: max(1, width - 1)]
+        self._to_stderr("\r" + text + " " * max(0, self._shown - len(text)))
+        self._shown = len(text)
+
+    def clear(self) -> None:
+        if self._shown:
+            self._to_stderr("\r" + " " * self._shown + "\r")
+            self._shown = 0
+
+    def error(self, error: CliError) -> None:
+        self.clear()
+        if self.json:
+            body = {"schema": "shmrt.error/1", "code": error.code, "message": error.message, "hint": error.hint}
+            self._to_stderr(json_text(body) + "\n")
+            return
+        if error.message:
+            self._to_stderr(f"{self.paint('error:', 'red', sys.stderr)} {error.message}\n")
+        if error.hint:
+            self._to_stderr(f"  {error.hint}\n")
+
+    @staticmethod
+    def _to_stderr(text: str) -> None:
+        try:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            pass  # stderr is closed or full; there is nowhere left to say so
