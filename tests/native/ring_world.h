@@ -228,6 +228,7 @@ static inline void world_kill_holders(struct world *world) {
 		if (slot->state == SHMRT_RING_SLOT_LEASED)
 			slot->owner = dead_owner();
 	}
+	atomic_store_explicit(&world->ring.lease_look_ns, 0, memory_order_relaxed); /* as if it was long ago */
 }
 
 #endif
