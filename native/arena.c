@@ -138,6 +138,13 @@ static bool search(struct shmrt_arena *arena, const struct shmrt_arena_wanted *w
 
 /* ---- the operations ------------------------------------------------------------------------------ */
 
+/* As many granules as it needs: beyond the classes, or where a whole class is too much. */
+static void choose_exact(uint64_t size, struct shmrt_arena_wanted *wanted) {
+	wanted->class_index = SHMRT_CLASS_RUN;
+	wanted->run = (size - 1) / SHMRT_GRANULE_BYTES + 1;
+	wanted->run_max = wanted->run + wanted->run / 4;
+}
+
 static int choose(const struct shmrt_arena *arena, uint64_t size, uint32_t owner, struct shmrt_arena_wanted *wanted) {
 	uint64_t limit = arena->limit_bytes / SHMRT_GRANULE_BYTES;
 	wanted->owner = owner;
@@ -150,13 +157,10 @@ static int choose(const struct shmrt_arena *arena, uint64_t size, uint32_t owner
 		if (wanted->run <= limit)
 			return SHMRT_OK;
 	}
-	/* Beyond the classes, or its class would not fit where the exact size may: a run of its own. */
-	if (size > limit * SHMRT_GRANULE_BYTES)
+	if (size > limit * SHMRT_GRANULE_BYTES || size > SHMRT_RUN_MAX * SHMRT_GRANULE_BYTES)
 		return SHMRT_TOO_LARGE;
-	wanted->class_index = SHMRT_CLASS_RUN;
-	wanted->run = (size - 1) / SHMRT_GRANULE_BYTES + 1;
-	wanted->run_max = wanted->run + wanted->run / 4;
-	return wanted->run <= SHMRT_RUN_MAX ? SHMRT_OK : SHMRT_TOO_LARGE;
+	choose_exact(size, wanted);
+	return SHMRT_OK;
 }
 
 /* Idle runs of other classes may hold what is missing: first as much as is wanted, then all of it. */
@@ -202,7 +206,14 @@ int shmrt_arena_alloc(struct shmrt_arena *arena, uint64_t size, uint32_t owner, 
 		return outcome;
 	bool classed = wanted.class_index < SHMRT_CLASS_COUNT;
 	if (!(classed && take_warm(arena, wanted.class_index, owner, block))) {
-		outcome = alloc_slow(arena, &wanted, block, shortage != NULL ? shortage : &unwanted);
+		if (shortage == NULL)
+			shortage = &unwanted;
+		outcome = alloc_slow(arena, &wanted, block, shortage);
+		if (outcome == SHMRT_NO_SPACE && classed && wanted.run > (size - 1) / SHMRT_GRANULE_BYTES + 1) {
+			choose_exact(size, &wanted); /* up to half of the class would be empty */
+			classed = false;
+			outcome = alloc_slow(arena, &wanted, block, shortage);
+		}
 		if (outcome != SHMRT_OK)
 			return outcome;
 	}
