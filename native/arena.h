@@ -85,6 +85,14 @@ SHMRT_MUST_USE int shmrt_arena_move(struct shmrt_arena *, uint64_t block, uint32
 SHMRT_MUST_USE int shmrt_arena_free(struct shmrt_arena *, uint64_t block, uint32_t generation, enum shmrt_block_state, uint32_t owner);
 void shmrt_arena_state(struct shmrt_arena *, uint64_t block, enum shmrt_block_state *, uint32_t *generation, uint32_t *owner);
 
+/* A sender that goes on looking at a block it sends keeps a share: until it lets go, whoever frees or
+ * reclaims the block gives it back as KEPT|owner instead. Before sending, block HELD|owner or KEPT|owner
+ * (it came back: HELD again afterwards). False: the block cannot have one (smaller than 2 KiB) or is not the
+ * owner's at the moment. A dead owner's share is reclaimed with its blocks. */
+SHMRT_MUST_USE bool shmrt_arena_share(struct shmrt_arena *, uint64_t block, uint32_t generation, uint32_t owner);
+/* Lets go: frees the block if it came back, else whoever has it will. Nothing else of the caller's may name it. */
+void shmrt_arena_unshare(struct shmrt_arena *, uint64_t block, uint32_t generation, uint32_t owner);
+
 /* Frees every block and claimed granule that names `owner`, except blocks for which keep(context,
  * block, generation) is true. Only when that process is gone and what it published was taken.
  * Returns how many. Idempotent; may run beside anybody's alloc. */

@@ -33,6 +33,9 @@ static bool is_to_take(struct verdicts *verdicts, uint32_t owner) {
 static uint64_t reclaim_blocks(struct shmrt_arena *arena, uint64_t granule, struct verdicts *verdicts,
 			       bool (*keep)(void *, uint64_t, uint32_t), void *context) {
 	uint64_t count = 0, first = granule * SHMRT_BLOCKS_PER_GRANULE;
+	/* relaxed: only where shares stand; a granule with blocks in use keeps its class */
+	uint32_t class_index =
+		shmrt_granule_class_of(atomic_load_explicit(&arena->granule_words[granule], memory_order_relaxed));
 	/* All words, also those that are no blocks at the moment: see shmrt__arena_take_block. */
 	for (uint64_t index = first; index < first + SHMRT_BLOCKS_PER_GRANULE; index++) {
 		/* acquire (edge A1): what the dead did to the block is over */
@@ -41,7 +44,11 @@ static uint64_t reclaim_blocks(struct shmrt_arena *arena, uint64_t granule, stru
 			continue;
 		if (keep != NULL && keep(context, index, shmrt_block_generation_of(word)))
 			continue;
-		count += shmrt_word_swap(&arena->block_words[index], word, shmrt_block_next_free(word));
+		uint64_t kept = shmrt_block_state_of(word) == SHMRT_BLOCK_KEPT
+					? 0
+					: shmrt_arena_share_on(arena, index, class_index, shmrt_block_generation_of(word));
+		count += kept != 0 ? shmrt_arena_hand_over(arena, index, word, kept)
+				   : shmrt_word_swap(&arena->block_words[index], word, shmrt_block_next_free(word));
 	}
 	return count;
 }
@@ -242,8 +249,9 @@ static bool block_is_valid(const struct shmrt_arena *arena, uint64_t index, bool
 		return owned;
 	case SHMRT_BLOCK_SENT:
 	case SHMRT_BLOCK_HELD:
-	case SHMRT_BLOCK_KEPT:
 		return owned && is_block;
+	case SHMRT_BLOCK_KEPT: /* the upper half may be shares */
+		return owned && (is_block || index % SHMRT_BLOCKS_PER_GRANULE >= SHMRT_BLOCKS_PER_GRANULE / 2);
 	case SHMRT_BLOCK_QUEUED:
 		return !owned && is_block;
 	default:

@@ -96,6 +96,36 @@ bool shmrt__arena_take_block(struct shmrt_arena *arena, uint64_t index, uint64_t
 SHMRT_MUST_USE int shmrt__arena_grow(struct shmrt_arena *arena, const struct shmrt_arena_wanted *wanted,
 				     struct shmrt_block *block, struct shmrt_shortage *shortage);
 int shmrt__arena_no_space(struct shmrt_shortage *shortage, uint64_t needed, uint64_t free, const char *limit);
+/* ---- shares (arena.h): the word half a granule behind a block's own, never a block's where blocks are
+ * 2 KiB or larger. KEPT|generation|sender while the sender's views may still be looked at; else FREE. */
+static inline _Atomic uint64_t *shmrt_arena_share_word(const struct shmrt_arena *arena, uint64_t index,
+						       uint32_t class_index) {
+	if (class_index == 0 || !shmrt_class_is_valid(class_index) ||
+	    index % SHMRT_BLOCKS_PER_GRANULE >= SHMRT_BLOCKS_PER_GRANULE / 2)
+		return NULL;
+	return &arena->block_words[index + SHMRT_BLOCKS_PER_GRANULE / 2];
+}
+/* The share on this generation of a block, or 0. */
+static inline uint64_t shmrt_arena_share_on(const struct shmrt_arena *arena, uint64_t index, uint32_t class_index,
+					    uint32_t generation) {
+	const _Atomic uint64_t *share = shmrt_arena_share_word(arena, index, class_index);
+	if (share == NULL)
+		return 0;
+	/* acquire: it was stored before the block was sent, which is how the caller came to have it (A1) */
+	uint64_t word = atomic_load_explicit(share, memory_order_acquire);
+	return shmrt_block_state_of(word) == SHMRT_BLOCK_KEPT && shmrt_block_generation_of(word) == generation ? word : 0;
+}
+/* Instead of freeing: the block goes to the share's owner, then the share is cleared. Had the owner let go
+ * meanwhile, the block is freed here. Died in between: the owner frees both. */
+static inline bool shmrt_arena_hand_over(struct shmrt_arena *arena, uint64_t index, uint64_t expected, uint64_t kept) {
+	_Atomic uint64_t *word = &arena->block_words[index], *share = word + SHMRT_BLOCKS_PER_GRANULE / 2;
+	if (!shmrt_word_swap(word, expected, kept))
+		return false;
+	if (!shmrt_word_swap(share, kept, shmrt_block_next_free(kept)))
+		(void)shmrt_word_swap(word, kept, shmrt_block_next_free(kept));
+	return true;
+}
+
 /* Granules that are not FREE. */
 uint64_t shmrt__arena_count_reserved(const struct shmrt_arena *arena);
 

@@ -17,11 +17,12 @@
 #define SHMRT_MESSAGE_BLOCKS_MAX 1024
 
 /* ---- arenas: one Python object per mapped arena in this process (py_arena.c) ---- */
-typedef struct {
+typedef struct ShmrtArena {
 	PyObject_HEAD
 	struct shmrt_arena arena; /* private half: used under the GIL only; the hub thread has a copy of its own */
 	uint32_t owner;           /* owner id this process writes into block words */
-	uint64_t inode;           /* identity of the segment, for recognising an arena already mapped */
+	uint64_t inode, device;   /* identity of the segment, for recognising an arena already mapped */
+	struct ShmrtArena *next;  /* the other arenas of this process */
 } ShmrtArena;
 
 /* The process's default arena (owned reference), created on first use; inside a worker the runtime's.
@@ -47,9 +48,18 @@ struct shmrt_encoder { /* re-usable; zero-initialise */
 	Py_buffer *buffers; /* out of band, contiguous; released by reset */
 	size_t buffer_count, buffer_capacity;
 	uint16_t flags;     /* SHMRT_MESSAGE_HAS_PICKLE when decoding may run user code */
+	/* Objects met that somebody else refers to too: met twice, the whole object is pickled, as pickle
+	 * keeps identity and a tree that shares its branches may be exponentially larger than it looks. */
+	const void *seen[8];
+	size_t seen_count;
+	const void **seen_set; /* open addressing, once there are more than 8 */
+	size_t seen_capacity;
+	PyObject *frozen; /* list of arrays that finish made read-only because they go by reference */
 };
 void shmrt_encoder_reset(struct shmrt_encoder *); /* keeps the byte memory */
 void shmrt_encoder_clear(struct shmrt_encoder *);
+/* The message was not sent: arrays that finish froze become writable again. Before reset. */
+void shmrt_encoder_thaw(struct shmrt_encoder *);
 /* Appends one object. -1 with the exception that pickling raised (after plain pickle and cloudpickle). May run
  * user code (and so release the GIL) only for objects outside the fast codec. */
 int shmrt_encode(struct shmrt_encoder *, PyObject *object);

@@ -1,0 +1,248 @@
+/* py_arena.c -- Arena: one mapped arena of this process, found again by the identity of its segment.
+ *
+ * An arena mapped twice would have blocks at two addresses, and an array could not be told from the block it
+ * lies in, so attach gives the object that is already there. The private half of struct shmrt_arena is used
+ * under the GIL only. After a fork the child goes on with the same mapping under its own owner id.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "py_block.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static PyTypeObject *arena_type;
+static ShmrtArena *mapped; /* every living Arena, linked by ->next */
+static PyObject *default_arena;
+
+static void adopt_after_fork(void) {
+	for (ShmrtArena *arena = mapped; arena != NULL; arena = arena->next)
+		arena->owner = shmrt_owner_self();
+}
+
+static PyObject *arena_wrap(struct shmrt_arena *arena, const struct stat *status) {
+	ShmrtArena *self = PyObject_New(ShmrtArena, arena_type);
+	if (self == NULL) {
+		int fd = arena->fd;
+		shmrt_arena_detach(arena);
+		close(fd);
+		return NULL;
+	}
+	self->arena = *arena;
+	self->owner = shmrt_owner_self();
+	self->inode = status->st_ino;
+	self->device = status->st_dev;
+	self->next = mapped;
+	mapped = self;
+	return (PyObject *)self;
+}
+
+PyObject *shmrt_py_arena_create(uint64_t limit_bytes) {
+	struct shmrt_arena arena;
+	struct shmrt_shortage shortage = {0};
+	struct stat status;
+	int outcome = shmrt_arena_create(&arena, limit_bytes, &shortage);
+	if (outcome == SHMRT_NO_SPACE)
+		return shmrt_raise_shortage(&shortage);
+	if (outcome == SHMRT_INVALID)
+		return shmrt_raise("SegmentError", "an arena of %llu bytes cannot be made; use a smaller shm_limit",
+				   (unsigned long long)limit_bytes);
+	if (outcome != SHMRT_OK)
+		return shmrt_raise("SegmentError", "an arena of %llu bytes could not be made: %s",
+				   (unsigned long long)limit_bytes, strerror(errno));
+	if (fstat(arena.fd, &status) != 0)
+		memset(&status, 0, sizeof(status));
+	return arena_wrap(&arena, &status);
+}
+
+PyObject *shmrt_py_arena_attach(int fd, uint64_t file_offset) {
+	struct stat status;
+	if (fstat(fd, &status) != 0)
+		return PyErr_SetFromErrno(PyExc_OSError);
+	for (ShmrtArena *known = mapped; known != NULL; known = known->next)
+		if (known->inode == status.st_ino && known->device == status.st_dev &&
+		    known->arena.file_offset == file_offset)
+			return Py_NewRef((PyObject *)known);
+	struct shmrt_arena arena;
+	char reason[200] = "";
+	int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	if (own < 0)
+		return PyErr_SetFromErrno(PyExc_OSError);
+	int outcome = shmrt_arena_attach(&arena, own, file_offset, reason, sizeof(reason));
+	if (outcome != SHMRT_OK) {
+		close(own);
+		return shmrt_raise("SegmentError", "the arena was refused: %s", reason[0] ? reason : strerror(errno));
+	}
+	return arena_wrap(&arena, &status);
+}
+
+/* Half of the machine's memory as address space; what may really be reserved is asked at each growth. */
+static uint64_t default_limit(void) {
+	long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+	uint64_t limit = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page / 2 : UINT64_C(1) << 30;
+	return limit < UINT64_C(64) << 20 ? UINT64_C(64) << 20 : limit;
+}
+
+PyObject *shmrt_arena_default(void) {
+	if (default_arena == NULL)
+		default_arena = shmrt_py_arena_create(default_limit());
+	return Py_XNewRef(default_arena);
+}
+
+int shmrt_arena_set_default(PyObject *arena) {
+	if (Py_TYPE(arena) != arena_type) {
+		PyErr_Format(PyExc_TypeError, "the default arena must be an Arena, not %.100s", Py_TYPE(arena)->tp_name);
+		return -1;
+	}
+	Py_XSETREF(default_arena, Py_NewRef(arena));
+	return 0;
+}
+
+static void arena_dealloc(ShmrtArena *self) {
+	PyTypeObject *type = Py_TYPE(self);
+	for (ShmrtArena **link = &mapped; *link != NULL; link = &(*link)->next) {
+		if (*link == self) {
+			*link = self->next;
+			break;
+		}
+	}
+	int fd = self->arena.fd;
+	shmrt_arena_detach(&self->arena);
+	if (fd >= 0)
+		close(fd);
+	PyObject_Free(self);
+	Py_DECREF(type);
+}
+
+/* ---- methods --------------------------------------------------------------------------------------------- */
+
+static PyObject *arena_class_create(PyObject *type, PyObject *limit) {
+	(void)type;
+	unsigned long long bytes = PyLong_AsUnsignedLongLong(limit);
+	if (bytes == (unsigned long long)-1 && PyErr_Occurred())
+		return NULL;
+	return shmrt_py_arena_create(bytes);
+}
+
+static PyObject *arena_class_attach(PyObject *type, PyObject *args) {
+	(void)type;
+	int fd;
+	unsigned long long offset = 0;
+	if (!PyArg_ParseTuple(args, "i|K:attach", &fd, &offset))
+		return NULL;
+	return shmrt_py_arena_attach(fd, offset);
+}
+
+static PyObject *arena_class_default(PyObject *type, PyObject *nothing) {
+	(void)type;
+	(void)nothing;
+	return shmrt_arena_default();
+}
+
+static PyObject *arena_set_default(ShmrtArena *self, PyObject *nothing) {
+	(void)nothing;
+	if (shmrt_arena_set_default((PyObject *)self) < 0)
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+static PyObject *arena_allocate(ShmrtArena *self, PyObject *size) {
+	unsigned long long bytes = PyLong_AsUnsignedLongLong(size);
+	if (bytes == (unsigned long long)-1 && PyErr_Occurred())
+		return NULL;
+	return shmrt_py_block_allocate(self, bytes);
+}
+
+static PyObject *arena_stats(ShmrtArena *self, PyObject *nothing) {
+	(void)nothing;
+	struct shmrt_arena_stats stats;
+	shmrt_arena_get_stats(&self->arena, &stats);
+	return Py_BuildValue("{s:K,s:K,s:K,s:K,s:K}", "limit", stats.limit, "reserved", stats.reserved, "blocks_free",
+			     stats.blocks_free, "blocks_used", stats.blocks_used, "bytes_used", stats.bytes_used);
+}
+
+static PyObject *arena_trim(ShmrtArena *self, PyObject *args) {
+	unsigned long long keep = 0;
+	if (!PyArg_ParseTuple(args, "|K:trim", &keep))
+		return NULL;
+	return PyLong_FromUnsignedLongLong(shmrt_arena_trim(&self->arena, keep));
+}
+
+static PyObject *arena_reclaim_dead(ShmrtArena *self, PyObject *nothing) {
+	(void)nothing;
+	return PyLong_FromUnsignedLongLong(shmrt_arena_reclaim_dead(&self->arena));
+}
+
+static PyObject *arena_check(ShmrtArena *self, PyObject *nothing) {
+	(void)nothing;
+	return PyBool_FromLong(shmrt_arena_check(&self->arena) == SHMRT_OK);
+}
+
+static PyObject *arena_get(ShmrtArena *self, void *which) {
+	switch ((intptr_t)which) {
+	case 0:
+		return PyLong_FromLong(self->arena.fd);
+	case 1:
+		return PyLong_FromUnsignedLongLong(self->inode);
+	case 2:
+		return PyLong_FromUnsignedLongLong(self->arena.size);
+	case 3:
+		return PyLong_FromUnsignedLongLong(self->arena.file_offset);
+	default:
+		return PyLong_FromUnsignedLongLong(self->arena.limit_bytes);
+	}
+}
+
+static PyMethodDef arena_methods[] = {
+	{"create", arena_class_create, METH_O | METH_CLASS, "create(limit_bytes) -> Arena in a segment of its own"},
+	{"attach", arena_class_attach, METH_VARARGS | METH_CLASS, "attach(fd, offset=0) -> Arena; the one there if mapped"},
+	{"default", arena_class_default, METH_NOARGS | METH_CLASS, "default() -> Arena of this process"},
+	{"set_default", (PyCFunction)arena_set_default, METH_NOARGS, "make it the default of this process"},
+	{"allocate", (PyCFunction)arena_allocate, METH_O, "allocate(size) -> Block held by this process"},
+	{"stats", (PyCFunction)arena_stats, METH_NOARGS, "limit, reserved, blocks_free, blocks_used, bytes_used"},
+	{"trim", (PyCFunction)arena_trim, METH_VARARGS, "trim(keep_bytes=0) -> bytes given back to the system"},
+	{"reclaim_dead", (PyCFunction)arena_reclaim_dead, METH_NOARGS, "free what dead processes held -> how many"},
+	{"check", (PyCFunction)arena_check, METH_NOARGS, "whether all words are ones that correct writers leave"},
+	{0},
+};
+
+static PyGetSetDef arena_attributes[] = {
+	{"fd", (getter)arena_get, NULL, "descriptor of the segment", (void *)0},
+	{"inode", (getter)arena_get, NULL, "identity of the segment", (void *)1},
+	{"size", (getter)arena_get, NULL, "virtual bytes mapped", (void *)2},
+	{"offset", (getter)arena_get, NULL, "where it begins in its file", (void *)3},
+	{"limit", (getter)arena_get, NULL, "most bytes that may be reserved", (void *)4},
+	{0},
+};
+
+static PyType_Slot arena_slots[] = {
+	{Py_tp_doc, "Shared memory for payloads, handed out in blocks."},
+	{Py_tp_dealloc, arena_dealloc},
+	{Py_tp_methods, arena_methods},
+	{Py_tp_getset, arena_attributes},
+	{0, NULL},
+};
+
+static PyType_Spec arena_spec = {
+	.name = "shmrt._native.Arena",
+	.basicsize = sizeof(ShmrtArena),
+	.flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+	.slots = arena_slots,
+};
+
+int shmrt_py_add_arena(PyObject *module) {
+	static bool registered;
+	if (!registered && pthread_atfork(NULL, NULL, adopt_after_fork) != 0) {
+		PyErr_NoMemory();
+		return -1;
+	}
+	registered = true;
+	arena_type = (PyTypeObject *)PyType_FromSpec(&arena_spec);
+	if (arena_type == NULL)
+		return -1;
+	return PyModule_AddObjectRef(module, "Arena", (PyObject *)arena_type);
+}
