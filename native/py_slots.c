@@ -14,6 +14,7 @@
 #include <Python.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <unistd.h>
@@ -130,7 +131,7 @@ static PyObject *slots_attach(PyObject *type, PyObject *argument) {
 	char reason[200] = "";
 	void *address = NULL;
 	uint64_t size = 0;
-	int own = dup(fd);
+	int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
 	if (own < 0)
 		return PyErr_SetFromErrno(PyExc_OSError);
 	if (shmrt_segment_attach(own, SHMRT_SEGMENT_CONTROL, &address, &size, reason, sizeof(reason)) != SHMRT_OK) {

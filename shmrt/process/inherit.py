@@ -1,0 +1,204 @@
+"""What a worker takes over from the program, by description.
+
+Workers are forked from the root, which knows nothing of the program: no `sys.path` of its own, no import
+hooks, another directory. `describe` runs in the program when a pool is made and gives plain values;
+`apply` runs in each worker (or once in a template) before any user module is imported.
+
+Import hooks (editable installs put them into `sys.meta_path`) are sent by pickle where that works; those
+of tools that only make sense in the program (test runners, coverage) are left out.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+__all__ = ["apply", "describe", "limit_threads", "reseed"]
+
+# Finders that are no part of how modules are found in a worker: the interpreter's own, which are there, and
+# those of tools that act on the program only.
+_OWN_FINDERS = ("_frozen_importlib", "zipimport", "importlib", "builtins")
+_TOOL_FINDERS = ("_distutils_hack", "_virtualenv", "six", "_pytest", "pytest", "coverage", "py.", "hypothesis")
+
+_THREAD_VARIABLES = (
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS"),
+    *("VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "TBB_NUM_THREADS"),
+)
+
+
+def _home(thing: object) -> str:
+    kind = thing if isinstance(thing, type) or hasattr(thing, "__qualname__") else type(thing)
+    owner = getattr(thing, "__self__", None)  # a class method as a path hook
+    return str(getattr(kind, "__module__", None) or getattr(owner, "__module__", "") or "")
+
+
+def _foreign(things: list[object]) -> list[tuple[int, bytes]]:
+    """(position, pickle) of each hook that is neither the interpreter's nor a tool's."""
+    import pickle
+
+    found: list[tuple[int, bytes]] = []
+    for position, thing in enumerate(things):
+        home = _home(thing)
+        if home.startswith((*_OWN_FINDERS, *_TOOL_FINDERS)) or home == "__main__":
+            continue
+        try:
+            found.append((position, pickle.dumps(thing)))
+        except Exception:
+            continue  # bound to the program: it cannot act elsewhere
+    return found
+
+
+def _warning_filters() -> bytes | None:
+    import pickle
+
+    import _warnings
+
+    try:
+        return pickle.dumps(list(_warnings.filters))
+    except Exception:
+        return None  # a filter with a class that has no importable name
+
+
+def _umask() -> int:
+    # Reading through /proc changes nothing; setting and restoring would be seen by other threads.
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            for line in status:
+                if line.startswith("Umask:"):
+                    return int(line.split()[1], 8)
+    except (OSError, ValueError, IndexError):
+        pass
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def describe() -> dict[str, object]:
+    """Plain values for `apply`, taken now."""
+    try:
+        directory = os.getcwd()
+    except OSError:
+        directory = "/"  # removed under the program; nothing relative worked there either
+    return {
+        "path": [str(entry) for entry in sys.path if isinstance(entry, str)],
+        "meta_path": _foreign(list(sys.meta_path)),
+        "path_hooks": _foreign(list(sys.path_hooks)),
+        "directory": directory,
+        "environment": {bytes(key): bytes(value) for key, value in os.environb.items()},
+        "umask": _umask(),
+        "warn_options": list(sys.warnoptions),
+        "warning_filters": _warning_filters(),
+        "argv": [str(word) for word in getattr(sys, "argv", [""])],
+        "prefix": (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix),
+        "executable": sys.executable,
+        "dont_write_bytecode": sys.dont_write_bytecode,
+        "pycache_prefix": sys.pycache_prefix,
+        "recursion_limit": sys.getrecursionlimit(),
+        "switch_interval": sys.getswitchinterval(),
+        "int_max_str_digits": sys.get_int_max_str_digits() if hasattr(sys, "get_int_max_str_digits") else None,
+        "has_site": "site" in sys.modules,
+    }
+
+
+def apply(description: dict[str, object], threads: int | None = None) -> None:
+    """Makes this process look like the program that was described."""
+    get = description.__getitem__
+    environment = {bytes(key): bytes(value) for key, value in get("environment").items()}  # type: ignore[attr-defined]
+    for key in [key for key in os.environb if key not in environment]:
+        del os.environb[key]
+    for key, value in environment.items():
+        if os.environb.get(key) != value:
+            os.environb[key] = value
+    limit_threads(threads)
+    os.umask(get("umask"))  # type: ignore[arg-type]
+    os.chdir(get("directory"))  # type: ignore[arg-type]
+    sys.path[:] = get("path")  # type: ignore[assignment]
+    sys.path_importer_cache.clear()
+    sys.argv = list(get("argv"))  # type: ignore[call-overload]
+    sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix = get("prefix")  # type: ignore[misc]
+    sys.executable = get("executable")  # type: ignore[assignment]
+    sys.dont_write_bytecode = bool(get("dont_write_bytecode"))
+    sys.pycache_prefix = get("pycache_prefix")  # type: ignore[assignment]
+    sys.setrecursionlimit(get("recursion_limit"))  # type: ignore[arg-type]
+    sys.setswitchinterval(get("switch_interval"))  # type: ignore[arg-type]
+    if get("int_max_str_digits") is not None:
+        sys.set_int_max_str_digits(get("int_max_str_digits"))  # type: ignore[arg-type]
+    _apply_hooks(get("path_hooks"), sys.path_hooks)  # type: ignore[arg-type]
+    _apply_hooks(get("meta_path"), sys.meta_path)  # type: ignore[arg-type]
+    sys.path_importer_cache.clear()
+    _apply_warnings(description)
+    if get("has_site"):
+        _add_builtins()
+
+
+def _apply_hooks(described: list[tuple[int, bytes]], hooks: list[object]) -> None:
+    if not described:
+        return
+    import pickle
+
+    for position, data in described:
+        try:
+            hook = pickle.loads(data)
+        except Exception:
+            continue  # its module cannot be imported here; the modules it would find raise ImportError by name
+        if hook not in hooks:
+            hooks.insert(min(position, len(hooks)), hook)
+
+
+def _apply_warnings(description: dict[str, object]) -> None:
+    sys.warnoptions[:] = description["warn_options"]  # type: ignore[assignment]
+    data = description["warning_filters"]
+    if data is None:
+        return
+    import pickle
+
+    import _warnings
+
+    filters = pickle.loads(data)  # type: ignore[arg-type]
+    if list(_warnings.filters) != filters:
+        _warnings.filters[:] = filters
+        changed = getattr(_warnings, "_filters_mutated", None) or getattr(_warnings, "_filters_mutated_lock_held", None)
+        if changed is not None:
+            changed()
+
+
+def _add_builtins() -> None:
+    """`exit`, `quit` and `help`, which `site` would have added."""
+    import builtins
+
+    import _sitebuiltins
+
+    end = "Ctrl-D (i.e. EOF)"
+    for name in ("exit", "quit"):
+        if not hasattr(builtins, name):
+            setattr(builtins, name, _sitebuiltins.Quitter(name, end))
+    if not hasattr(builtins, "help"):
+        builtins.help = _sitebuiltins._Helper()
+
+
+def limit_threads(threads: int | None) -> None:
+    """Keeps the pools of numeric libraries small, unless the user has set a variable himself."""
+    if threads is not None:
+        for name in _THREAD_VARIABLES:
+            os.environ.setdefault(name, str(threads))
+
+
+def reseed(seed: int | None, worker: int, restarts: int) -> None:
+    """Gives `random` and numpy's global generator of this process its own stream.
+
+    With a seed the stream depends on seed, worker and how often that worker was started before; without one it is
+    fresh. Modules not imported yet seed themselves from the system when they are, so only a seed imports them.
+    """
+    random = sys.modules.get("random")
+    if seed is not None:
+        import random as seeded
+
+        seeded.seed(f"{seed}/{worker}/{restarts}")
+    elif random is not None:
+        random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        if seed is None:
+            numpy_random.seed()
+        else:
+            numpy_random.seed([seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF, worker, restarts & 0xFFFFFFFF])

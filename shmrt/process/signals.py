@@ -1,0 +1,55 @@
+"""Which signal does what in the root, in a template and in a worker.
+
+Only `_signal` is used: the module `signal` imports `enum`, which costs more than the whole start of the root.
+
+root      TERM, INT, HUP, USR1, USR2, QUIT and CHLD write their number into a pipe and are handled by the
+          loop; nothing of it dies. Terminal signals do not reach it: it leads a session of its own.
+template  INT is ignored; everything else has its default.
+worker    INT is ignored, since Ctrl-C belongs to the program, which then ends its workers in order. TERM:
+          finish the message in hand, then leave. USR1: write the Python stacks of all threads.
+"""
+
+from __future__ import annotations
+
+import _signal
+
+from shmrt import _native
+
+__all__ = ["CHLD", "KILL", "TERM", "USR1", "for_root", "for_template", "for_worker"]
+
+CHLD = int(_signal.SIGCHLD)
+KILL = int(_signal.SIGKILL)
+TERM = int(_signal.SIGTERM)
+USR1 = int(_signal.SIGUSR1)
+
+
+def _noted(number: int, frame: object) -> None:
+    """The number is in the wake-up pipe already."""
+
+
+def for_root(wakeup_fd: int) -> None:
+    _signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT", "SIGCHLD"):
+        _signal.signal(getattr(_signal, name), _noted)
+    for name in ("SIGPIPE", "SIGWINCH", "SIGTTIN", "SIGTTOU", "SIGTSTP"):
+        _signal.signal(getattr(_signal, name), _signal.SIG_IGN)
+
+
+def for_template() -> None:
+    _signal.set_wakeup_fd(-1)
+    _native.reset_signals()
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+
+
+def for_worker(slots: _native.Slots, index: int) -> None:
+    def leave(number: int, frame: object) -> None:
+        slots.request_stop(index)
+
+    _signal.set_wakeup_fd(-1)
+    _native.reset_signals()
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    _signal.signal(_signal.SIGTERM, leave)
+    # Python's own table still names the root's handlers; a worker that asks finds the default.
+    for name in ("SIGHUP", "SIGUSR2", "SIGQUIT", "SIGCHLD", "SIGWINCH", "SIGTTIN", "SIGTTOU", "SIGTSTP"):
+        _signal.signal(getattr(_signal, name), _signal.SIG_DFL)

@@ -1,0 +1,79 @@
+"""Forking workers and templates from the root.
+
+Only `os.fork`, from the root's main thread: a raw clone leaves glibc with a stale thread id, and the
+parent-death signal is bound to the *thread* that forked. The child never returns into the root's loop.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shmrt import _native
+
+__all__ = ["Job", "close_all_but", "fork_child"]
+
+
+class Job:
+    """What a worker needs to know about itself."""
+
+    __slots__ = ("arena_fd", "epoch", "index", "lanes_fd", "number", "pair", "restarts", "root_pid", "slots", "spec")
+    __slots__ += ("stacks_fd",)
+
+    def __init__(
+        self,
+        *,
+        slots: _native.Slots,
+        index: int,
+        epoch: int,
+        pair: int,
+        number: int,
+        restarts: int,
+        spec: dict[str, object],
+        lanes_fd: int,
+        stacks_fd: int,
+        arena_fd: int,
+        root_pid: int,
+    ) -> None:
+        self.slots = slots
+        self.index = index
+        self.epoch = epoch
+        self.pair = pair
+        self.number = number
+        self.restarts = restarts
+        self.spec = spec
+        self.lanes_fd = lanes_fd
+        self.stacks_fd = stacks_fd
+        self.arena_fd = arena_fd
+        self.root_pid = root_pid
+
+
+def fork_child(run: Callable[[], int]) -> int:
+    """Forks; the child calls `run`, exits with its answer and nothing else. Returns the child's pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 70  # a bug of the bootstrap itself
+    try:
+        code = run()
+    except BaseException:
+        try:
+            import sys
+
+            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        except BaseException:
+            pass
+    finally:
+        os._exit(code)
+
+
+def close_all_but(keep: list[int]) -> None:
+    """Closes every descriptor but the standard three and these."""
+    last = 2
+    for fd in sorted({fd for fd in keep if fd > 2}):
+        os.closerange(last + 1, fd)
+        last = fd
+    os.closerange(last + 1, 1 << 30)

@@ -1,0 +1,223 @@
+"""What runs between the fork of a worker and its exit.
+
+`run` makes the forked copy of the root (or of a template) into a worker of the program: signals, process
+group, parent-death signal, descriptors, death mutex, beat, then the program's own surroundings, the
+initializer, READY, the dispatch loop, and a normal exit. Every step that can fail before READY is reported
+through the loop as the reason of a start failure.
+
+A spec may name another loop than the native one (`"loop": "module:attribute"`); it is called with
+(slots, slot, lanes_fd, pair, arena_fd, options) and has start_failed, run, log and exit_value.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from shmrt import _native
+from shmrt.process import inherit, signals
+from shmrt.process.spawn import Job, close_all_but
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+__all__ = ["STACK_BYTES", "clean_main", "run", "watch_logging"]
+
+#: Bytes of the pool's stack file that belong to each worker, at pair * STACK_BYTES.
+STACK_BYTES = 65536
+
+_loop: Any = None  # the loop of this worker: log records go through it
+
+
+def run(job: Job, middle_pid: int = 0) -> int:
+    """The life of a worker; returns its exit code. `middle_pid` is the parent that a template's worker outlives."""
+    signals.for_worker(job.slots, job.index)
+    os.setpgid(0, 0)
+    if middle_pid:
+        # Armed before it is the root's child, the signal would come when the middle process exits.
+        while os.getppid() == middle_pid:
+            os.sched_yield()
+    _native.set_parent_death_signal(signals.KILL)
+    if os.getppid() != job.root_pid:
+        return 1  # the root died in between: nobody would end this process any more
+    slots, index = job.slots, job.index
+    if slots.epoch(index) != job.epoch or slots.state(index) != _native.SLOT_STARTING:
+        return 1  # given up by the root meanwhile
+    slots.set_process(index, os.getpid())
+    slots.hold_death_mutex(index)
+    slots.start_beat(index, job.root_pid)
+    if not middle_pid:
+        close_all_but([slots.fd, job.lanes_fd, job.stacks_fd, job.arena_fd])
+    spec = job.spec
+    _native.set_process_name(f"shmrt {spec['name']}/{job.number}")
+    global _loop
+    options = {**spec.get("options", {}), "worker": job.number, "pool": spec["name"]}  # type: ignore[dict-item]
+    _loop = _make_loop(spec)(slots, index, job.lanes_fd, job.pair, job.arena_fd, options)
+    try:
+        _prepare(job, from_template=bool(middle_pid))
+    except BaseException as error:  # SystemExit, too: an initializer that exits has not made the worker ready
+        _loop.start_failed(error)
+        _end_quietly()
+        return 1
+    gc.freeze()
+    slots.ready(index)
+    slots.ring(_native.SLOT_ROOT)
+    slots.ring(_native.SLOT_PROGRAM)
+    _loop.run()
+    return _leave(spec)
+
+
+def _make_loop(spec: dict[str, object]) -> Any:
+    name = spec.get("loop")
+    if not name:
+        return _native.WorkerLoop
+    sys.path.extend(spec["inherit"]["path"])  # type: ignore[index]
+    module, _, attribute = str(name).partition(":")
+    return getattr(__import__(module, fromlist=[attribute]), attribute)
+
+
+def _prepare(job: Job, *, from_template: bool) -> None:
+    spec = job.spec
+    _open_stack_file(job)
+    gc.enable()
+    if from_template:
+        import atexit
+
+        atexit._clear()  # what the template registered is the template's to run
+    else:
+        inherit.apply(spec["inherit"], spec.get("threads_per_worker"))  # type: ignore[arg-type]
+        clean_main()
+        watch_logging(spec)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a kill must not eat whole lines
+    inherit.reseed(spec.get("seed"), job.number, job.restarts)  # type: ignore[arg-type]
+    initializer = spec.get("initializer")
+    if initializer:
+        import pickle
+
+        function, arguments = pickle.loads(initializer)  # type: ignore[arg-type]
+        function(*arguments)
+
+
+def _open_stack_file(job: Job) -> None:
+    """Python stacks, on SIGUSR1 and on a fatal signal, go where the program can read them after the death."""
+    if job.stacks_fd < 0:
+        return
+    import faulthandler
+
+    start = job.pair * STACK_BYTES
+    if os.pread(job.stacks_fd, 1, start) not in (b"", b"\0"):
+        os.pwrite(job.stacks_fd, bytes(STACK_BYTES), start)  # of the worker before
+    try:
+        fd = os.open(f"/proc/self/fd/{job.stacks_fd}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return  # no /proc: a second description with a position of its own cannot be had
+    os.lseek(fd, start, os.SEEK_SET)
+    faulthandler.enable(file=fd, all_threads=True)
+    faulthandler.register(signals.USR1, file=fd, all_threads=True, chain=False)
+
+
+def clean_main() -> None:
+    """A `__main__` without the root's names; the program's own travels by value."""
+    main = type(sys)("__main__")
+    main.__dict__["__builtins__"] = __builtins__
+    sys.modules["__main__"] = main
+
+
+# ---- logging ------------------------------------------------------------------------------------------------------
+class _LoggingWatch:
+    """Finds `logging` when somebody first imports it, and gives its root logger the handler.
+
+    Importing it up front would cost each worker more than its whole start.
+    """
+
+    def __init__(self, level: int | None) -> None:
+        self.level = level
+        self.loader: Any = None
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> Any:
+        if name != "logging":
+            return None
+        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        from importlib.machinery import PathFinder
+
+        spec = PathFinder.find_spec(name)
+        if spec is not None:
+            self.loader, spec.loader = spec.loader, self  # type: ignore[assignment]
+        return spec
+
+    def create_module(self, spec: Any) -> Any:
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__.loader = self.loader  # type: ignore[union-attr]
+        module.__loader__ = self.loader
+        self.loader.exec_module(module)
+        _add_handler(module, self.level)
+
+
+def watch_logging(spec: dict[str, object]) -> None:
+    """Sends what is logged in this process to the program."""
+    level = spec.get("log_level")
+    logging = sys.modules.get("logging")
+    if logging is not None:
+        _add_handler(logging, level)
+    else:
+        sys.meta_path.insert(0, _LoggingWatch(level))  # type: ignore[arg-type]
+
+
+def _add_handler(logging: Any, level: Any) -> None:
+    class ToProgram(logging.Handler):  # type: ignore[misc]
+        """Each record becomes plain values; the program makes a record of them again and handles it."""
+
+        def emit(self, record: Any) -> None:
+            loop = _loop
+            if loop is None:
+                return  # a template: nobody has asked for its work yet
+            try:
+                text = record.getMessage()
+                if record.exc_info and not record.exc_text:
+                    record.exc_text = logging._defaultFormatter.formatException(record.exc_info)
+                row = (record.name, record.levelno, record.created, record.pathname, record.lineno, record.funcName)
+                loop.log((*row, text, record.exc_text, record.threadName, os.getpid()))
+            except Exception:
+                self.handleError(record)
+
+    root = logging.getLogger()
+    root.addHandler(ToProgram())
+    if level is not None:
+        root.setLevel(level)
+
+
+# ---- the end ------------------------------------------------------------------------------------------------------
+def _leave(spec: dict[str, object]) -> int:
+    """worker_exit, then everything that a normal exit of an interpreter does for its user."""
+    code = 0
+    hook = spec.get("worker_exit")
+    if hook:
+        import pickle
+
+        try:
+            _loop.exit_value(pickle.loads(hook)())  # type: ignore[arg-type]
+        except BaseException:
+            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+            code = 1
+    threading = sys.modules.get("threading")
+    if threading is not None:
+        threading._shutdown()  # type: ignore[attr-defined]
+    import atexit
+
+    atexit._run_exitfuncs()
+    _end_quietly()
+    return code
+
+
+def _end_quietly() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            pass  # a closed pipe: nobody reads it

@@ -1,0 +1,117 @@
+"""What the root knows of each pool: its workers, its template, what is asked of it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from shmrt import _native
+from shmrt.decide.keeper import Keeper
+
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["Crew", "Template", "Worker"]
+
+
+class Worker:
+    """One process in one slot. `pid` is 0 while a template has not said it yet."""
+
+    __slots__ = ("crew", "dying", "epoch", "kill_ns", "number", "pid", "pidfd", "ready", "replaces", "slot", "start_ns")
+    __slots__ += ("retiring",)
+
+    def __init__(self, crew: Crew, slot: int, epoch: int, number: int, now_ns: int) -> None:
+        self.crew = crew
+        self.slot = slot
+        self.epoch = epoch
+        self.number = number
+        self.start_ns = now_ns
+        self.pid = 0
+        self.pidfd = -1
+        self.ready = False
+        self.dying = False  # its end is certain: it counts as gone for the keeper
+        self.retiring = False  # the hub lets it finish once its replacement is ready
+        self.replaces: tuple[int, int] | None = None
+        self.kill_ns = 0  # when SIGKILL follows whatever was tried before; 0: not planned
+
+    @property
+    def stays(self) -> bool:
+        return not self.dying and not self.retiring
+
+
+class Template:
+    """The process that preloads for a pool, and the socket to it."""
+
+    __slots__ = ("gone", "pid", "pidfd", "ready", "said_why", "socket", "status")
+
+    def __init__(self, pid: int, pidfd: int, socket: int) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.socket = socket
+        self.ready = False
+        self.gone = False  # reaped; the socket may still hold answers of middle processes
+        self.status = 0
+        self.said_why = ""
+
+
+class Crew:
+    """One pool."""
+
+    __slots__ = ("broken_told", "count", "end_ns", "first", "id", "keeper", "lanes_fd", "removing", "replacing", "restarts")
+    __slots__ += ("spec", "stacks_fd", "template", "workers")
+
+    def __init__(self, id: int, spec: dict[str, Any], first: int, count: int, fds: list[int]) -> None:
+        self.id = id
+        self.spec = spec
+        self.first = first
+        self.count = count
+        self.lanes_fd, self.stacks_fd = (*fds, -1, -1)[:2]
+        self.keeper = Keeper(
+            spec["workers"],
+            spares=spec.get("spares", 0),
+            max_restarts=spec.get("max_restarts"),
+            period_ns=int(spec.get("max_seconds", 60) * 1e9),
+        )
+        self.workers: dict[int, Worker] = {}  # by slot, until reaped
+        self.replacing: list[tuple[int, int]] = []
+        self.restarts: dict[int, int] = {}  # by number: how often that worker was started
+        self.template: Template | None = None
+        self.removing = False
+        self.end_ns = 0  # when the grace of a removal is over
+        self.broken_told = False
+
+    @property
+    def alive(self) -> int:
+        return sum(worker.stays for worker in self.workers.values())
+
+    @property
+    def ready(self) -> int:
+        return sum(worker.ready and not worker.dying for worker in self.workers.values())
+
+    def free_number(self) -> int:
+        used = {worker.number for worker in self.workers.values() if worker.stays}
+        return next(number for number in range(len(used) + 1) if number not in used)
+
+    def claim(self, slots: _native.Slots, now_ns: int) -> Worker | None:
+        """A worker in the first EMPTY slot of the pool's range; None when the hub has not freed any yet."""
+        for slot in range(self.first, self.first + self.count):
+            if slot in self.workers or slots.state(slot) != _native.SLOT_EMPTY:
+                continue
+            number = self.free_number()
+            try:
+                epoch = slots.claim(slot, self.id, number)
+            except RuntimeError:
+                continue
+            worker = Worker(self, slot, epoch, number, now_ns)
+            self.restarts[number] = self.restarts.get(number, -1) + 1
+            if self.replacing:
+                worker.replaces = self.replacing.pop(0)
+            self.workers[slot] = worker
+            return worker
+        return None
+
+    def close(self) -> None:
+        for fd in (self.lanes_fd, self.stacks_fd):
+            if fd >= 0:
+                os.close(fd)
+

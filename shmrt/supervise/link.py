@@ -1,0 +1,386 @@
+"""The program's end of its root: starts it, talks to it, and starts another when it was killed.
+
+    link = RootLink.start(slots, arena_fd, on_event=print)
+    link.add_pool(1, spec, first_slot=2, slot_count=4, lanes_fd=fd)
+    ...
+    link.close(grace=5.0)
+
+Commands may come from any thread; they only queue bytes. Events (`protocol.py` lists them) are delivered by
+one daemon thread, `shmrt-link`, which sleeps on the socket and the root's pidfd and has no timer. Besides
+the root's own events it tells ("root_lost", pid) and ("root_started", pid, generation).
+
+When the root is gone, the thread first makes sure that nothing of it is left (workers, templates, what they
+started), marks their slots GONE with reason ROOT_LOST, calls `on_root_lost`, starts another root and gives it
+the same pools. More than `max_restarts` roots in `max_seconds` end in `on_down(reason)`.
+
+A forked child of the program owns nothing of this: every call raises RuntimeDown there.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Any
+
+from shmrt import _native
+from shmrt.decide.intensity import Intensity
+from shmrt.errors import RuntimeDown
+from shmrt.process import death, inherit
+from shmrt.process.signals import KILL
+from shmrt.process.worker import STACK_BYTES
+from shmrt.supervise.protocol import Channel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["RootLink", "make_spec"]
+
+_ENTER = "import sys; sys.path.append(sys.argv.pop()); from shmrt.supervise.root import main; main()"
+# Variables that shape an interpreter before it runs anything; all other PYTHON* ones are for the user's programs.
+_KEPT = ("PYTHONHOME", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONCOERCECLOCALE", "PYTHONMALLOC", "PYTHONPLATLIBDIR")
+_hash_seed = ""
+
+
+def make_spec(name: str, workers: int, **more: Any) -> dict[str, Any]:
+    """A pool's specification for the root, with the program's surroundings as they are now.
+
+    `more`: spares, initializer (pickle of (function, args)), worker_exit (pickle of a function), preload (module
+    names), threads_per_worker, seed, max_restarts, max_seconds, start_timeout, options (for the loop), loop.
+    """
+    logging = sys.modules.get("logging")
+    level = logging.getLogger().level if logging is not None else None
+    return {"name": name, "workers": workers, "inherit": inherit.describe(), "log_level": level, **more}
+
+
+def _interpreter() -> list[str]:
+    """The command line of an interpreter as this one, but lean: no site, no user code on its path."""
+    flags = sys.flags
+    command = [sys.executable or "/proc/self/exe", "-S", "-P", "-s"]
+    for letter, value in (("d", flags.debug), ("b", flags.bytes_warning), ("O", flags.optimize), ("v", flags.verbose)):
+        command += ["-" + letter * value] if value else []
+    command += ["-B"] if flags.dont_write_bytecode else []
+    for key, value in sys._xoptions.items():
+        command += ["-X", key if value is True else f"{key}={value}"]
+    return command
+
+
+def _environment() -> dict[bytes, bytes]:
+    """The root's environment: the program's, without what would bring user code or another hash seed."""
+    global _hash_seed
+    environment = {key: value for key, value in os.environb.items() if not key.startswith(b"PYTHON")}
+    ignores = sys.flags.ignore_environment
+    for name in _KEPT if not ignores else ():
+        if name in os.environ:
+            environment[name.encode()] = os.environb[name.encode()]
+    given = "" if ignores else os.environ.get("PYTHONHASHSEED", "")
+    if not sys.flags.hash_randomization:
+        seed = "0"
+    elif given.isdigit():
+        seed = given
+    else:
+        # A random seed of the program cannot be had; all workers of all roots share one of their own.
+        _hash_seed = _hash_seed or str(int.from_bytes(os.urandom(4), "little"))
+        seed = _hash_seed
+    environment[b"PYTHONHASHSEED"] = seed.encode()
+    return environment
+
+
+class _Pool:
+    __slots__ = ("count", "first", "id", "lanes_fd", "spec", "stacks_fd")
+
+    def __init__(self, id: int, spec: dict[str, Any], first: int, count: int, lanes_fd: int, stacks_fd: int) -> None:
+        self.id = id
+        self.spec = spec
+        self.first = first
+        self.count = count
+        self.lanes_fd = lanes_fd
+        self.stacks_fd = stacks_fd
+
+
+class RootLink:
+    """See the module. Made by `start`."""
+
+    def __init__(
+        self,
+        slots: _native.Slots,
+        arena_fd: int,
+        on_event: Callable[[tuple[Any, ...]], None] | None,
+        on_root_lost: Callable[[], None] | None,
+        on_down: Callable[[str], None] | None,
+        max_restarts: int,
+        max_seconds: float,
+    ) -> None:
+        self.slots = slots
+        self.arena_fd = arena_fd
+        self.root_pid = 0
+        self.generation = 0
+        self.owner_pid = os.getpid()
+        self.down: str | None = None  # why there will be no root any more
+        self._on_event = on_event
+        self._on_root_lost = on_root_lost
+        self._on_down = on_down
+        self._intensity = Intensity(max_restarts, int(max_seconds * 1e9))
+        self._lock = threading.RLock()
+        self._pools: dict[int, _Pool] = {}
+        self._channel: Channel | None = None
+        self._root_pidfd = -1
+        self._closing = False
+        self._stopped = False
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._thread: threading.Thread | None = None
+
+    @classmethod
+    def start(
+        cls,
+        slots: _native.Slots,
+        arena_fd: int = -1,
+        *,
+        on_event: Callable[[tuple[Any, ...]], None] | None = None,
+        on_root_lost: Callable[[], None] | None = None,
+        on_down: Callable[[str], None] | None = None,
+        max_restarts: int = 10,
+        max_seconds: float = 60.0,
+    ) -> RootLink:
+        link = cls(slots, arena_fd, on_event, on_root_lost, on_down, max_restarts, max_seconds)
+        with link._lock:
+            link._start_root()
+        link._thread = threading.Thread(target=link._run, name="shmrt-link", daemon=True)
+        link._thread.start()
+        return link
+
+    # ---- commands ---------------------------------------------------------------------------------------------------
+    def add_pool(
+        self, id: int, spec: dict[str, Any], *, first_slot: int, slot_count: int, lanes_fd: int, stacks_fd: int = -1
+    ) -> None:
+        """Starts the pool's workers in slots [first_slot, first_slot + slot_count). The descriptor of the lanes must
+        stay open until the pool is removed. Python stacks go into a file of this link's own unless one is given."""
+        self._check()
+        if stacks_fd < 0:
+            stacks_fd = _native.memfd_create("shmrt-stacks", slot_count * STACK_BYTES)
+        with self._lock:
+            pool = self._pools[id] = _Pool(id, spec, first_slot, slot_count, lanes_fd, stacks_fd)
+            self._add(pool)
+
+    def resize(self, id: int, workers: int) -> None:
+        with self._lock:
+            if id in self._pools:
+                self._pools[id].spec = {**self._pools[id].spec, "workers": workers}
+        self._send("resize", id, workers)
+
+    def replace(self, slot: int, epoch: int) -> None:
+        """One more worker now; `replaced` says when it is ready and this one may be retired."""
+        self._send("replace", slot, epoch)
+
+    def kill(self, slot: int, epoch: int, reason: int, task_id: int = 0, *, stack: bool = False) -> None:
+        """SIGKILL for this life of the slot; with `stack` its Python stacks are written first (30 ms)."""
+        self._send("kill", slot, epoch, reason, task_id, stack)
+
+    def remove_pool(self, id: int, grace_s: float) -> None:
+        """TERM for each worker (finish the message, leave), SIGKILL after the grace; then the event `removed`."""
+        self._send("remove_pool", id, float(grace_s))
+
+    def freed(self) -> None:
+        """Says that slots became EMPTY. `slots.ring(SLOT_ROOT)` does the same."""
+        self.slots.ring(_native.SLOT_ROOT)
+
+    def stack_of(self, slot: int) -> str | None:
+        """The Python stacks that the worker in this slot has written, None when there are none."""
+        with self._lock:
+            for pool in self._pools.values():
+                if pool.first <= slot < pool.first + pool.count and pool.stacks_fd >= 0:
+                    data = os.pread(pool.stacks_fd, STACK_BYTES, (slot - pool.first) * STACK_BYTES)
+                    return data.split(b"\0", 1)[0].decode("utf-8", "replace") or None
+        return None
+
+    def close(self, grace_s: float = 0.0, *, timeout_s: float | None = None) -> None:
+        """Ends every pool, then the root; waits until both are gone and nothing of them is left."""
+        if os.getpid() != self.owner_pid:
+            return
+        with self._lock:
+            self._closing = True
+            if self._channel is not None:
+                self._channel.send(("stop", float(grace_s)))
+            self._poke()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(grace_s + 5.0 if timeout_s is None else timeout_s)
+            if thread.is_alive():  # a stopped root, or a callback that does not return
+                with self._lock:
+                    if self._root_pidfd >= 0:
+                        _native.pidfd_signal(self._root_pidfd, KILL)
+                thread.join(10.0)
+        with self._lock:
+            for pool in self._pools.values():
+                os.close(pool.stacks_fd)
+            self._pools.clear()
+
+    def _check(self) -> None:
+        if os.getpid() != self.owner_pid:
+            raise RuntimeDown(
+                f"this runtime belongs to process {self.owner_pid}; process {os.getpid()} is a fork of it and must"
+                " start its own",
+                reason="forked",
+            )
+        if self.down is not None:
+            raise RuntimeDown(f"the root supervisor is gone: {self.down}", reason=self.down)
+
+    def _send(self, *message: object) -> None:
+        self._check()
+        with self._lock:
+            if self._channel is not None:
+                self._channel.send(message)
+                if self._channel.pending:
+                    self._poke()
+
+    def _add(self, pool: _Pool) -> None:
+        if self._channel is not None:
+            fds = (pool.lanes_fd, pool.stacks_fd)
+            self._channel.send(("add_pool", pool.id, pool.spec, pool.first, pool.count), fds)
+            if self._channel.pending:
+                self._poke()
+
+    def _poke(self) -> None:
+        os.eventfd_write(self._wake, 1)
+
+    # ---- the root's life --------------------------------------------------------------------------------------------
+    def _start_root(self) -> None:
+        """posix_spawn of a lean interpreter; does not wait for it."""
+        slots = self.slots
+        self.generation = slots.raise_generation()
+        slots.claim(_native.SLOT_ROOT, 0, 0)
+        ours, theirs = _native.socketpair(False)
+        own_pidfd = _native.pidfd_open(os.getpid())
+        passed = [theirs, slots.fd, self.arena_fd, own_pidfd]
+        # High copies first, so that no descriptor is overwritten by another's new number.
+        import fcntl
+
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) if fd >= 0 else -1 for fd in passed]
+        actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
+        numbers: list[int] = []
+        for fd in high:
+            if fd >= 0:
+                actions.append((os.POSIX_SPAWN_DUP2, fd, 3 + sum(number >= 0 for number in numbers)))
+            numbers.append(3 + sum(number >= 0 for number in numbers) if fd >= 0 else -1)
+        top = 3 + sum(number >= 0 for number in numbers)
+        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        words = [str(number) for number in (*numbers, top, os.getpid())]
+        command = [*_interpreter(), "-c", _ENTER, *words, package]
+        try:
+            pid = os.posix_spawn(
+                command[0], command, _environment(), file_actions=actions, setsid=True, setsigmask=[], setsigdef=range(1, 32)
+            )
+        except OSError:
+            os.close(ours)
+            slots.gone(_native.SLOT_ROOT, 1 << 8, False)
+            slots.free(_native.SLOT_ROOT)
+            raise
+        finally:
+            for fd in (*high, theirs, own_pidfd):
+                if fd >= 0:
+                    os.close(fd)
+        self.root_pid = pid
+        self._root_pidfd = _native.pidfd_open(pid)
+        self._channel = Channel(ours)
+        for pool in self._pools.values():
+            self._add(pool)
+
+    def _run(self) -> None:
+        try:
+            while self._serve_one_root():
+                pass
+        except BaseException as error:
+            self.down = self.down or f"the thread that serves it failed: {error!r}"
+            if self._on_down is not None:
+                self._on_down(self.down)
+            raise
+        finally:
+            if self._root_pidfd >= 0:
+                os.close(self._root_pidfd)
+                self._root_pidfd = -1
+
+    def _serve_one_root(self) -> bool:
+        """From a root's start to its end. True when another one was started."""
+        channel, pidfd = self._channel, self._root_pidfd
+        assert channel is not None
+        self._tell(("root_started", self.root_pid, self.generation))
+        while True:
+            with self._lock:
+                events = _native.POLLIN | (_native.POLLOUT if channel.pending else 0)
+            found = dict(
+                _native.poll([(channel.fd, events), (pidfd, _native.POLLIN), (self._wake, _native.POLLIN)], -1)
+            )
+            if self._wake in found:
+                try:
+                    os.eventfd_read(self._wake)
+                except BlockingIOError:
+                    pass
+            with self._lock:
+                channel.flush()
+                # After the root's death this empties the socket: nothing it has said is lost.
+                messages = channel.receive() if channel.fd in found or pidfd in found else []
+            for message, fds in messages:
+                for fd in fds:
+                    os.close(fd)
+                self._tell(message)
+            if channel.closed or pidfd in found:
+                break
+        return self._after_root(pidfd, channel)
+
+    def _after_root(self, pidfd: int, channel: Channel) -> bool:
+        _native.pidfd_signal(pidfd, KILL)  # an end of the socket alone does not end the process
+        _native.poll([(pidfd, _native.POLLIN)], -1)
+        slots, pid = self.slots, self.root_pid
+        # Before the root is reaped: its session's number is its own until then.
+        gone = death.kill_survivors(slots, pid)
+        status = self._reap(pid)
+        with self._lock:
+            os.close(pidfd)
+            os.close(channel.fd)
+            self._channel, self._root_pidfd = None, -1
+            slots.gone(_native.SLOT_ROOT, status, False)
+            slots.free(_native.SLOT_ROOT)
+        slots.ring_all()
+        if self._closing:
+            for slot in gone:
+                self._tell(("gone", slot, slots.epoch(slot), KILL, False))
+            return False
+        for slot in gone:
+            self._tell(("gone", slot, slots.epoch(slot), KILL, False))
+        self._tell(("root_lost", pid, status))
+        if self._on_root_lost is not None:
+            self._on_root_lost()
+        if not self._intensity.allow(monotonic_ns()):
+            return self._give_up(f"it died more than {self._intensity.max_restarts} times in a short while")
+        try:
+            with self._lock:
+                if self._closing:
+                    return False
+                self._start_root()
+        except OSError as error:
+            return self._give_up(f"another one could not be started: {error}")
+        return True
+
+    def _give_up(self, reason: str) -> bool:
+        self.down = reason
+        if self._on_down is not None:
+            self._on_down(reason)
+        return False
+
+    @staticmethod
+    def _reap(pid: int) -> int:
+        try:
+            return os.waitpid(pid, 0)[1]
+        except ChildProcessError:
+            return 0  # somebody else in the program waits for any child
+
+    def _tell(self, message: tuple[Any, ...]) -> None:
+        if message[0] == "removed":
+            with self._lock:
+                pool = self._pools.pop(message[1], None)  # type: ignore[call-overload]
+                if pool is not None:
+                    os.close(pool.stacks_fd)
+        if self._on_event is not None:
+            self._on_event(message)
+

@@ -1,0 +1,125 @@
+"""What the program and its root say to each other, and how: a Unix stream socket.
+
+Each message is a tuple whose first item is its verb, encoded by marshal (both ends run the same
+interpreter, and only plain values are sent: no user object ever passes here), behind eight bytes of
+length and count of descriptors. Descriptors travel with the first byte of their message.
+
+Program to root
+    ("add_pool", pool, spec, first_slot, slot_count)   descriptors: lanes, stacks
+    ("resize", pool, workers)
+    ("replace", slot, epoch)              start one more now; this one will be retired by the hub
+    ("kill", slot, epoch, reason, task_id, stack)      stack: let it write its Python stack first
+    ("remove_pool", pool, grace_s)
+    ("freed",)                            slots became EMPTY (ringing the root's bell does the same)
+    ("stop", grace_s)
+
+Root to program
+    ("started", slot, epoch, pid)
+    ("ready", slot, epoch)
+    ("start_failed", pool, slot, epoch, reason)        before the "gone" of that slot; slot -1: the template
+    ("gone", slot, epoch, wait_status, oom)
+    ("replaced", slot, epoch, new_slot, new_epoch)     the worker asked for by "replace" is ready
+    ("preload_threads", pool, native_count, names)     the preload left threads behind
+    ("template_gone", pool, wait_status)
+    ("pool_broken", pool, reasons)
+    ("removed", pool)
+    ("stopped",)
+
+Both ends are non-blocking: what the socket does not take stays in `pending` until it is writable. A
+peer that does not read therefore stops nobody.
+"""
+
+from __future__ import annotations
+
+import marshal
+
+from shmrt import _native
+
+__all__ = ["Channel", "ProtocolError"]
+
+_HEADER = 8  # 5 bytes of length, 3 bytes of descriptor count
+_MESSAGE_MAX = 1 << 30
+
+
+class ProtocolError(Exception):
+    """Bytes that no peer of this version sends."""
+
+
+class Channel:
+    """One end of the socket. Not thread-safe: the owner serialises `send` and `flush`."""
+
+    __slots__ = ("_fds", "_in", "_out", "closed", "fd")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.closed = False
+        self._in = bytearray()
+        self._fds: list[int] = []
+        self._out: list[tuple[bytes, tuple[int, ...]]] = []
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._out)
+
+    def send(self, message: tuple[object, ...], fds: tuple[int, ...] = ()) -> None:
+        """Queues one message and sends what the socket takes. The descriptors must stay open until `pending` is
+        False; callers that close theirs pass duplicates. After the peer is gone nothing is sent and nothing raised:
+        the end of the stream says so."""
+        if self.closed:
+            return
+        body = marshal.dumps(message)
+        header = len(body).to_bytes(5, "little") + len(fds).to_bytes(3, "little")
+        self._out.append((header + body, fds))
+        self.flush()
+
+    def flush(self) -> None:
+        while self._out and not self.closed:
+            data, fds = self._out[0]
+            try:
+                sent = _native.send_fds(self.fd, data, fds)
+            except (BrokenPipeError, ConnectionResetError):
+                self.closed = True
+                self._out.clear()
+                return
+            if sent is None:
+                return
+            if sent == len(data):
+                del self._out[0]
+            else:  # the descriptors went with the first byte
+                self._out[0] = (data[sent:], ())
+
+    def receive(self) -> list[tuple[tuple[object, ...], list[int]]]:
+        """Every whole message that has arrived, with its descriptors. At the end of the stream `closed` is True."""
+        while not self.closed:
+            try:
+                received = _native.recv_fds(self.fd, 65536)
+            except (ConnectionResetError, BrokenPipeError):
+                received = (b"", [])
+            if received is None:
+                break
+            data, fds = received
+            self._fds += fds
+            if not data:
+                self.closed = True
+            self._in += data
+        return self._split()
+
+    def _split(self) -> list[tuple[tuple[object, ...], list[int]]]:
+        messages: list[tuple[tuple[object, ...], list[int]]] = []
+        start = 0
+        while len(self._in) - start >= _HEADER:
+            length = int.from_bytes(self._in[start : start + 5], "little")
+            count = int.from_bytes(self._in[start + 5 : start + _HEADER], "little")
+            end = start + _HEADER + length
+            if length > _MESSAGE_MAX:
+                raise ProtocolError(f"a message of {length} bytes cannot be")
+            if len(self._in) < end:
+                break
+            message = marshal.loads(bytes(self._in[start + _HEADER : end]))
+            if not isinstance(message, tuple) or not message or count > len(self._fds):
+                raise ProtocolError(f"not a message: {message!r} with {count} descriptors")
+            messages.append((message, self._fds[:count]))
+            del self._fds[:count]
+            start = end
+        del self._in[:start]
+        return messages
