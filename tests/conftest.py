@@ -1,0 +1,144 @@
+"""Every session ends by proving that the tests left nothing: no process, no descriptor, no shared memory name.
+
+Each session marks its environment with a random word that every process started by a test inherits, so orphans
+are found wherever they were re-parented to. Under xdist each worker looks at its own descriptors and children,
+and the controller, which ends last, looks at the machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+MARK = "SHMRT_TEST_SESSION"
+GRACE_S = 10.0
+"""A killed process tree needs a moment; a runtime of a dead program has one second by contract."""
+
+
+def shared_names() -> set[str]:
+    """Names of ours below /dev/shm."""
+    with contextlib.suppress(OSError):
+        return {name for name in os.listdir("/dev/shm") if "shmrt" in name}
+    return set()
+
+
+def descriptors() -> dict[int, str]:
+    """What a leak would look like: memory, processes, and event descriptors; not files of pytest's own."""
+    found = {}
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            what = os.readlink(f"/proc/self/fd/{number}")
+            if what.startswith(("/memfd:", "/dev/shm/", "anon_inode:[pidfd]", "anon_inode:[eventfd]")):
+                found[int(number)] = what
+    return found
+
+
+def marked_processes(word: str) -> dict[int, str]:
+    """Every living process of this session except pytest's own."""
+    found = {}
+    wanted = f"{MARK}={word}".encode()
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            if wanted not in Path(f"/proc/{entry}/environ").read_bytes().split(b"\0"):
+                continue
+            state = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[0]
+            command = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if state != "Z" and "execnet" not in command and "sys.stdin.readline" not in command:
+                found[int(entry)] = command.strip()
+    return found
+
+
+def ancestors() -> set[int]:
+    pids, pid = set(), os.getpid()
+    while pid > 1:
+        pids.add(pid)
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return pids
+
+
+def close_default_runtime() -> None:
+    """The program's default runtime lives as long as the interpreter; here it must go before the count."""
+    module = sys.modules.get("shmrt.runtimes")
+    close = getattr(module, "close_default", None)
+    if close is not None:
+        close()
+
+
+def settled(look: object, *arguments: object) -> object:
+    """The leftovers that are still there after the grace time."""
+    end = time.monotonic() + GRACE_S
+    while True:
+        left = look(*arguments)  # type: ignore[operator]
+        if not left or time.monotonic() > end:
+            return left
+        os.sched_yield()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if MARK not in os.environ:
+        os.environ[MARK] = secrets.token_hex(8)
+    config.stash[BEFORE] = (shared_names(), set(descriptors()))
+
+
+BEFORE = pytest.StashKey[tuple[set[str], set[int]]]()
+
+
+def leftovers(config: pytest.Config) -> Iterator[str]:
+    close_default_runtime()
+    names, numbers = config.stash[BEFORE]
+    worker = hasattr(config, "workerinput")
+    left = settled(lambda: {n: what for n, what in descriptors().items() if n not in numbers})
+    if left:
+        yield f"descriptors left open: {left}"
+    if worker:
+        return  # other workers still run; the controller looks at what all of them left
+    skip = ancestors()
+    processes = settled(
+        lambda: {pid: what for pid, what in marked_processes(os.environ[MARK]).items() if pid not in skip}
+    )
+    if processes:
+        yield f"processes left behind: {processes}"
+    new = settled(lambda: shared_names() - names)
+    if new:
+        yield f"shared memory left in /dev/shm: {new}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    problems = list(leftovers(session.config))
+    if problems:
+        session.config.stash[PROBLEMS] = problems
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if hasattr(session.config, "workeroutput"):
+            session.config.workeroutput["leftovers"] = problems
+
+
+PROBLEMS = pytest.StashKey[list[str]]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object) -> None:
+    """A worker's leftovers reach the controller's verdict."""
+    found = getattr(node, "workeroutput", {}).get("leftovers")
+    if found:
+        config: pytest.Config = node.config  # type: ignore[attr-defined]
+        config.stash.setdefault(PROBLEMS, []).extend(f"{getattr(node, 'gateway', node)}: {text}" for text in found)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for text in config.stash.get(PROBLEMS, []):
+        terminalreporter.write_line(f"LEFT BEHIND: {text}", red=True, bold=True)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if config.stash.get(PROBLEMS, []) and not hasattr(config, "workerinput"):
+        os._exit(1)  # the exit status of xdist's controller is decided before its workers report
