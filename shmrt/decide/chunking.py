@@ -26,10 +26,11 @@ Pure: the caller measures.
 
 from __future__ import annotations
 
-__all__ = ["CHUNK_MOST", "DEPTH_MOST", "TARGET_NS", "Pace"]
+__all__ = ["CHUNK_BYTES", "CHUNK_MOST", "DEPTH_MOST", "TARGET_NS", "Pace"]
 
 TARGET_NS = 1_000_000  # a millisecond: 20 times a round trip, and unnoticeable as latency
 CHUNK_MOST = 256
+CHUNK_BYTES = 2**20  # bigger items gain nothing from company
 DEPTH_MOST = 32
 
 

@@ -46,7 +46,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from shmrt.decide.chunking import Pace
+from shmrt.decide.chunking import CHUNK_BYTES, Pace
 from shmrt.decide.routing import route, weigh
 
 __all__ = [
@@ -663,7 +663,11 @@ class Delivery:
         count = (
             1 if node.plan.single or node.plan.max_attempts < 2 else node.pace.size(waiting=len(queue), workers=workers)
         )
-        entries = [queue.popleft() for _ in range(min(count, len(queue)))]
+        entries = [queue.popleft()]
+        size = entries[0].size
+        while len(entries) < count and queue and size < CHUNK_BYTES:
+            entries.append(queue.popleft())
+            size += entries[-1].size
         attempts = node.plan.max_attempts if len(entries) == 1 else 1  # a shared death comes back here
         self._submit(_Task(index, entries, lane), node, attempts)
 

@@ -24,7 +24,9 @@ _OBJECT = 64
 
 
 def _hash(key: Any) -> int:
-    own = type(key).__hash__  # a subclass that keeps it (a named tuple, say) equals the plain value, so goes with it
+    own: Any = type(
+        key
+    ).__hash__  # a subclass that keeps it (a named tuple, say) equals the plain value, so goes with it
     if own is str.__hash__:
         return zlib.crc32(str.encode(key, "utf-8", "surrogatepass"))
     if own is bytes.__hash__:
