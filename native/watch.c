@@ -43,6 +43,7 @@ static _Atomic uint32_t watchers;
 /* Which death of which table this thread has reported. */
 static _Thread_local struct {
 	const struct shmrt_control *control;
+	uint64_t token[2];                  /* another table may be mapped at the same address */
 	uint32_t reported[SHMRT_SLOTS_MAX]; /* epoch; 0: none */
 } memory;
 
@@ -84,6 +85,7 @@ static void look_at_slot(struct look *look, struct shmrt_slot *slot, uint32_t *r
 		*reported = epoch;
 		return;
 	}
+	*reported = 0;
 	if (look->count == WAITV_MAX)
 		look->overflow = true;
 	else
@@ -156,9 +158,10 @@ int shmrt_slots_watch(struct shmrt_control *control, uint32_t first, uint32_t co
 		return SHMRT_CORRUPT;
 	if (first > slot_count || count > slot_count - first)
 		return SHMRT_INVALID;
-	if (memory.control != control) {
+	if (memory.control != control || memcmp(memory.token, control->header.token, sizeof memory.token) != 0) {
 		memset(&memory, 0, sizeof memory);
 		memory.control = control;
+		memcpy(memory.token, control->header.token, sizeof memory.token);
 	}
 	uint64_t deadline_ns = UINT64_MAX;
 	if (timeout_ns != SHMRT_FOREVER)
