@@ -36,11 +36,11 @@ int shmrt_ring_lock(struct shmrt_ring *ring) {
 	pthread_mutex_t *mutex = &ring->shared->mutex;
 	int error = pthread_mutex_trylock(mutex);
 	if (error == EBUSY && ring->may_spin) {
-		unsigned pauses = 4;
+		unsigned pauses = 16; /* a few messages per turn of the lock */
 		for (int i = 0; i < TRIES && error == EBUSY; i++) {
 			for (unsigned j = 0; j < pauses; j++)
 				shmrt_pause();
-			if (pauses < 32)
+			if (pauses < 64)
 				pauses *= 2; /* each failed try takes the line from the holder */
 			error = pthread_mutex_trylock(mutex);
 		}
