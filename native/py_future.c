@@ -8,9 +8,9 @@
  * the waiters and the callback list live in one block (`struct watch`) that most futures never get; a future that
  * has the block is *watched* and its origin is told so once.
  *
- * A result arrives as an undecoded payload. Whoever asks first decodes it; if two threads race, both decode, the
- * first object stored is the one that everybody gets, and the last decoder gives the payload back. A failing
- * decode becomes the future's exception, so user code can only hurt the thread that asked.
+ * A result arrives as an undecoded payload. Whoever asks first decodes it, alone: decoding moves the blocks of a
+ * message to their new owner, so it cannot be done twice. Others wait on `decoded`, a word of this process that counts
+ * finished decodes. A failing decode becomes the future's exception; user code can only hurt the thread that asked.
  *
  * A new future holds nothing that could close a reference cycle and is taken off the collector's list (the biggest
  * single cost of submitting in bulk). It is put back once it gets a watch block, an attribute, or a value that the
@@ -18,7 +18,7 @@
  */
 #include "py_future.h"
 
-#include <time.h>
+#include "ops.h"
 
 enum state { STATE_PENDING, STATE_RUNNING, STATE_CANCELLED, STATE_NOTIFIED, STATE_FINISHED, STATE_COUNT };
 
@@ -33,12 +33,12 @@ struct core_future {
 	const struct shmrt_future_origin *origin; /* NULL for one that somebody made by hand */
 	PyObject *origin_object;
 	uint64_t token;
-	void *payload;   /* undecoded; given back by the last decoder or by dealloc */
+	void *payload;   /* undecoded; given back by the decoder or by dealloc */
 	PyObject *value; /* the result or the exception, once decoded or set */
 	struct watch *watch;
 	PyObject *worker;
+	unsigned long decoder; /* the thread inside origin->decode; 0 if none */
 	uint32_t attempts;
-	uint16_t decoders; /* threads inside origin->decode for `payload` */
 	uint8_t state;     /* enum state */
 	uint8_t outcome : 2; /* enum shmrt_outcome; meaningful once value or payload is set */
 	uint8_t watch_told : 1;
@@ -49,6 +49,8 @@ static PyTypeObject *core_type;
 static PyTypeObject *public_class; /* made on first use: importing concurrent.futures costs 10 ms */
 static PyObject *state_names[STATE_COUNT];
 static PyObject *cancelled_error, *invalid_state_error, *logger, *condition_type;
+static _Atomic uint32_t decoded; /* finished decodes of this process; those who wait for one sleep on it */
+static uint32_t decode_waiters;  /* guarded by the interpreter's lock */
 static PyObject *str_acquire, *str_release, *str_wait, *str_notify_all, *str_is_owned;
 
 static const char *const state_words[STATE_COUNT] = {"pending", "running", "cancelled", "cancelled", "finished"};
@@ -59,11 +61,7 @@ static inline bool is_cancelled(const struct core_future *self) {
 	return self->state == STATE_CANCELLED || self->state == STATE_NOTIFIED;
 }
 
-static int64_t now_ns(void) {
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
-}
+static int64_t now_ns(void) { return (int64_t)shmrt_now_ns(); }
 
 /* ---- memory: collector, payload, watch block ---- */
 
@@ -394,41 +392,73 @@ void shmrt_future_complete_object(PyObject *future, enum shmrt_outcome outcome, 
 
 /* ---- asking for the value ---- */
 
-/* Makes sure that a finished future's value is an object. -1 only for what is no Exception (an interrupt while
- * decoding): that belongs to the thread, not to the future, and the next one who asks decodes again. */
+/* Waits until another thread has decoded. -1: interrupted, or the decoding asks for its own result. */
+static int await_decoder(struct core_future *self) {
+	while (self->decoder != 0) {
+		if (self->decoder == PyThread_get_thread_ident()) {
+			PyErr_SetString(PyExc_RuntimeError, "a result was asked for by the code that decodes this very result");
+			return -1;
+		}
+		/* Read under the interpreter's lock, so a decode that ends from here on changes it: no wake is lost. */
+		uint32_t seen = atomic_load_explicit(&decoded, memory_order_relaxed); /* ordered by that lock */
+		int result;
+		decode_waiters++;
+		Py_BEGIN_ALLOW_THREADS
+		/* The limit only bounds how late a signal is looked at. */
+		result = shmrt_futex_wait(&decoded, seen, INT64_C(50000000));
+		Py_END_ALLOW_THREADS
+		decode_waiters--;
+		(void)result; /* every outcome means: look again */
+		if (PyErr_CheckSignals() < 0)
+			return -1;
+	}
+	return 0;
+}
+
+/* Makes sure that a finished future's value is an object. Whatever decoding raised is kept as the exception; if that
+ * is no Exception (an interrupt), -1 tells the asking thread at once. */
 static int need_value(struct core_future *self) {
+	if (SHMRT_UNLIKELY(self->decoder != 0) && await_decoder(self) < 0)
+		return -1;
 	if (self->value != NULL || self->payload == NULL)
 		return 0;
 	void *payload = self->payload;
 	enum shmrt_outcome outcome = self->outcome;
-	PyObject *origin_object = Py_NewRef(self->origin_object);
 	int result = 0;
-	self->decoders++;
+	Py_INCREF(self);
+	self->decoder = PyThread_get_thread_ident();
+	PyObject *origin_object = Py_NewRef(self->origin_object);
 	PyObject *value = self->origin->decode(origin_object, payload, outcome);
+	PyObject *interrupt = NULL;
 	if (value == NULL) {
-		if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_Exception)) {
+		if (!PyErr_Occurred())
+			PyErr_SetString(PyExc_SystemError, "decoding a result failed without saying why");
+		if (!PyErr_ExceptionMatches(PyExc_Exception))
 			result = -1;
-		} else {
-			if (!PyErr_Occurred())
-				PyErr_SetString(PyExc_SystemError, "decoding a result failed without saying why");
-			value = take_exception();
-			outcome = SHMRT_OUTCOME_EXCEPTION;
-		}
+		value = take_exception();
+		outcome = SHMRT_OUTCOME_EXCEPTION;
+		interrupt = result < 0 ? Py_NewRef(value) : NULL;
 	}
-	self->decoders--;
 	PyObject *surplus = value;
-	if (value != NULL && self->value == NULL && self->payload == payload) {
+	if (self->value == NULL) { /* else somebody wrote _result meanwhile */
 		self->value = value;
 		self->outcome = outcome & 3;
 		track_for(self, value);
 		surplus = NULL;
 	}
-	if (self->value != NULL && self->payload == payload && self->decoders == 0) {
-		self->payload = NULL;
-		drop_payload(self, payload);
-	}
+	self->payload = NULL;
+	self->decoder = 0;
+	atomic_fetch_add_explicit(&decoded, 1, memory_order_relaxed); /* ordered by the interpreter's lock */
+	if (decode_waiters != 0)
+		shmrt_futex_wake(&decoded, INT32_MAX);
+	drop_payload(self, payload);
 	Py_XDECREF(surplus);
 	Py_DECREF(origin_object);
+	if (interrupt != NULL) {
+		PyErr_SetObject((PyObject *)Py_TYPE(interrupt), interrupt);
+		Py_DECREF(interrupt);
+	}
+	Py_DECREF(self);
 	return result;
 }
 
