@@ -18,6 +18,7 @@ static const struct {
 	{shmrt_py_add_message},
 	{shmrt_py_add_block},
 	{shmrt_py_add_arena},
+	{shmrt_py_add_bench},
 };
 
 static int module_exec(PyObject *module) {

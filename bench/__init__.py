@@ -1,0 +1,1 @@
+"""Benchmarks: one file per question. `python -m bench run [--smoke] [NAME ...]`; see bench/__main__.py."""
