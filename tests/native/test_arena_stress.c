@@ -138,10 +138,12 @@ static bool take(struct held *held, uint32_t self) {
 	return true;
 }
 
-static void child(int number, uint64_t seed) {
+static void child(int number, uint64_t seed, pid_t parent) {
 	static struct held held[HELD_MAX];
 	size_t count = 0;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent) /* it ended before the line above: nobody would end us */
+		_exit(0);
 	random_state = seed;
 	uint32_t self = shmrt_owner_self();
 	if (next_random() % 2 == 0)
@@ -172,9 +174,9 @@ static void child(int number, uint64_t seed) {
 
 static pid_t start(int number) {
 	uint64_t seed = next_random() | 1;
-	pid_t pid = fork();
+	pid_t parent = getpid(), pid = fork();
 	if (pid == 0)
-		child(number, seed);
+		child(number, seed, parent);
 	MUST(pid > 0);
 	return pid;
 }
