@@ -256,9 +256,10 @@ class Row:
 class _Entry:
     """One item inside a work node. `outs is None` until its task came back."""
 
-    __slots__ = ("at", "done", "item", "keys", "lane", "outs", "size", "token")
+    __slots__ = ("at", "done", "item", "keys", "lane", "number", "outs", "size", "token")
 
-    def __init__(self, item: Any, lane: int, size: int) -> None:
+    def __init__(self, number: int, item: Any, lane: int, size: int) -> None:
+        self.number = number
         self.item = item
         self.lane = lane
         self.size = size
@@ -305,7 +306,7 @@ class _Work:
         self.queue: deque[_Entry] = deque()
         self.lanes: list[deque[_Entry]] = [deque() for _ in range(plan.workers)] if plan.keyed else []
         self.load = [0] * plan.workers
-        self.locked = [0] * plan.workers  # open groups and streams: while there are some, a routed lane starts nothing
+        self.locked = [0] * plan.workers  # open groups and streams: while there are some, a lane starts nothing new
         self.line: deque[_Entry] = deque()  # ordered: every entry, as it came; else: those with something to give
         self.held = 0
         self.bytes = 0
@@ -523,7 +524,7 @@ class Delivery:
                 self._close(node)
                 self._emit_batch(index, node, now_ns)
             return 64
-        entry = _Entry(item, lane or 0, weigh(item))
+        entry = _Entry(self.rows[node.plan.row].taken, item, lane or 0, weigh(item))
         node.held += 1
         node.bytes += entry.size
         if node.ordered:
@@ -539,7 +540,7 @@ class Delivery:
         while index < self._end:
             node = self.nodes[index]
             if isinstance(node, _Work):
-                entry = _Entry(None, 0, 0)
+                entry = _Entry(0, None, 0, 0)
                 entry.outs, entry.done = (stop,), True
                 node.held += 1
                 node.line.append(entry)
@@ -651,12 +652,14 @@ class Delivery:
                 while queue and not node.locked[lane] and node.load[lane] < depth:
                     self._start(index, node, queue, lane)
             return
+        if node.pinned:  # one task or stream per worker: a death then interrupts no stream but the one that ran
+            for lane in range(plan.workers):
+                if node.queue and not node.locked[lane] and not node.load[lane]:
+                    self._start(index, node, node.queue, lane)
+            return
         depth = pace.depth() if plan.single else 2
         while node.queue and node.running < plan.workers * depth:
-            self._start(index, node, node.queue, self._quietest(node) if node.pinned else None)
-
-    def _quietest(self, node: _Work) -> int:
-        return min(range(node.plan.workers), key=node.load.__getitem__)
+            self._start(index, node, node.queue, None)
 
     def _start(self, index: int, node: _Work, queue: deque[_Entry], lane: int | None) -> None:
         workers = 1 if node.plan.keyed else node.plan.workers
@@ -795,8 +798,14 @@ class Delivery:
         self._submit(task, node, max(1, node.plan.max_attempts - group.escrow))
 
     def _requeue(self, node: _Work, entries: Sequence[_Entry], lane: int | None) -> None:
+        if not entries:
+            return
         queue = node.lanes[lane or 0] if node.plan.keyed else node.queue
-        queue.extendleft(reversed(entries))
+        # In order of arrival, whatever came back before: else a stream that waits for its turn could hold the
+        # last worker while the item whose turn it is waits for a worker.
+        merged = sorted((*entries, *queue), key=lambda entry: entry.number)
+        queue.clear()
+        queue.extend(merged)
 
     # -- outcomes
 
