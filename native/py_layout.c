@@ -95,6 +95,7 @@ static const struct {
 	FIELD(arena_shared, limit_bytes),
 	FIELD(arena_shared, reserved_granules),
 	FIELD(arena_shared, granules_high),
+	FIELD(arena_shared, hints),
 
 	SIZE(ring_slot),
 	FIELD(ring_slot, state),
