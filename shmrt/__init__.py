@@ -44,13 +44,13 @@ __all__ = [*sorted(_HOME), "errors"]
 
 
 def __getattr__(name: str) -> object:
+    home = "shmrt.errors" if name == "errors" else _HOME.get(name)
+    if home is None:  # the import machinery asks for submodules this way; the answer must cost nothing
+        raise AttributeError(f"module 'shmrt' has no attribute {name!r}")
     from importlib import import_module
 
-    home = _HOME.get(name)
-    if home is None:
-        if name == "errors":
-            return import_module("shmrt.errors")
-        raise AttributeError(f"module 'shmrt' has no attribute {name!r}")
+    if name == "errors":
+        return import_module(home)
     if name == "runtime":
         value: object = import_module(home).current
     else:

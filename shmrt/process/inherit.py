@@ -48,10 +48,19 @@ def _foreign(things: list[object]) -> list[tuple[int, bytes]]:
     return found
 
 
-def _warning_filters() -> bytes | None:
-    import pickle
-
+def _warning_filters() -> list[tuple[object, ...]] | bytes | None:
+    """The filters as plain rows where they are simple, which spares each worker the import of pickle."""
     import _warnings
+
+    rows = []
+    for action, message, category, module, line in _warnings.filters:
+        plain = message is None and (module is None or isinstance(module, str)) and category.__module__ == "builtins"
+        if not plain:
+            break
+        rows.append((action, None, category.__name__, module, line))
+    else:
+        return rows
+    import pickle
 
     try:
         return pickle.dumps(list(_warnings.filters))
@@ -147,14 +156,20 @@ def _apply_hooks(described: list[tuple[int, bytes]], hooks: list[object]) -> Non
 
 def _apply_warnings(description: dict[str, object]) -> None:
     sys.warnoptions[:] = description["warn_options"]  # type: ignore[assignment]
-    data = description["warning_filters"]
-    if data is None:
+    described = description["warning_filters"]
+    if described is None:
         return
-    import pickle
-
     import _warnings
 
-    filters = pickle.loads(data)  # type: ignore[arg-type]
+    if isinstance(described, bytes):
+        import pickle
+
+        filters = pickle.loads(described)
+    else:
+        import builtins
+
+        rows: list[tuple[str, None, str, str | None, int]] = described  # type: ignore[assignment]
+        filters = [(action, None, getattr(builtins, name), module, line) for action, _, name, module, line in rows]
     if list(_warnings.filters) != filters:
         _warnings.filters[:] = filters
         changed = getattr(_warnings, "_filters_mutated", None) or getattr(_warnings, "_filters_mutated_lock_held", None)

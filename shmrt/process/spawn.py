@@ -7,8 +7,8 @@ parent-death signal is bound to the *thread* that forked. The child never return
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
     from collections.abc import Callable
 

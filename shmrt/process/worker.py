@@ -14,13 +14,14 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING, Any
 
 from shmrt import _native
 from shmrt.process import inherit, signals
 from shmrt.process.spawn import Job, close_all_but
 
+TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
+    from typing import Any
     from types import ModuleType
 
 __all__ = ["STACK_BYTES", "clean_main", "run", "watch_logging"]

@@ -25,7 +25,6 @@ import marshal
 import os
 import sys
 from time import monotonic_ns
-from typing import TYPE_CHECKING
 
 from shmrt import _native
 from shmrt.process import death, signals, template, worker
@@ -33,6 +32,7 @@ from shmrt.process.spawn import Job, fork_child
 from shmrt.supervise.crew import Crew, Template, Worker
 from shmrt.supervise.protocol import Channel
 
+TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
     from typing import Any
 
