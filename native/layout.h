@@ -197,7 +197,7 @@ struct shmrt_record_header {
 	uint32_t inline_size; /* bytes of inline body after the references */
 	uint32_t function;
 	uint32_t attempt;
-	uint32_t epoch;       /* of the writing or receiving worker: a stale record is dropped */
+	uint32_t claim;       /* TASK: low bits 0 offered, 1 taken by the worker, 2 taken back by the hub; 0x100: may run again (hub.h, H1) */
 };
 _Static_assert(sizeof(struct shmrt_record_header) == 32, "shared layout changed");
 

@@ -40,6 +40,8 @@ PyObject *shmrt_py_block_new(ShmrtArena *arena, const struct shmrt_block_referen
 Py_ssize_t shmrt_py_block_exports(PyObject *block);
 /* After this its deallocation does not free the block (somebody else does). */
 void shmrt_py_block_disown(PyObject *block);
+/* From now on its deallocation frees the block as (state, owner). */
+void shmrt_py_block_adopt(PyObject *block, enum shmrt_block_state state, uint32_t owner);
 
 /* ---- encoding ---- */
 struct shmrt_encoder { /* re-usable; zero-initialise */

@@ -1,0 +1,357 @@
+/* hub_death.c -- what the hub does about one worker: adopt it, time it, take leave of it.
+ *
+ * A worker's life as the hub sees it, by its slot: a new epoch (adopt) -> READY (dispatch) -> death mutex
+ * abandoned (its main thread writes no more: deliver, decide, put back) -> GONE (nothing of it writes any more:
+ * reason, blocks, lanes, slot). GONE may come without the notice before it; then both steps run.
+ */
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "hub.h"
+
+#define STACK_WAIT_NS UINT64_C(30000000)  /* longest wait for a worker's stack */
+#define STACK_STEP_NS UINT64_C(4000000)
+#define STACK_BYTES_MAX 32768
+
+static void adopt(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker, uint32_t epoch) {
+	struct shmrt_slot *slot = worker->slot;
+	uint32_t offset = (uint32_t)(worker - pool->workers);
+	uint8_t *pair = (uint8_t *)pool->lanes + sizeof(struct shmrt_lanes) + offset * pool->pair_bytes;
+	worker->epoch = epoch;
+	worker->pid = atomic_load_explicit(&slot->pid, memory_order_acquire); /* F2 */
+	worker->owner = atomic_load_explicit(&slot->owner, memory_order_relaxed); /* F2: with pid */
+	/* -1 when it is gone already: then GONE follows and nothing needs to be signalled. */
+	worker->pidfd = shmrt_pidfd_open(worker->pid);
+	if (worker->pidfd >= 0 && worker->owner && shmrt_owner_of(worker->pid) != worker->owner) {
+		close(worker->pidfd); /* the pid is somebody else's by now */
+		worker->pidfd = -1;
+	}
+	memset(worker->known_functions, 0, pool->function_capacity / 8);
+	struct shmrt_lane_shared *tasks = (struct shmrt_lane_shared *)(void *)pair;
+	struct shmrt_lane_shared *results =
+		(struct shmrt_lane_shared *)(void *)(pair + shmrt_lane_bytes(pool->task_capacity));
+	int result = shmrt_lane_attach_producer(&worker->tasks, tasks, pool->task_capacity);
+	SHMRT_ASSERT(result == SHMRT_OK); /* formatted by us; the worker stores head only */
+	result = shmrt_lane_attach_consumer(&worker->results, results, pool->result_capacity);
+	SHMRT_ASSERT(result == SHMRT_OK);
+}
+
+void shmrt_hub__reset_worker(struct shmrt_hub_worker *worker) {
+	if (worker->pidfd >= 0)
+		close(worker->pidfd);
+	struct shmrt_hub_worker fresh = {
+		.slot = worker->slot, .known_functions = worker->known_functions, .stack_fd = worker->stack_fd, .pidfd = -1};
+	*worker = fresh;
+}
+
+/* Blocks that the dead worker kept although its task goes on elsewhere become the sender's again. */
+static void take_back_blocks(struct shmrt_hub *hub, struct shmrt_task *task, uint32_t dead) {
+	for (uint16_t i = 0; i < task->arguments.block_count; i++) {
+		struct shmrt_block_reference *reference = &task->arguments.blocks[i];
+		int result = shmrt_arena_move(&hub->arena, reference->block, reference->generation, SHMRT_BLOCK_KEPT, dead,
+					      SHMRT_BLOCK_SENT, hub->owner);
+		(void)result; /* STALE: it never took it */
+	}
+}
+
+static bool ordered_for_another(const struct shmrt_slot *slot, const struct shmrt_task *task) {
+	uint32_t reason = atomic_load_explicit(&slot->kill_reason, memory_order_acquire); /* H2 */
+	if (reason == SHMRT_KILL_NONE)
+		return false;
+	if (reason != SHMRT_KILL_TIMEOUT && reason != SHMRT_KILL_CANCEL)
+		return true;
+	return atomic_load_explicit(&slot->kill_task_id, memory_order_relaxed) != task->id; /* H2 */
+}
+
+/* True if the task goes back to the backlog now; else its end is told once the exit status is known. */
+static bool try_again(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker, struct shmrt_task *task) {
+	uint32_t reason = atomic_load_explicit(&worker->slot->kill_reason, memory_order_acquire); /* H2 */
+	if (task->flags & (SHMRT_TASK_STREAMED | SHMRT_TASK_KILL) || task->max_attempts <= 1 || pool->broken ||
+	    reason == SHMRT_KILL_STOP)
+		return false;
+	if (ordered_for_another(worker->slot, task)) {
+		pool->requeued++; /* shmrt's own doing: costs the message no attempt */
+	} else {
+		bool timed_out = reason == SHMRT_KILL_TIMEOUT;
+		if (reason == SHMRT_KILL_CANCEL || (timed_out && !(task->flags & SHMRT_TASK_RETRY_TIMEOUT)))
+			return false;
+		if (task->begun + 1 >= task->max_attempts)
+			return false;
+		task->begun++;
+		task->deaths += !timed_out;
+		if (task->begun + 1 == task->max_attempts)
+			task->flags |= SHMRT_TASK_ALONE;
+		pool->retried++;
+	}
+	take_back_blocks(pool->hub, task, worker->owner);
+	shmrt_hub__enqueue(task, true);
+	return true;
+}
+
+static void take_leave(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker) {
+	struct shmrt_slot *slot = worker->slot;
+	uint32_t offset = (uint32_t)(worker - pool->workers);
+	worker->abandoned = true;
+	if (worker->ready) {
+		worker->ready = false;
+		pool->ready_count--;
+	}
+	/* The main thread is dead, the process may not be (exec, a thread that lives on): nothing may go on. */
+	if (worker->pidfd >= 0 && worker->kill_stage != 2 && shmrt_pidfd_signal(worker->pidfd, SIGKILL) == SHMRT_OK)
+		worker->kill_stage = 2;
+	while (shmrt_hub__drain(pool, offset, UINT32_MAX))
+		;
+	uint64_t phase = shmrt_slot_phase_get(slot) & 0xFF;
+	uint64_t running = atomic_load_explicit(&slot->task_id, memory_order_relaxed); /* F1: with phase */
+	bool begun = phase >= SHMRT_PHASE_DECODE && phase <= SHMRT_PHASE_BLOCKED;
+	uint64_t start_ns = atomic_load_explicit(&slot->task_start_ns, memory_order_relaxed); /* F1: with phase */
+	/* From the youngest to the oldest, each to the front: their order stays. */
+	while (worker->lane.last) {
+		struct shmrt_task *task = worker->lane.last;
+		shmrt_list_remove(&worker->lane, task);
+		if (begun && task->id == running) {
+			worker->crash_elapsed_ns = shmrt_now_ns() - start_ns;
+			if (!try_again(pool, worker, task)) {
+				task->state = SHMRT_TASK_VICTIM;
+				worker->victim = task;
+			}
+		} else if (task->flags & SHMRT_TASK_KILL)
+			shmrt_hub__finish(task, SHMRT_TASK_CANCELLED);
+		else if (pool->broken)
+			shmrt_hub__finish(task, SHMRT_TASK_BROKEN);
+		else {
+			pool->requeued++;
+			shmrt_hub__enqueue(task, true);
+		}
+	}
+	pool->full = false;
+}
+
+static char *read_stack(int fd) {
+	struct stat status;
+	if (fd < 0 || fstat(fd, &status) != 0 || status.st_size <= 0)
+		return NULL;
+	size_t size = status.st_size < STACK_BYTES_MAX ? (size_t)status.st_size : STACK_BYTES_MAX;
+	char *text = malloc(size + 1);
+	if (text == NULL)
+		return NULL;
+	ssize_t got = pread(fd, text, size, 0);
+	text[got > 0 ? got : 0] = 0;
+	return text;
+}
+
+static void bury(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker) {
+	struct shmrt_hub *hub = pool->hub;
+	struct shmrt_slot *slot = worker->slot;
+	if (!worker->abandoned)
+		take_leave(pool, worker);
+	uint32_t reason = atomic_load_explicit(&slot->kill_reason, memory_order_acquire); /* H2 */
+	struct shmrt_crash crash = {
+		.pid = worker->pid,
+		.wait_status = atomic_load_explicit(&slot->wait_status, memory_order_relaxed), /* F2: before GONE */
+		.oom = atomic_load_explicit(&slot->oom, memory_order_relaxed),                 /* F2: before GONE */
+		.worker = atomic_load_explicit(&slot->worker, memory_order_relaxed),           /* F2: before GONE */
+		.kill_reason = reason,
+		.elapsed_ns = worker->crash_elapsed_ns,
+	};
+	crash.stack = read_stack(worker->stack_fd);
+	bool clean = WIFEXITED(crash.wait_status) && WEXITSTATUS(crash.wait_status) == 0;
+	pool->restarts += !(clean && worker->stop_sent) && reason != SHMRT_KILL_STOP;
+	pool->killed += reason == SHMRT_KILL_CHAOS;
+	pool->buried_busy_ns += atomic_load_explicit(&slot->busy_ns, memory_order_relaxed);       /* statistics */
+	pool->buried_blocked_ns += atomic_load_explicit(&slot->blocked_ns, memory_order_relaxed); /* statistics */
+	struct shmrt_task *task = worker->victim;
+	worker->victim = NULL;
+	struct shmrt_note *note = shmrt_hub__note(hub, SHMRT_NOTE_GONE, pool, worker);
+	if (note) {
+		note->crash = crash;
+		note->crash.stack = crash.stack ? strdup(crash.stack) : NULL;
+	}
+	if (task) {
+		bool meant = !ordered_for_another(slot, task);
+		task->crash = crash;
+		crash.stack = NULL;
+		task->begun++;
+		if (task->flags & SHMRT_TASK_KILL || (reason == SHMRT_KILL_CANCEL && meant))
+			shmrt_hub__finish(task, SHMRT_TASK_CANCELLED);
+		else if (reason == SHMRT_KILL_STOP || pool->broken)
+			shmrt_hub__finish(task, SHMRT_TASK_BROKEN);
+		else if (reason == SHMRT_KILL_TIMEOUT && meant)
+			shmrt_hub__finish(task, SHMRT_TASK_TIMED_OUT);
+		else {
+			task->deaths += meant;
+			shmrt_hub__finish(task, task->max_attempts > 1 && task->begun >= task->max_attempts && meant &&
+							!(task->flags & SHMRT_TASK_STREAMED)
+						? SHMRT_TASK_POISON
+						: SHMRT_TASK_CRASHED);
+		}
+	}
+	free(crash.stack);
+	if (worker->owner)
+		shmrt_arena_reclaim(&hub->arena, worker->owner, NULL, NULL);
+	shmrt_lane_format(worker->tasks.shared, 0);
+	shmrt_lane_format(worker->results.shared, 0);
+	if (worker->stack_fd >= 0 && ftruncate(worker->stack_fd, 0) != 0)
+		crash.stack = NULL; /* an old stack may be shown again; nothing else depends on it */
+	shmrt_hub__reset_worker(worker);
+	int result = shmrt_slot_free(slot);
+	(void)result; /* STALE: the program's own root replacement freed it */
+	shmrt_bell_ring_always(&hub->control->slots[SHMRT_SLOT_ROOT].bell);
+}
+
+/* Orders the end of the worker because of `task`; withdrawn if that task just ended. */
+static bool order_kill(struct shmrt_hub_worker *worker, enum shmrt_kill_reason reason, uint64_t task_id) {
+	struct shmrt_slot *slot = worker->slot;
+	if (!shmrt_slot_order_kill(slot, reason, task_id))
+		return false; /* somebody else is ending it already */
+	atomic_thread_fence(memory_order_seq_cst); /* H2 */
+	uint64_t phase = shmrt_slot_phase_get(slot) & 0xFF;
+	if (phase >= SHMRT_PHASE_DECODE && phase <= SHMRT_PHASE_BLOCKED &&
+	    atomic_load_explicit(&slot->task_id, memory_order_relaxed) == task_id) /* F1, H2 */
+		return true;
+	uint32_t ordered = reason;
+	atomic_compare_exchange_strong_explicit(&slot->kill_reason, &ordered, SHMRT_KILL_NONE, memory_order_acq_rel,
+						memory_order_relaxed); /* H2 */
+	shmrt_bell_ring_always(&slot->bell); /* it may have stopped before its next task */
+	return false;
+}
+
+static void sooner(uint64_t *next_ns, uint64_t at_ns) {
+	if (at_ns < *next_ns)
+		*next_ns = at_ns;
+}
+
+static void watch_time(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker, uint64_t now_ns, uint64_t *next_ns) {
+	struct shmrt_task *task = worker->lane.first;
+	struct shmrt_slot *slot = worker->slot;
+	if (worker->kill_stage == 1) {
+		struct stat status = {0};
+		bool told = worker->stack_fd >= 0 && fstat(worker->stack_fd, &status) == 0 && status.st_size > 0;
+		if (now_ns - worker->kill_ns >= STACK_WAIT_NS || (told && now_ns - worker->kill_ns >= 2 * STACK_STEP_NS)) {
+			if (worker->pidfd >= 0 && shmrt_pidfd_signal(worker->pidfd, SIGKILL) == SHMRT_OK)
+				worker->kill_stage = 2;
+			else
+				worker->kill_stage = 2; /* gone already */
+		} else
+			sooner(next_ns, now_ns + STACK_STEP_NS);
+		return;
+	}
+	if (task == NULL || worker->kill_stage == 2)
+		return;
+	uint64_t phase = shmrt_slot_phase_get(slot) & 0xFF;
+	bool begun = phase >= SHMRT_PHASE_DECODE && phase <= SHMRT_PHASE_ENCODE &&
+		     atomic_load_explicit(&slot->task_id, memory_order_relaxed) == task->id; /* F1 */
+	if (begun && task->flags & SHMRT_TASK_KILL) {
+		if (order_kill(worker, SHMRT_KILL_CANCEL, task->id) && worker->pidfd >= 0 &&
+		    shmrt_pidfd_signal(worker->pidfd, SIGKILL) == SHMRT_OK)
+			worker->kill_stage = 2;
+		return;
+	}
+	if (task->flags & SHMRT_TASK_KILL)
+		sooner(next_ns, now_ns + 1000000); /* claimed, about to begin */
+	if (pool->timed == 0)
+		return;
+	for (struct shmrt_task *later = begun ? task->next : task; later; later = later->next) {
+		/* Not begun: it cannot run out before now + its time; a deadline ends it at once. */
+		if (later->timeout_ns != SHMRT_FOREVER)
+			sooner(next_ns, now_ns + (uint64_t)later->timeout_ns);
+		if (later->deadline_ns == 0)
+			continue;
+		if (later->deadline_ns > now_ns)
+			sooner(next_ns, later->deadline_ns);
+		else if (shmrt_hub__revoke(later)) {
+			shmrt_hub__finish(later, SHMRT_TASK_EXPIRED);
+			sooner(next_ns, now_ns);
+			return; /* the list changed; the next round goes on */
+		}
+	}
+	if (!begun || task->timeout_ns == SHMRT_FOREVER)
+		return;
+	uint64_t start_ns = atomic_load_explicit(&slot->task_start_ns, memory_order_relaxed); /* F1 */
+	uint64_t end_ns = start_ns + (uint64_t)task->timeout_ns;
+	if (now_ns < end_ns) {
+		sooner(next_ns, end_ns);
+		return;
+	}
+	if (!order_kill(worker, SHMRT_KILL_TIMEOUT, task->id))
+		return;
+	worker->crash_elapsed_ns = now_ns - start_ns;
+	worker->kill_ns = now_ns;
+	/* faulthandler in the worker answers SIGUSR1 with its Python stack, even inside a C call that holds the GIL. */
+	worker->kill_stage = worker->pidfd >= 0 && shmrt_pidfd_signal(worker->pidfd, SIGUSR1) == SHMRT_OK ? 1 : 2;
+	sooner(next_ns, now_ns + STACK_STEP_NS);
+}
+
+/* Recycling: a worker that has served long enough is replaced first and stopped then. */
+static void watch_age(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker, uint64_t now_ns) {
+	struct shmrt_slot *slot = worker->slot;
+	const struct shmrt_pool_options *options = &pool->options;
+	if (!worker->ready || worker->stop_sent)
+		return;
+	if (!worker->retiring) {
+		uint64_t born_ns = atomic_load_explicit(&slot->spawn_ns, memory_order_relaxed); /* fixed for this epoch */
+		bool old = options->max_age_ns && now_ns - born_ns > options->max_age_ns;
+		bool worn = options->max_tasks_per_worker && worker->sent >= options->max_tasks_per_worker;
+		bool fat = options->max_rss_bytes &&
+			   atomic_load_explicit(&slot->rss_bytes, memory_order_relaxed) > options->max_rss_bytes; /* an estimate */
+		if (!old && !worn && !fat)
+			return;
+		worker->retiring = true;
+	}
+	if (!worker->replace_asked && !pool->closed)
+		worker->replace_asked = shmrt_hub__note(pool->hub, SHMRT_NOTE_REPLACE, pool, worker) != NULL;
+	if (worker->lane.count)
+		return;
+	uint32_t index = atomic_load_explicit(&slot->worker, memory_order_relaxed); /* fixed for this epoch */
+	for (uint32_t i = 0; i < options->slot_count; i++) {
+		struct shmrt_hub_worker *other = &pool->workers[i];
+		if (other == worker || !other->ready || other->retiring ||
+		    atomic_load_explicit(&other->slot->worker, memory_order_relaxed) != index) /* fixed for its epoch */
+			continue;
+		struct shmrt_record_header *record;
+		if (shmrt_lane_reserve(&worker->tasks, 0, &record) != SHMRT_OK)
+			return;
+		record->kind = SHMRT_RECORD_STOP;
+		shmrt_lane_commit(&worker->tasks);
+		worker->stop_sent = true;
+		shmrt_bell_ring(&slot->bell);
+		return;
+	}
+}
+
+bool shmrt_hub__look_at_worker(struct shmrt_hub_pool *pool, uint32_t offset, uint64_t now_ns, uint64_t *next_ns) {
+	struct shmrt_hub_worker *worker = &pool->workers[offset];
+	struct shmrt_slot *slot = worker->slot;
+	uint32_t state = atomic_load_explicit(&slot->state, memory_order_acquire); /* F2 */
+	bool moved = false;
+	if (state == SHMRT_SLOT_EMPTY)
+		return false;
+	uint32_t epoch = atomic_load_explicit(&slot->epoch, memory_order_relaxed); /* F2: after state */
+	if (worker->epoch != epoch) {
+		if (atomic_load_explicit(&slot->pid, memory_order_acquire) == 0) /* F2 */
+			return false; /* claimed, not forked yet */
+		adopt(pool, worker, epoch);
+		moved = true;
+	}
+	if (state == SHMRT_SLOT_READY && !worker->ready && !worker->abandoned) {
+		worker->ready = moved = true;
+		pool->ready_count++;
+		pool->full = false;
+	}
+	moved |= shmrt_hub__drain(pool, offset, 256);
+	if (state == SHMRT_SLOT_GONE) {
+		bury(pool, worker);
+		return true;
+	}
+	if (!worker->abandoned && shmrt_slot_is_abandoned(slot)) {
+		take_leave(pool, worker);
+		return true;
+	}
+	if (worker->abandoned)
+		return moved;
+	watch_time(pool, worker, now_ns, next_ns);
+	watch_age(pool, worker, now_ns);
+	return moved;
+}

@@ -1,0 +1,539 @@
+/* hub_ledger.c -- tasks from acceptance to outcome: ids, queues, functions, completions, notes. */
+#include "hub.h"
+
+/* ---- payloads ---- */
+
+int shmrt_payload_set(struct shmrt_payload *payload, const uint8_t *bytes, uint32_t size, uint16_t flags,
+		      const struct shmrt_block_reference *blocks, uint16_t block_count) {
+	payload->bytes = size <= SHMRT_PAYLOAD_LOCAL ? payload->local : malloc(size);
+	payload->blocks = block_count ? malloc(block_count * sizeof(*blocks)) : NULL;
+	payload->copies = NULL;
+	if (payload->bytes == NULL || (block_count && payload->blocks == NULL)) {
+		if (payload->bytes != payload->local)
+			free(payload->bytes);
+		free(payload->blocks);
+		memset(payload, 0, offsetof(struct shmrt_payload, local));
+		return SHMRT_SYSTEM;
+	}
+	memcpy(payload->bytes, bytes, size);
+	if (block_count)
+		memcpy(payload->blocks, blocks, block_count * sizeof(*blocks));
+	payload->size = size;
+	payload->flags = flags;
+	payload->block_count = block_count;
+	return SHMRT_OK;
+}
+
+void shmrt_payload_clear(struct shmrt_payload *payload) {
+	if (payload->bytes != payload->local)
+		free(payload->bytes);
+	if (payload->copies) {
+		for (uint16_t i = 0; i < payload->block_count; i++)
+			free(payload->copies[i]);
+		free(payload->copies);
+	}
+	free(payload->blocks);
+	memset(payload, 0, offsetof(struct shmrt_payload, local));
+}
+
+void shmrt_hub__blocks_free(struct shmrt_hub *hub, struct shmrt_payload *payload, enum shmrt_block_state state,
+			    uint32_t owner) {
+	for (uint16_t i = 0; i < payload->block_count; i++) {
+		if (payload->copies && payload->copies[i])
+			continue; /* the block was freed when it was copied out */
+		/* STALE: the receiver took it and frees it itself. */
+		int result = shmrt_arena_free(&hub->arena, payload->blocks[i].block, payload->blocks[i].generation,
+					      state, owner);
+		(void)result;
+	}
+}
+
+/* ---- ids ---- */
+
+static int table_grow(struct shmrt_hub *hub) {
+	uint32_t capacity = hub->table_capacity ? hub->table_capacity * 2 : 1024;
+	if (capacity > UINT32_C(1) << 30)
+		return SHMRT_SYSTEM;
+	struct shmrt_task **table = realloc(hub->table, capacity * sizeof(*table));
+	if (table == NULL)
+		return SHMRT_SYSTEM;
+	hub->table = table;
+	uint32_t *generations = realloc(hub->generations, capacity * sizeof(*generations));
+	if (generations == NULL)
+		return SHMRT_SYSTEM;
+	hub->generations = generations;
+	uint32_t *free_indexes = realloc(hub->table_free, capacity * sizeof(*free_indexes));
+	if (free_indexes == NULL)
+		return SHMRT_SYSTEM;
+	hub->table_free = free_indexes;
+	for (uint32_t i = capacity; i-- > hub->table_capacity;) {
+		table[i] = NULL;
+		generations[i] = 1;
+		free_indexes[hub->table_free_count++] = i;
+	}
+	hub->table_capacity = capacity;
+	return SHMRT_OK;
+}
+
+static int id_take(struct shmrt_hub *hub, struct shmrt_task *task) {
+	if (hub->table_free_count == 0) {
+		int result = table_grow(hub);
+		if (result != SHMRT_OK)
+			return result;
+	}
+	uint32_t index = hub->table_free[--hub->table_free_count];
+	hub->table[index] = task;
+	task->id = (uint64_t)hub->generations[index] << 32 | index;
+	return SHMRT_OK;
+}
+
+static void id_give_back(struct shmrt_hub *hub, const struct shmrt_task *task) {
+	uint32_t index = (uint32_t)task->id;
+	hub->table[index] = NULL;
+	hub->generations[index]++;
+	hub->table_free[hub->table_free_count++] = index;
+}
+
+struct shmrt_task *shmrt_hub__find(struct shmrt_hub *hub, uint64_t id) {
+	uint32_t index = (uint32_t)id;
+	if (index >= hub->table_capacity || hub->table[index] == NULL || hub->table[index]->id != id)
+		return NULL;
+	return hub->table[index];
+}
+
+/* ---- tasks ---- */
+
+struct shmrt_task *shmrt_hub_task_new(struct shmrt_hub *hub) {
+	pthread_mutex_lock(&hub->mutex);
+	struct shmrt_task *task = hub->free_tasks;
+	if (task) {
+		hub->free_tasks = task->next;
+		hub->free_task_count--;
+	} else
+		task = malloc(sizeof(*task));
+	if (task && id_take(hub, task) != SHMRT_OK) {
+		free(task);
+		task = NULL;
+	}
+	pthread_mutex_unlock(&hub->mutex);
+	if (task == NULL)
+		return NULL;
+	uint64_t id = task->id;
+	memset(task, 0, offsetof(struct shmrt_task, arguments));
+	memset(&task->arguments, 0, offsetof(struct shmrt_payload, local));
+	memset(&task->result, 0, offsetof(struct shmrt_payload, local));
+	memset(&task->function, 0, sizeof(*task) - offsetof(struct shmrt_task, function));
+	task->id = id;
+	task->max_attempts = 1;
+	task->timeout_ns = SHMRT_FOREVER;
+	task->affinity = -1;
+	return task;
+}
+
+void shmrt_hub_task_free(struct shmrt_hub *hub, struct shmrt_task *task) {
+	pthread_mutex_lock(&hub->mutex);
+	if (task->state == SHMRT_TASK_NEW)
+		id_give_back(hub, task);
+	if (task->result.block_count)
+		shmrt_hub__blocks_free(hub, &task->result, SHMRT_BLOCK_HELD, hub->owner);
+	if (task->arguments.block_count)
+		shmrt_hub__blocks_free(hub, &task->arguments, SHMRT_BLOCK_SENT, hub->owner);
+	shmrt_payload_clear(&task->result);
+	shmrt_payload_clear(&task->arguments);
+	free(task->crash.stack);
+	task->crash.stack = NULL;
+	bool keep = hub->free_task_count < 4096;
+	if (keep) {
+		task->next = hub->free_tasks;
+		hub->free_tasks = task;
+		hub->free_task_count++;
+	}
+	pthread_mutex_unlock(&hub->mutex);
+	if (!keep)
+		free(task);
+}
+
+static bool is_timed(const struct shmrt_task *task) {
+	return task->timeout_ns != SHMRT_FOREVER || task->deadline_ns != 0;
+}
+
+static void forget(struct shmrt_task *task) {
+	struct shmrt_hub_pool *pool = task->pool;
+	if (task->flags & SHMRT_TASK_WATCHED)
+		pool->watched--;
+	if (is_timed(task))
+		pool->timed--;
+	pool->pending--;
+	id_give_back(pool->hub, task);
+	if (task->arguments.block_count)
+		shmrt_hub__blocks_free(pool->hub, &task->arguments, SHMRT_BLOCK_SENT, pool->hub->owner);
+	shmrt_payload_clear(&task->arguments);
+	struct shmrt_function *function = &pool->functions[task->function];
+	if (--function->tasks == 0 && function->dropped) {
+		shmrt_hub__blocks_free(pool->hub, &function->pickle, SHMRT_BLOCK_SENT, pool->hub->owner);
+		shmrt_payload_clear(&function->pickle);
+		function->used = false;
+	}
+}
+
+void shmrt_hub__finish(struct shmrt_task *task, enum shmrt_task_outcome outcome) {
+	struct shmrt_hub_pool *pool = task->pool;
+	struct shmrt_hub *hub = pool->hub;
+	bool watched = task->flags & SHMRT_TASK_WATCHED;
+	forget(task);
+	task->state = SHMRT_TASK_DONE;
+	task->outcome = (uint8_t)outcome;
+	pool->completed += outcome == SHMRT_TASK_VALUE;
+	pool->failed += outcome == SHMRT_TASK_ERROR;
+	pool->cancelled += outcome == SHMRT_TASK_CANCELLED;
+	pool->crashed += outcome == SHMRT_TASK_CRASHED || outcome == SHMRT_TASK_POISON;
+	pool->poisoned += outcome == SHMRT_TASK_POISON;
+	pool->timed_out += outcome == SHMRT_TASK_TIMED_OUT || outcome == SHMRT_TASK_EXPIRED;
+	shmrt_list_append(&hub->completed, task);
+	atomic_fetch_add_explicit(&hub->completed_count, 1, memory_order_release); /* a hint; the mutex orders the list */
+	if (watched) {
+		atomic_store_explicit(&hub->watched_ready, 1, memory_order_relaxed); /* under the mutex */
+		shmrt_hub__wake_dispatcher(hub);
+	}
+}
+
+/* ---- queues ---- */
+
+static struct shmrt_task_list *queue_of(struct shmrt_hub_pool *pool, const struct shmrt_task *task) {
+	if (task->affinity >= 0)
+		return &pool->pinned[(uint32_t)task->affinity % pool->options.max_workers];
+	if (task->flags & SHMRT_TASK_ALONE)
+		return &pool->alone;
+	uint32_t at = 0;
+	while (at < pool->queue_count && pool->queues[at].priority > task->priority)
+		at++;
+	if (at < pool->queue_count && pool->queues[at].priority == task->priority)
+		return &pool->queues[at].tasks;
+	/* An empty queue of another priority makes room; when all are in use the nearest one serves. */
+	if (pool->queue_count == SHMRT_HUB_PRIORITIES) {
+		uint32_t empty = 0;
+		while (empty < pool->queue_count && pool->queues[empty].tasks.count)
+			empty++;
+		if (empty == pool->queue_count)
+			return &pool->queues[at < pool->queue_count ? at : pool->queue_count - 1].tasks;
+		memmove(&pool->queues[empty], &pool->queues[empty + 1],
+			(pool->queue_count - empty - 1) * sizeof(pool->queues[0]));
+		pool->queue_count--;
+		at -= empty < at;
+	}
+	memmove(&pool->queues[at + 1], &pool->queues[at], (pool->queue_count - at) * sizeof(pool->queues[0]));
+	pool->queue_count++;
+	pool->queues[at] = (struct shmrt_hub_queue){.priority = task->priority};
+	return &pool->queues[at].tasks;
+}
+
+void shmrt_hub__enqueue(struct shmrt_task *task, bool front) {
+	struct shmrt_task_list *queue = queue_of(task->pool, task);
+	task->state = SHMRT_TASK_BACKLOG;
+	if (front)
+		shmrt_list_prepend(queue, task);
+	else
+		shmrt_list_append(queue, task);
+	task->pool->backlog_count++;
+}
+
+int shmrt_hub_submit(struct shmrt_hub_pool *pool, struct shmrt_task *task) {
+	struct shmrt_hub *hub = pool->hub;
+	pthread_mutex_lock(&hub->mutex);
+	int result = SHMRT_OK;
+	if (pool->closed || pool->broken)
+		result = SHMRT_CLOSED;
+	if (result != SHMRT_OK) {
+		pthread_mutex_unlock(&hub->mutex);
+		return result;
+	}
+	task->pool = pool;
+	pool->functions[task->function].tasks++;
+	pool->submitted++;
+	pool->pending++;
+	bool timed = is_timed(task);
+	uint64_t wake_at = UINT64_MAX;
+	if (timed) {
+		pool->timed++;
+		task->submitted_ns = shmrt_now_ns();
+		wake_at = task->deadline_ns ? task->deadline_ns : UINT64_MAX;
+		if (task->timeout_ns != SHMRT_FOREVER && task->submitted_ns + (uint64_t)task->timeout_ns < wake_at)
+			wake_at = task->submitted_ns + (uint64_t)task->timeout_ns;
+	}
+	if (task->flags & SHMRT_TASK_WATCHED)
+		pool->watched++;
+	shmrt_hub__enqueue(task, false);
+	if (!pool->full)
+		shmrt_hub__dispatch(pool);
+	bool waiting = pool->backlog_count > 0;
+	bool look = waiting && (pool->submitted & 15) == 0;
+	pthread_mutex_unlock(&hub->mutex);
+	_Atomic uint32_t *bell = &hub->control->slots[hub->self_slot].bell;
+	if (timed && wake_at < atomic_load_explicit(&hub->sleeping_until, memory_order_relaxed)) /* a hint; a wake too many is harmless */
+		shmrt_bell_ring_always(bell);
+	else if (waiting && atomic_load_explicit(bell, memory_order_relaxed) == 1) /* B1: make_urgent fences */
+		shmrt_hub_make_urgent(hub);
+	else if (look) {
+		bool moved;
+		shmrt_hub_pump(hub, &moved);
+	}
+	return SHMRT_OK;
+}
+
+/* Takes a task out of the backlog or, unclaimed, out of its lane. */
+static bool take_back(struct shmrt_task *task) {
+	struct shmrt_hub_pool *pool = task->pool;
+	if (task->state == SHMRT_TASK_BACKLOG) {
+		shmrt_list_remove(queue_of(pool, task), task);
+		pool->backlog_count--;
+		return true;
+	}
+	return task->state == SHMRT_TASK_LANE && shmrt_hub__revoke(task);
+}
+
+struct shmrt_task *shmrt_hub_cancel(struct shmrt_hub *hub, uint64_t id) {
+	pthread_mutex_lock(&hub->mutex);
+	struct shmrt_task *task = shmrt_hub__find(hub, id);
+	if (task && !take_back(task))
+		task = NULL;
+	if (task) {
+		forget(task);
+		task->state = SHMRT_TASK_DONE;
+		task->outcome = SHMRT_TASK_CANCELLED;
+		task->pool->cancelled++;
+		task->pool->full = false;
+		shmrt_hub__dispatch(task->pool);
+	}
+	pthread_mutex_unlock(&hub->mutex);
+	return task;
+}
+
+int shmrt_hub_kill_task(struct shmrt_hub *hub, uint64_t id) {
+	pthread_mutex_lock(&hub->mutex);
+	struct shmrt_task *task = shmrt_hub__find(hub, id);
+	int known = task != NULL;
+	if (task) {
+		task->flags |= SHMRT_TASK_KILL;
+		if (take_back(task))
+			shmrt_hub__finish(task, SHMRT_TASK_CANCELLED);
+	}
+	pthread_mutex_unlock(&hub->mutex);
+	if (known)
+		shmrt_hub_make_urgent(hub); /* the pump orders the kill of a running one */
+	return known;
+}
+
+int shmrt_hub_is_running(struct shmrt_hub *hub, uint64_t id) {
+	pthread_mutex_lock(&hub->mutex);
+	struct shmrt_task *task = shmrt_hub__find(hub, id);
+	int running = 0;
+	if (task && task->state == SHMRT_TASK_VICTIM)
+		running = 1;
+	else if (task && task->state == SHMRT_TASK_LANE)
+		running = atomic_load_explicit(task->claim, memory_order_acquire) == 1; /* H1 */
+	pthread_mutex_unlock(&hub->mutex);
+	return running;
+}
+
+void shmrt_hub_watch(struct shmrt_hub *hub, uint64_t id) {
+	pthread_mutex_lock(&hub->mutex);
+	struct shmrt_task *task = shmrt_hub__find(hub, id);
+	if (task && !(task->flags & SHMRT_TASK_WATCHED)) {
+		task->flags |= SHMRT_TASK_WATCHED;
+		task->pool->watched++;
+	} else if (task == NULL) {
+		/* Already done: it waits in the completed list for somebody to hand it over. */
+		atomic_store_explicit(&hub->watched_ready, 1, memory_order_relaxed); /* under the mutex */
+		shmrt_hub__wake_dispatcher(hub);
+	}
+	pthread_mutex_unlock(&hub->mutex);
+	if (atomic_load_explicit(&hub->control->slots[hub->self_slot].bell, memory_order_relaxed) == 1) /* B1 */
+		shmrt_hub_make_urgent(hub);
+}
+
+/* ---- functions ---- */
+
+int shmrt_hub_add_function(struct shmrt_hub_pool *pool, struct shmrt_payload *pickle, uint32_t *number) {
+	pthread_mutex_lock(&pool->hub->mutex);
+	uint32_t at = 0;
+	while (at < pool->function_capacity && pool->functions[at].used)
+		at++;
+	int result = SHMRT_OK;
+	if (at == pool->function_capacity) {
+		uint32_t capacity = at ? at * 2 : 64;
+		struct shmrt_function *functions = realloc(pool->functions, capacity * sizeof(*functions));
+		if (functions == NULL)
+			result = SHMRT_SYSTEM;
+		else {
+			memset(functions + at, 0, (capacity - at) * sizeof(*functions));
+			/* Payloads are only ever read through `bytes`; the few bytes in place moved with the array. */
+			for (uint32_t i = 0; i < at; i++)
+				if (functions[i].used && functions[i].pickle.size <= SHMRT_PAYLOAD_LOCAL)
+					functions[i].pickle.bytes = functions[i].pickle.local;
+			pool->functions = functions;
+		}
+		for (uint32_t i = 0; result == SHMRT_OK && i < pool->options.slot_count; i++) {
+			uint64_t *known = realloc(pool->workers[i].known_functions, capacity / 8);
+			if (known == NULL) {
+				result = SHMRT_SYSTEM;
+				break;
+			}
+			memset((uint8_t *)known + at / 8, 0, (capacity - at) / 8);
+			pool->workers[i].known_functions = known;
+		}
+		if (result == SHMRT_OK)
+			pool->function_capacity = capacity;
+	}
+	if (result == SHMRT_OK) {
+		struct shmrt_function *function = &pool->functions[at];
+		*function = (struct shmrt_function){.used = true};
+		function->pickle = *pickle;
+		if (pickle->bytes == pickle->local)
+			function->pickle.bytes = function->pickle.local;
+		memset(pickle, 0, offsetof(struct shmrt_payload, local));
+		for (uint32_t i = 0; i < pool->options.slot_count; i++)
+			pool->workers[i].known_functions[at / 64] &= ~(UINT64_C(1) << (at % 64));
+		*number = at;
+	}
+	pthread_mutex_unlock(&pool->hub->mutex);
+	return result;
+}
+
+void shmrt_hub_drop_function(struct shmrt_hub_pool *pool, uint32_t number) {
+	pthread_mutex_lock(&pool->hub->mutex);
+	struct shmrt_function *function = &pool->functions[number];
+	function->dropped = true;
+	if (function->used && function->tasks == 0) {
+		shmrt_hub__blocks_free(pool->hub, &function->pickle, SHMRT_BLOCK_SENT, pool->hub->owner);
+		shmrt_payload_clear(&function->pickle);
+		function->used = false;
+	}
+	pthread_mutex_unlock(&pool->hub->mutex);
+}
+
+int shmrt_hub_resize(struct shmrt_hub_pool *pool, uint32_t max_workers) {
+	if (max_workers == 0 || max_workers > pool->options.slot_count)
+		return SHMRT_INVALID;
+	pthread_mutex_lock(&pool->hub->mutex);
+	uint32_t before = pool->options.max_workers;
+	struct shmrt_task_list *pinned = calloc(max_workers, sizeof(*pinned));
+	if (pinned) {
+		struct shmrt_task_list *old = pool->pinned;
+		pool->pinned = pinned;
+		pool->options.max_workers = max_workers;
+		for (uint32_t i = 0; i < before; i++)
+			while (old[i].first) {
+				struct shmrt_task *task = old[i].first;
+				shmrt_list_remove(&old[i], task);
+				pool->backlog_count--;
+				shmrt_hub__enqueue(task, false);
+			}
+		free(old);
+		pool->full = false;
+		shmrt_hub__dispatch(pool);
+	}
+	pthread_mutex_unlock(&pool->hub->mutex);
+	return pinned ? SHMRT_OK : SHMRT_SYSTEM;
+}
+
+/* ---- ends ---- */
+
+static uint64_t fail_list(struct shmrt_hub_pool *pool, struct shmrt_task_list *list, enum shmrt_task_outcome outcome) {
+	uint64_t failed = 0;
+	while (list->first) {
+		struct shmrt_task *task = list->first;
+		shmrt_list_remove(list, task);
+		pool->backlog_count--;
+		shmrt_hub__finish(task, outcome);
+		failed++;
+	}
+	return failed;
+}
+
+static uint64_t fail_backlog(struct shmrt_hub_pool *pool, enum shmrt_task_outcome outcome) {
+	uint64_t failed = fail_list(pool, &pool->alone, outcome);
+	for (uint32_t i = 0; i < pool->queue_count; i++)
+		failed += fail_list(pool, &pool->queues[i].tasks, outcome);
+	for (uint32_t i = 0; i < pool->options.max_workers; i++)
+		failed += fail_list(pool, &pool->pinned[i], outcome);
+	for (uint32_t i = 0; i < pool->options.slot_count; i++) {
+		struct shmrt_task *task = pool->workers[i].lane.first;
+		while (task) {
+			struct shmrt_task *next = task->next;
+			if (shmrt_hub__revoke(task)) {
+				shmrt_hub__finish(task, outcome);
+				failed++;
+			}
+			task = next;
+		}
+	}
+	return failed;
+}
+
+uint64_t shmrt_hub_fail_backlog(struct shmrt_hub_pool *pool, enum shmrt_task_outcome outcome) {
+	pthread_mutex_lock(&pool->hub->mutex);
+	uint64_t failed = fail_backlog(pool, outcome);
+	pthread_mutex_unlock(&pool->hub->mutex);
+	return failed;
+}
+
+void shmrt_hub_break_pool(struct shmrt_hub_pool *pool) {
+	pthread_mutex_lock(&pool->hub->mutex);
+	pool->broken = true;
+	fail_backlog(pool, SHMRT_TASK_BROKEN);
+	pthread_mutex_unlock(&pool->hub->mutex);
+}
+
+struct shmrt_task *shmrt_hub_take_completed(struct shmrt_hub *hub) {
+	pthread_mutex_lock(&hub->mutex);
+	struct shmrt_task *tasks = hub->completed.first;
+	hub->completed = (struct shmrt_task_list){0};
+	atomic_store_explicit(&hub->completed_count, 0, memory_order_relaxed); /* under the mutex */
+	atomic_store_explicit(&hub->watched_ready, 0, memory_order_relaxed);   /* under the mutex */
+	pthread_mutex_unlock(&hub->mutex);
+	return tasks;
+}
+
+/* ---- notes ---- */
+
+struct shmrt_note *shmrt_hub__note(struct shmrt_hub *hub, enum shmrt_note_kind kind, struct shmrt_hub_pool *pool,
+				   struct shmrt_hub_worker *worker) {
+	bool may_drop = kind == SHMRT_NOTE_LOG;
+	struct shmrt_note *note = may_drop && hub->note_count >= SHMRT_HUB_NOTES_MAX ? NULL : calloc(1, sizeof(*note));
+	if (note == NULL) {
+		hub->notes_dropped++;
+		return NULL;
+	}
+	note->kind = kind;
+	note->pool = pool->options.id;
+	note->slot = pool->options.first_slot + (uint32_t)(worker - pool->workers);
+	note->epoch = worker->epoch;
+	note->worker = atomic_load_explicit(&worker->slot->worker, memory_order_relaxed); /* fixed for this epoch */
+	if (hub->notes_last)
+		hub->notes_last->next = note;
+	else
+		hub->notes_first = note;
+	hub->notes_last = note;
+	hub->note_count++;
+	shmrt_hub__wake_dispatcher(hub);
+	return note;
+}
+
+struct shmrt_note *shmrt_hub_take_notes(struct shmrt_hub *hub) {
+	pthread_mutex_lock(&hub->mutex);
+	struct shmrt_note *notes = hub->notes_first;
+	hub->notes_first = hub->notes_last = NULL;
+	hub->note_count = 0;
+	pthread_mutex_unlock(&hub->mutex);
+	return notes;
+}
+
+void shmrt_hub_note_free(struct shmrt_hub *hub, struct shmrt_note *note) {
+	pthread_mutex_lock(&hub->mutex);
+	if (note->payload.block_count)
+		shmrt_hub__blocks_free(hub, &note->payload, SHMRT_BLOCK_HELD, hub->owner);
+	pthread_mutex_unlock(&hub->mutex);
+	shmrt_payload_clear(&note->payload);
+	free(note->crash.stack);
+	free(note);
+}

@@ -1,0 +1,51 @@
+/* py_hub.h -- the Python objects around the hub, shared by py_hub.c and py_pool.c. */
+#ifndef SHMRT_PY_HUB_H
+#define SHMRT_PY_HUB_H
+
+#include "hub.h"
+#include "py_future.h"
+#include "py_message.h"
+
+typedef struct {
+	PyObject_HEAD
+	struct shmrt_hub hub;
+	struct shmrt_control *control;
+	uint64_t control_size;
+	ShmrtArena *arena;
+	PyObject *make_error;        /* shmrt.process.remote.make_error(kind, facts) */
+	PyObject *unpack_exception;  /* shmrt.process.remote.unpack_exception(packed, worker, pid, attempt) */
+	struct shmrt_task *deferred; /* finished tasks of watched futures, for the dispatcher thread */
+	struct shmrt_task **deferred_end;
+	uint32_t waiters;            /* threads inside wait */
+	uint32_t forks;              /* shmrt_fork_count when it was opened */
+	bool closed;
+} ShmrtHub;
+
+typedef struct {
+	PyObject_HEAD
+	ShmrtHub *hub;
+	struct shmrt_hub_pool *pool; /* NULL once removed */
+	PyObject *name;
+	PyObject *worker_names;      /* list of str, by worker index */
+	PyObject *register_function; /* callable(fn, retry_on) -> number; keeps the table */
+	PyObject *last_function, *last_retry_on; /* fast path: importable functions never change their pickle */
+	uint32_t last_number;
+	struct shmrt_encoder encoder;
+	bool encoding;               /* the encoder is in use: pickling ran user code that submits again */
+	uint64_t inline_max;
+	int64_t timeout_ns;          /* defaults of a task */
+	uint32_t max_attempts;
+} ShmrtPoolCore;
+
+extern const struct shmrt_future_origin shmrt_hub_origin;
+
+/* Raised by a forked child that uses what its parent owns: RuntimeDown naming both pids. 0: this is the owner. */
+int shmrt_py_hub_check(ShmrtHub *self);
+/* Hands finished tasks over. dispatcher: also those of watched futures. Returns how many. */
+Py_ssize_t shmrt_py_hub_apply(ShmrtHub *self, bool dispatcher);
+/* Waits until the future is done (GIL released). 1 done, 0 timeout, -1 exception. */
+int shmrt_py_hub_wait(PyObject *hub, PyObject *future, int64_t timeout_ns);
+int shmrt_py_add_pool(PyObject *module);
+extern PyTypeObject *shmrt_pool_core_type;
+
+#endif

@@ -1,0 +1,569 @@
+/* py_pool.c -- PoolCore: one pool of the hub, with the submit path in C.
+ *
+ * A submit encodes the call, takes a task, makes its future and hands both to the ledger; the table of
+ * functions is kept by Python (shmrt.process.functions), with the last function remembered here.
+ */
+#include "py_hub.h"
+
+#include <sys/wait.h>
+
+static int check_open(ShmrtPoolCore *self) {
+	if (shmrt_py_hub_check(self->hub) < 0)
+		return -1;
+	if (self->pool == NULL || self->pool->closed) {
+		PyErr_SetString(PyExc_RuntimeError, "cannot schedule new futures after shutdown");
+		return -1;
+	}
+	if (self->pool->broken) {
+		shmrt_raise("PoolBroken", "pool %U is broken: its workers could not be started; see .reasons of the error that its "
+			    "futures carry", self->name);
+		return -1;
+	}
+	return 0;
+}
+
+static int number_of(ShmrtPoolCore *self, PyObject *function, PyObject *retry_on, uint32_t *number) {
+	if (function == self->last_function && retry_on == self->last_retry_on) {
+		*number = self->last_number;
+		return 0;
+	}
+	PyObject *answer = PyObject_CallFunctionObjArgs(self->register_function, function, retry_on, NULL);
+	if (answer == NULL)
+		return -1;
+	/* A number, and whether it may be remembered: the pickle of an importable function never changes. */
+	int fixed;
+	unsigned int value;
+	int parsed = PyArg_ParseTuple(answer, "Ip", &value, &fixed);
+	Py_DECREF(answer);
+	if (!parsed)
+		return -1;
+	*number = value;
+	if (fixed) {
+		Py_XSETREF(self->last_function, Py_NewRef(function));
+		Py_XSETREF(self->last_retry_on, Py_NewRef(retry_on));
+		self->last_number = value;
+	}
+	return 0;
+}
+
+/* Blocks of a message that was just finished become SENT: from now on the ledger answers for them. */
+static void blocks_sent(ShmrtPoolCore *self, struct shmrt_message *message) {
+	struct shmrt_arena *arena = &self->hub->arena->arena;
+	for (uint16_t i = 0; i < message->block_count; i++) {
+		int moved = shmrt_arena_move(arena, message->blocks[i].block, message->blocks[i].generation, message->states[i],
+					     self->hub->arena->owner, SHMRT_BLOCK_SENT, self->hub->arena->owner);
+		SHMRT_ASSERT(moved == SHMRT_OK); /* we own it */
+	}
+}
+
+/* Encoder -> payload. Waits while shared memory is short and tasks under way will free some. */
+static int finish_payload(ShmrtPoolCore *self, struct shmrt_encoder *encoder, struct shmrt_payload *payload) {
+	struct shmrt_message message;
+	for (int tries = 0;; tries++) {
+		struct shmrt_shortage shortage;
+		int result = shmrt_message_finish(encoder, self->hub->arena, self->inline_max, &message, &shortage);
+		if (result == SHMRT_OK)
+			break;
+		if (result == SHMRT_SYSTEM && PyErr_Occurred())
+			return -1;
+		if (result == SHMRT_TOO_LARGE) {
+			shmrt_raise("MessageTooLarge", "a message of %zu bytes can never fit into shared memory limited to %llu bytes; "
+				    "raise shm_limit of the Runtime", encoder->size, (unsigned long long)self->hub->arena->arena.limit_bytes);
+			return -1;
+		}
+		if (result != SHMRT_NO_SPACE || self->pool->pending == 0 || tries > 6000) {
+			shmrt_raise_shortage(&shortage);
+			return -1;
+		}
+		Py_BEGIN_ALLOW_THREADS
+		bool moved;
+		uint64_t next_ns = shmrt_hub_pump(&self->hub->hub, &moved), now_ns = shmrt_now_ns();
+		if (!moved)
+			result = shmrt_hub_park(&self->hub->hub, next_ns < now_ns + 10000000 ? next_ns : now_ns + 10000000, true);
+		Py_END_ALLOW_THREADS
+		if (PyErr_CheckSignals() < 0)
+			return -1;
+		shmrt_py_hub_apply(self->hub, false);
+	}
+	int result = shmrt_payload_set(payload, message.inline_bytes, message.inline_size, message.flags, message.blocks, message.block_count);
+	if (result == SHMRT_OK)
+		blocks_sent(self, &message);
+	shmrt_message_clear(&message, self->hub->arena, result != SHMRT_OK);
+	if (result != SHMRT_OK) {
+		PyErr_NoMemory();
+		return -1;
+	}
+	return 0;
+}
+
+struct call_options {
+	int64_t timeout_ns;
+	int64_t deadline_ns; /* from now; SHMRT_FOREVER: none */
+	uint32_t max_attempts;
+	int32_t priority, affinity;
+	uint8_t flags;
+	PyObject *retry_on;
+};
+
+static PyObject *submit(ShmrtPoolCore *self, const struct call_options *options, PyObject *function, PyObject *const *args,
+			Py_ssize_t nargs, PyObject *kwnames) {
+	uint32_t number;
+	if (check_open(self) < 0)
+		return NULL;
+	ShmrtHub *hub = self->hub;
+	if (atomic_load_explicit(&hub->hub.completed_count, memory_order_relaxed) > 64) /* a hint: let go of what nobody asks for */
+		shmrt_py_hub_apply(hub, false);
+	if (number_of(self, function, options->retry_on, &number) < 0)
+		return NULL;
+	struct shmrt_encoder own = {0}, *encoder = self->encoding ? &own : &self->encoder;
+	bool shared = encoder == &self->encoder;
+	if (shared)
+		self->encoding = true;
+	struct shmrt_task *task = NULL;
+	PyObject *future = NULL;
+	shmrt_encoder_reset(encoder);
+	if (shmrt_encode_call(encoder, args, nargs, kwnames) < 0)
+		goto done;
+	task = shmrt_hub_task_new(&hub->hub);
+	if (task == NULL) {
+		PyErr_NoMemory();
+		goto done;
+	}
+	if (finish_payload(self, encoder, &task->arguments) < 0)
+		goto done;
+	task->function = number;
+	task->timeout_ns = options->timeout_ns;
+	task->max_attempts = options->max_attempts;
+	task->priority = options->priority;
+	task->affinity = options->affinity;
+	task->flags = options->flags;
+	if (options->deadline_ns != SHMRT_FOREVER)
+		task->deadline_ns = shmrt_now_ns() + (uint64_t)options->deadline_ns;
+	future = shmrt_future_new((PyObject *)hub, &shmrt_hub_origin, task->id);
+	if (future == NULL)
+		goto done;
+	task->future = Py_NewRef(future);
+	task->pool_object = Py_NewRef((PyObject *)self);
+	if (shmrt_hub_submit(self->pool, task) == SHMRT_OK)
+		task = NULL; /* the ledger's now */
+	else {
+		task->future = task->pool_object = NULL;
+		Py_DECREF(future);
+		Py_CLEAR(future);
+		Py_DECREF(self);
+		if (check_open(self) == 0)
+			PyErr_SetString(PyExc_RuntimeError, "cannot schedule new futures after shutdown");
+	}
+done:
+	if (task)
+		shmrt_hub_task_free(&hub->hub, task);
+	if (shared)
+		self->encoding = false;
+	else
+		shmrt_encoder_clear(&own);
+	return future;
+}
+
+static PyObject *core_submit(ShmrtPoolCore *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+	if (nargs < 1) {
+		PyErr_SetString(PyExc_TypeError, "submit() needs the function to call as its first positional argument");
+		return NULL;
+	}
+	if (!PyCallable_Check(args[0])) {
+		PyErr_Format(PyExc_TypeError, "submit() needs a callable, not %R", args[0]);
+		return NULL;
+	}
+	struct call_options options = {
+		.timeout_ns = self->timeout_ns, .deadline_ns = SHMRT_FOREVER, .max_attempts = self->max_attempts,
+		.affinity = -1, .retry_on = Py_None};
+	return submit(self, &options, args[0], args + 1, nargs - 1, kwnames);
+}
+
+/* submit_with((timeout_ns, deadline_ns, max_attempts, priority, affinity, retry_on, retry_timeout), fn, *args, **kwargs) */
+static PyObject *core_submit_with(ShmrtPoolCore *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+	struct call_options options = {0};
+	long long timeout_ns, deadline_ns;
+	int retry_timeout;
+	if (nargs < 2 || !PyTuple_Check(args[0]) || !PyCallable_Check(args[1])) {
+		PyErr_SetString(PyExc_TypeError, "submit_with() needs an options tuple and a callable");
+		return NULL;
+	}
+	if (!PyArg_ParseTuple(args[0], "LLIiiOp", &timeout_ns, &deadline_ns, &options.max_attempts, &options.priority, &options.affinity,
+			      &options.retry_on, &retry_timeout))
+		return NULL;
+	options.timeout_ns = timeout_ns < 0 ? SHMRT_FOREVER : timeout_ns;
+	options.deadline_ns = deadline_ns < 0 ? SHMRT_FOREVER : deadline_ns;
+	options.flags = retry_timeout ? SHMRT_TASK_RETRY_TIMEOUT : 0;
+	return submit(self, &options, args[1], args + 2, nargs - 2, kwnames);
+}
+
+static PyObject *core_add_function(ShmrtPoolCore *self, PyObject *entry) {
+	struct shmrt_encoder encoder = {0};
+	struct shmrt_payload payload = {0};
+	uint32_t number;
+	if (check_open(self) < 0)
+		return NULL;
+	int result = shmrt_encode(&encoder, entry);
+	if (result == 0)
+		result = finish_payload(self, &encoder, &payload);
+	shmrt_encoder_clear(&encoder);
+	if (result < 0)
+		return NULL;
+	if (shmrt_hub_add_function(self->pool, &payload, &number) != SHMRT_OK)
+		return PyErr_NoMemory();
+	return PyLong_FromUnsignedLong(number);
+}
+
+static PyObject *core_drop_function(ShmrtPoolCore *self, PyObject *number) {
+	unsigned long value = PyLong_AsUnsignedLong(number);
+	if (PyErr_Occurred())
+		return NULL;
+	if (self->pool && value < self->pool->function_capacity) {
+		if (self->last_function && self->last_number == value) {
+			Py_CLEAR(self->last_function);
+			Py_CLEAR(self->last_retry_on);
+		}
+		shmrt_hub_drop_function(self->pool, (uint32_t)value);
+	}
+	Py_RETURN_NONE;
+}
+
+/* ---- state ---- */
+
+static PyObject *core_stats(ShmrtPoolCore *self, PyObject *Py_UNUSED(ignored)) {
+	struct shmrt_hub_pool *pool = self->pool;
+	if (pool == NULL)
+		return PyDict_New();
+	PyObject *stats = PyDict_New();
+	if (stats == NULL)
+		return NULL;
+	pthread_mutex_lock(&pool->hub->mutex);
+	uint64_t running = 0, in_lanes = 0, busy_ns = 0, blocked_ns = 0, logs_dropped = pool->log_dropped;
+	for (uint32_t i = 0; i < pool->options.slot_count; i++) {
+		struct shmrt_hub_worker *worker = &pool->workers[i];
+		in_lanes += worker->lane.count;
+		if (worker->epoch == 0)
+			continue;
+		uint64_t phase = shmrt_slot_phase_get(worker->slot) & 0xFF;
+		running += worker->lane.count && phase >= SHMRT_PHASE_DECODE && phase <= SHMRT_PHASE_BLOCKED;
+		busy_ns += atomic_load_explicit(&worker->slot->busy_ns, memory_order_relaxed);           /* statistics */
+		blocked_ns += atomic_load_explicit(&worker->slot->blocked_ns, memory_order_relaxed);     /* statistics */
+		logs_dropped += atomic_load_explicit(&worker->slot->logs_dropped, memory_order_relaxed); /* statistics */
+	}
+	const struct { const char *name; uint64_t value; } rows[] = {
+		{"submitted", pool->submitted}, {"pending", pool->pending}, {"backlog", pool->backlog_count}, {"in_lanes", in_lanes},
+		{"running", running}, {"completed", pool->completed}, {"failed", pool->failed}, {"cancelled", pool->cancelled},
+		{"crashed", pool->crashed}, {"poisoned", pool->poisoned}, {"timed_out", pool->timed_out}, {"retried", pool->retried},
+		{"requeued", pool->requeued}, {"stale_results", pool->stale}, {"restarts", pool->restarts},
+		{"chaos_kills", pool->killed}, {"workers_ready", pool->ready_count}, {"logs_dropped", logs_dropped},
+		{"busy_ns", busy_ns + pool->buried_busy_ns}, {"blocked_ns", blocked_ns + pool->buried_blocked_ns},
+	};
+	pthread_mutex_unlock(&pool->hub->mutex);
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		PyObject *value = PyLong_FromUnsignedLongLong(rows[i].value);
+		if (value == NULL || PyDict_SetItemString(stats, rows[i].name, value) < 0) {
+			Py_XDECREF(value);
+			Py_DECREF(stats);
+			return NULL;
+		}
+		Py_DECREF(value);
+	}
+	return stats;
+}
+
+static PyObject *core_workers(ShmrtPoolCore *self, PyObject *Py_UNUSED(ignored)) {
+	struct { uint32_t slot, epoch, worker; int32_t pid; bool ready, retiring; uint64_t lane, sent, phase; } rows[SHMRT_SLOTS_MAX];
+	uint32_t count = 0;
+	PyObject *list = PyList_New(0);
+	if (list == NULL || self->pool == NULL)
+		return list;
+	pthread_mutex_lock(&self->pool->hub->mutex);
+	for (uint32_t i = 0; i < self->pool->options.slot_count && count < SHMRT_SLOTS_MAX; i++) {
+		struct shmrt_hub_worker *worker = &self->pool->workers[i];
+		if (worker->epoch == 0 || worker->abandoned)
+			continue;
+		rows[count].slot = self->pool->options.first_slot + i;
+		rows[count].epoch = worker->epoch;
+		rows[count].worker = atomic_load_explicit(&worker->slot->worker, memory_order_relaxed); /* fixed for this epoch */
+		rows[count].pid = worker->pid;
+		rows[count].ready = worker->ready;
+		rows[count].retiring = worker->retiring;
+		rows[count].lane = worker->lane.count;
+		rows[count].sent = worker->sent;
+		rows[count].phase = shmrt_slot_phase_get(worker->slot) & 0xFF;
+		count++;
+	}
+	pthread_mutex_unlock(&self->pool->hub->mutex);
+	for (uint32_t i = 0; i < count; i++) {
+		PyObject *row = Py_BuildValue("{sIsIsIsisNsNsKsKsK}", "slot", rows[i].slot, "epoch", rows[i].epoch, "worker", rows[i].worker,
+					      "pid", rows[i].pid, "ready", PyBool_FromLong(rows[i].ready), "retiring",
+					      PyBool_FromLong(rows[i].retiring), "in_lane", (unsigned long long)rows[i].lane, "sent",
+					      (unsigned long long)rows[i].sent, "phase", (unsigned long long)rows[i].phase);
+		if (row == NULL || PyList_Append(list, row) < 0) {
+			Py_XDECREF(row);
+			Py_DECREF(list);
+			return NULL;
+		}
+		Py_DECREF(row);
+	}
+	return list;
+}
+
+/* ---- ends ---- */
+
+/* wait_pending(at_most, timeout_ns) -> bool: until no more than so many tasks are pending. Negative: forever. */
+static PyObject *core_wait_pending(ShmrtPoolCore *self, PyObject *args) {
+	unsigned long long at_most;
+	long long timeout_ns;
+	if (!PyArg_ParseTuple(args, "KL", &at_most, &timeout_ns) || shmrt_py_hub_check(self->hub) < 0)
+		return NULL;
+	if (self->pool == NULL)
+		Py_RETURN_TRUE;
+	struct shmrt_hub *hub = &self->hub->hub;
+	uint64_t end_ns = timeout_ns < 0 ? UINT64_MAX : shmrt_now_ns() + (uint64_t)timeout_ns;
+	for (;;) {
+		int slept = SHMRT_OK;
+		bool done, late = false;
+		shmrt_py_hub_apply(self->hub, false);
+		Py_BEGIN_ALLOW_THREADS
+		bool moved;
+		uint64_t next_ns = shmrt_hub_pump(hub, &moved), now_ns = shmrt_now_ns();
+		pthread_mutex_lock(&hub->mutex);
+		done = self->pool->pending <= at_most;
+		pthread_mutex_unlock(&hub->mutex);
+		late = now_ns >= end_ns;
+		if (!done && !late && !moved) {
+			uint64_t until_ns = now_ns + 20000000; /* another thread's pump may have made the room: look again */
+			until_ns = next_ns < until_ns ? next_ns : until_ns;
+			slept = shmrt_hub_park(hub, end_ns < until_ns ? end_ns : until_ns, true);
+		}
+		Py_END_ALLOW_THREADS
+		if (done)
+			Py_RETURN_TRUE;
+		if (slept == SHMRT_INTERRUPTED && PyErr_CheckSignals() < 0)
+			return NULL;
+		if (late)
+			Py_RETURN_FALSE;
+		if (shmrt_py_hub_check(self->hub) < 0)
+			return NULL;
+	}
+}
+
+static PyObject *core_close(ShmrtPoolCore *self, PyObject *Py_UNUSED(ignored)) {
+	if (self->pool) {
+		pthread_mutex_lock(&self->pool->hub->mutex);
+		self->pool->closed = true;
+		pthread_mutex_unlock(&self->pool->hub->mutex);
+		shmrt_hub_make_urgent(&self->hub->hub);
+	}
+	Py_RETURN_NONE;
+}
+
+static PyObject *core_fail_backlog(ShmrtPoolCore *self, PyObject *args) {
+	int cancelled;
+	if (!PyArg_ParseTuple(args, "p", &cancelled))
+		return NULL;
+	uint64_t failed = 0;
+	if (self->pool)
+		failed = shmrt_hub_fail_backlog(self->pool, cancelled ? SHMRT_TASK_CANCELLED : SHMRT_TASK_LOST);
+	shmrt_py_hub_apply(self->hub, false);
+	return PyLong_FromUnsignedLongLong(failed);
+}
+
+static PyObject *core_break(ShmrtPoolCore *self, PyObject *Py_UNUSED(ignored)) {
+	if (self->pool)
+		shmrt_hub_break_pool(self->pool);
+	shmrt_py_hub_apply(self->hub, false);
+	shmrt_bell_ring_always(&self->hub->control->slots[self->hub->hub.self_slot].bell);
+	Py_RETURN_NONE;
+}
+
+static PyObject *core_stop_workers(ShmrtPoolCore *self, PyObject *Py_UNUSED(ignored)) {
+	if (self->pool)
+		shmrt_hub_stop_workers(self->pool);
+	Py_RETURN_NONE;
+}
+
+static PyObject *core_pause(ShmrtPoolCore *self, PyObject *paused) {
+	if (self->pool) {
+		pthread_mutex_lock(&self->pool->hub->mutex);
+		self->pool->paused = PyObject_IsTrue(paused);
+		self->pool->full = false;
+		pthread_mutex_unlock(&self->pool->hub->mutex);
+		shmrt_hub_make_urgent(&self->hub->hub);
+	}
+	Py_RETURN_NONE;
+}
+
+/* True once no worker and no task is left and the pool is out of the hub. */
+static PyObject *core_remove(ShmrtPoolCore *self, PyObject *Py_UNUSED(ignored)) {
+	bool moved;
+	if (self->pool == NULL)
+		Py_RETURN_TRUE;
+	shmrt_hub_pump(&self->hub->hub, &moved);
+	shmrt_py_hub_apply(self->hub, false);
+	if (shmrt_hub_remove_pool(&self->hub->hub, self->pool) != SHMRT_OK)
+		Py_RETURN_FALSE;
+	self->pool = NULL;
+	Py_RETURN_TRUE;
+}
+
+static PyObject *core_resize(ShmrtPoolCore *self, PyObject *count) {
+	unsigned long value = PyLong_AsUnsignedLong(count);
+	if (PyErr_Occurred())
+		return NULL;
+	if (self->pool && shmrt_hub_resize(self->pool, (uint32_t)value) != SHMRT_OK) {
+		PyErr_Format(PyExc_ValueError, "a pool cannot be resized to %lu workers: at most %u fit into its slots", value,
+			     self->pool->options.slot_count);
+		return NULL;
+	}
+	Py_RETURN_NONE;
+}
+
+/* ---- the type ---- */
+
+static int core_init(ShmrtPoolCore *self, PyObject *args, PyObject *kwargs) {
+	static char *names[] = {"hub", "name", "pool", "first_slot", "slot_count", "max_workers", "lanes_fd", "stack_fds",
+				"register_function", "timeout_ns", "max_attempts", "max_tasks", "max_rss", "max_age_ns", NULL};
+	PyObject *hub, *stack_fds, *register_function;
+	struct shmrt_pool_options options = {0};
+	long long timeout_ns;
+	unsigned long long max_tasks, max_rss, max_age_ns;
+	int lanes_fd, fds[SHMRT_SLOTS_MAX];
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OUIIIIiOOLIKKK", names, &hub, &self->name, &options.id, &options.first_slot,
+					 &options.slot_count, &options.max_workers, &lanes_fd, &stack_fds, &register_function, &timeout_ns,
+					 &self->max_attempts, &max_tasks, &max_rss, &max_age_ns)) {
+		self->name = NULL;
+		return -1;
+	}
+	Py_INCREF(self->name);
+	self->hub = (ShmrtHub *)Py_NewRef(hub);
+	self->register_function = Py_NewRef(register_function);
+	self->timeout_ns = timeout_ns < 0 ? SHMRT_FOREVER : timeout_ns;
+	options.max_tasks_per_worker = max_tasks;
+	options.max_rss_bytes = max_rss;
+	options.max_age_ns = max_age_ns;
+	if (shmrt_py_hub_check(self->hub) < 0)
+		return -1;
+	if (options.slot_count > SHMRT_SLOTS_MAX || PySequence_Size(stack_fds) != (Py_ssize_t)options.slot_count) {
+		PyErr_SetString(PyExc_ValueError, "PoolCore needs one stack descriptor per slot");
+		return -1;
+	}
+	for (uint32_t i = 0; i < options.slot_count; i++) {
+		PyObject *fd = PySequence_GetItem(stack_fds, i);
+		fds[i] = fd ? (int)PyLong_AsLong(fd) : -1;
+		Py_XDECREF(fd);
+		if (PyErr_Occurred())
+			return -1;
+	}
+	options.stack_fds = fds;
+	self->worker_names = PyList_New(0);
+	for (uint32_t i = 0; self->worker_names && i < options.slot_count; i++) {
+		PyObject *name = PyUnicode_FromFormat("%U/%u", self->name, i);
+		if (name == NULL || PyList_Append(self->worker_names, name) < 0)
+			return -1;
+		Py_DECREF(name);
+	}
+	int result = shmrt_hub_add_pool(&self->hub->hub, &options, lanes_fd, &self->pool);
+	if (result != SHMRT_OK) {
+		shmrt_raise("SegmentError", "cannot take pool %U in (code %d): its lanes do not fit its slots, or more than %d pools are open",
+			    self->name, result, SHMRT_HUB_POOLS_MAX);
+		return -1;
+	}
+	uint64_t record_max = shmrt_lane_record_max(self->pool->task_capacity), references = SHMRT_MESSAGE_BLOCKS_MAX * sizeof(struct shmrt_block_reference);
+	self->inline_max = record_max > 4 * references ? record_max - 64 - references : record_max / 2;
+	return 0;
+}
+
+static void core_dealloc(ShmrtPoolCore *self) {
+	PyTypeObject *type = Py_TYPE(self);
+	/* A pool that was not removed stays in the hub until the hub ends: its workers may still write. */
+	shmrt_encoder_clear(&self->encoder);
+	Py_XDECREF(self->name);
+	Py_XDECREF(self->worker_names);
+	Py_XDECREF(self->register_function);
+	Py_XDECREF(self->last_function);
+	Py_XDECREF(self->last_retry_on);
+	Py_XDECREF(self->hub);
+	type->tp_free((PyObject *)self);
+	Py_DECREF(type);
+}
+
+static PyMethodDef core_methods[] = {
+	{"submit", (PyCFunction)(void (*)(void))core_submit, METH_FASTCALL | METH_KEYWORDS,
+	 "submit($self, fn, /, *args, **kwargs)\n--\n\nSchedule fn(*args, **kwargs) in a worker; its Future."},
+	{"submit_with", (PyCFunction)(void (*)(void))core_submit_with, METH_FASTCALL | METH_KEYWORDS, "submit() with options."},
+	{"add_function", (PyCFunction)core_add_function, METH_O, "Number of a (callable, retry_on) entry."},
+	{"drop_function", (PyCFunction)core_drop_function, METH_O, "Forget a function once its last task is done."},
+	{"stats", (PyCFunction)core_stats, METH_NOARGS, "Counters."},
+	{"workers", (PyCFunction)core_workers, METH_NOARGS, "One dict per living worker."},
+	{"wait_pending", (PyCFunction)core_wait_pending, METH_VARARGS, "Wait until at most so many tasks are pending."},
+	{"close", (PyCFunction)core_close, METH_NOARGS, "Take no more tasks."},
+	{"fail_backlog", (PyCFunction)core_fail_backlog, METH_VARARGS, "End every task that has not begun."},
+	{"break_pool", (PyCFunction)core_break, METH_NOARGS, "The pool is broken."},
+	{"stop_workers", (PyCFunction)core_stop_workers, METH_NOARGS, "Tell every worker to end after what is in its lane."},
+	{"pause", (PyCFunction)core_pause, METH_O, "Stop (True) or go on (False) dispatching."},
+	{"remove", (PyCFunction)core_remove, METH_NOARGS, "Take the pool out of the hub; False while something is left."},
+	{"resize", (PyCFunction)core_resize, METH_O, "Use so many workers at once."},
+	{NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot core_slots[] = {
+	{Py_tp_init, (void *)core_init},
+	{Py_tp_new, (void *)PyType_GenericNew},
+	{Py_tp_dealloc, (void *)core_dealloc},
+	{Py_tp_methods, core_methods},
+	{Py_tp_doc, "One pool of the hub."},
+	{0, NULL},
+};
+
+static PyType_Spec core_spec = {"shmrt._native.PoolCore", sizeof(ShmrtPoolCore), 0, Py_TPFLAGS_DEFAULT, core_slots};
+
+/* lanes_create(pair_count, task_capacity, result_capacity) -> fd of a fresh lane segment, both capacities powers of two */
+static PyObject *lanes_create(PyObject *Py_UNUSED(module), PyObject *args) {
+	unsigned int pairs;
+	unsigned long long task_capacity, result_capacity;
+	int fd;
+	void *address;
+	struct shmrt_shortage shortage;
+	if (!PyArg_ParseTuple(args, "IKK", &pairs, &task_capacity, &result_capacity))
+		return NULL;
+	if (!shmrt_is_power_of_two(task_capacity) || !shmrt_is_power_of_two(result_capacity) || pairs == 0) {
+		PyErr_SetString(PyExc_ValueError, "lane capacities must be powers of two, and there must be at least one pair");
+		return NULL;
+	}
+	uint64_t pair_bytes = shmrt_lane_bytes(task_capacity) + shmrt_lane_bytes(result_capacity);
+	uint64_t size = sizeof(struct shmrt_lanes) + pair_bytes * pairs;
+	int result = shmrt_segment_create(SHMRT_SEGMENT_LANES, "shmrt-lanes", size, &fd, &address, &shortage);
+	if (result == SHMRT_NO_SPACE)
+		return shmrt_raise_shortage(&shortage);
+	if (result != SHMRT_OK)
+		return PyErr_SetFromErrno(PyExc_OSError);
+	struct shmrt_lanes *lanes = address;
+	lanes->pair_count = pairs;
+	lanes->task_capacity = task_capacity;
+	lanes->result_capacity = result_capacity;
+	for (unsigned int i = 0; i < pairs; i++) {
+		uint8_t *pair = (uint8_t *)lanes + sizeof(*lanes) + i * pair_bytes;
+		shmrt_lane_format((struct shmrt_lane_shared *)(void *)pair, 0);
+		shmrt_lane_format((struct shmrt_lane_shared *)(void *)(pair + shmrt_lane_bytes(task_capacity)), 0);
+	}
+	shmrt_segment_publish(address);
+	shmrt_unmap(address, size);
+	return PyLong_FromLong(fd);
+}
+
+static PyMethodDef module_methods[] = {
+	{"lanes_create", lanes_create, METH_VARARGS, "Descriptor of a fresh lane segment."},
+	{NULL, NULL, 0, NULL},
+};
+
+int shmrt_py_add_pool(PyObject *module) {
+	PyObject *type = PyType_FromSpec(&core_spec);
+	if (type == NULL || PyModule_AddObjectRef(module, "PoolCore", type) < 0) {
+		Py_XDECREF(type);
+		return -1;
+	}
+	Py_DECREF(type);
+	return PyModule_AddFunctions(module, module_methods);
+}
