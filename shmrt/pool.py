@@ -1,0 +1,347 @@
+"""A pool of worker processes that is a `concurrent.futures.Executor` and does not break.
+
+    >>> from shmrt import Pool
+    >>> with Pool(2) as pool:
+    ...     sorted(pool.map(abs, [-3, 1, -2]))
+    [1, 2, 3]
+
+Each submitted call has exactly one outcome. If the process that runs it dies, that call alone fails with
+`WorkerCrashed` (or is tried again, with `max_attempts`); calls that had not begun go to another worker, and the
+worker is replaced. Rules follow `concurrent.futures`; restarts follow OTP's `supervisor`.
+
+While the pool lives: what `submit` accepted is done, failed with a typed error, or cancelled by you. If this
+program dies, its workers are gone within a second. A forked child of the program owns nothing of the pool.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from shmrt import _native
+from shmrt.pool_map import AsyncResults, Results, UnorderedResults
+from shmrt.pool_options import PoolView, TaskOptions, check_attempts, nanoseconds
+from shmrt.spec import RingSpec, check_count, check_seconds, parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+    from types import TracebackType
+
+    from shmrt.runtimes import Runtime
+
+__all__ = ["Future", "Pool"]
+
+T = TypeVar("T")
+
+Future: Any = _native.future_class()
+
+_numbers = itertools.count(1)
+_GRACE_S = 5.0
+
+
+class Pool(Executor):
+    """Worker processes that run your functions.
+
+    max_workers: how many at once; None is the usable CPUs (affinity and cgroup quota), inside a worker at
+    least 1. mp_context is accepted and ignored. initializer(*initargs) runs in each worker before its first task; a
+    failing one is a start failure. max_tasks_per_child, max_rss (bytes or "512MiB"), max_age (seconds): a worker that
+    passes one is replaced, the new one first. max_attempts: how often a task may be begun when its worker
+    dies of it (1: never twice). task_timeout: seconds a task may run. spares: workers kept ready beyond max_workers.
+    preload: module names imported once in a template that workers are forked from. max_restarts within max_seconds
+    breaks the pool; None never does. threads_per_worker bounds BLAS and OpenMP threads. max_pending: how many tasks may
+    be accepted and not done; then `submit` blocks or raises `Overloaded` by on_full. seed fixes the workers' random state.
+    ring: RingSpec that sizes the lanes to and from each worker.
+
+    Raises ValueError or TypeError for a wrong argument, SegmentError if shared memory is short.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: object = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        name: str | None = None,
+        ring: RingSpec | None = None,
+        max_attempts: int = 1,
+        task_timeout: float | None = None,
+        max_rss: int | str | None = None,
+        max_age: float | None = None,
+        spares: int = 0,
+        preload: Sequence[str] = (),
+        max_restarts: int | None = None,
+        max_seconds: float = 60,
+        worker_exit: Callable[[], object] | None = None,
+        threads_per_worker: int | None = 1,
+        max_pending: int | None = None,
+        on_full: str = "block",
+        seed: int | None = None,
+        runtime: Runtime | None = None,
+    ) -> None:
+        from shmrt import runtimes
+
+        if max_workers is None:
+            max_workers = runtimes.default_workers()
+        elif check_count(max_workers, "max_workers", least=-(2**31)) <= 0:
+            raise ValueError("max_workers must be greater than 0")
+        check_count(max_workers, "max_workers", most=runtimes.WORKERS_MAX)
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer must be a callable, not {initializer!r}")
+        if worker_exit is not None and not callable(worker_exit):
+            raise TypeError(f"worker_exit must be a callable, not {worker_exit!r}")
+        if max_tasks_per_child is not None:
+            check_count(max_tasks_per_child, "max_tasks_per_child")
+        if on_full not in ("block", "raise"):
+            raise ValueError(f"on_full={on_full!r} must be 'block' or 'raise'")
+        if ring is not None and not isinstance(ring, RingSpec):
+            raise TypeError(f"ring must be a RingSpec, not {ring!r}")
+        if isinstance(preload, str) or not all(isinstance(module, str) for module in preload):
+            raise TypeError(f"preload must be a sequence of module names, not {preload!r}")
+        if name is not None and not (isinstance(name, str) and name and name.isprintable() and "/" not in name):
+            raise ValueError(f"name={name!r} must be a printable string without '/'")
+        check_seconds(max_seconds, "max_seconds", allow_zero=False)
+        self.name = name or f"pool-{next(_numbers)}"
+        self._max_workers = max_workers
+        self._max_pending = None if max_pending is None else check_count(max_pending, "max_pending")
+        self._on_full = on_full
+        self._defaults = TaskOptions(
+            timeout=check_seconds(task_timeout, "task_timeout", allow_zero=False),
+            max_attempts=check_attempts(max_attempts),
+        )
+        self._lock = threading.Lock()
+        self._shutdown = False
+        self._maps: weakref.WeakSet[Results] = weakref.WeakSet()
+        self._partials: dict[int, Callable[[list[Any]], None]] = {}
+        self.exit_values: list[Any] = []
+        self._runtime = runtime if runtime is not None else runtimes.current()
+        self._opened = self._runtime._open_pool(
+            self,
+            max_workers=max_workers,
+            spares=check_count(spares, "spares", least=0, most=runtimes.WORKERS_MAX),
+            ring=ring or RingSpec(),
+            timeout_ns=nanoseconds(self._defaults.timeout),
+            max_attempts=self._defaults.max_attempts,
+            max_tasks=max_tasks_per_child or 0,
+            max_rss=0 if max_rss is None else parse_size(max_rss, "max_rss"),
+            max_age_ns=nanoseconds(check_seconds(max_age, "max_age", allow_zero=False), none=0),
+            spec={
+                "initializer": (initializer, tuple(initargs)) if initializer is not None else None,
+                "worker_exit": worker_exit,
+                "preload": tuple(preload),
+                "max_restarts": None if max_restarts is None else check_count(max_restarts, "max_restarts", least=0),
+                "max_seconds": float(max_seconds),
+                "threads_per_worker": None
+                if threads_per_worker is None
+                else check_count(threads_per_worker, "threads_per_worker"),
+                "seed": None if seed is None else check_count(seed, "seed", least=0, most=2**63 - 1),
+            },
+        )
+        self._core = self._opened.core
+        if self._max_pending is None and type(self).submit is Pool.submit:
+            self.submit = self._core.submit  # the C method itself: the shortest way in
+
+    # ---- calls ----------------------------------------------------------------------------------------------------
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Any:
+        """Schedules fn(*args, **kwargs) and returns its Future (`concurrent.futures.Executor.submit`).
+
+        Arguments that cannot be pickled raise here. With max_pending reached it blocks or raises Overloaded.
+        """
+        self._make_room()
+        return self._core.submit(fn, *args, **kwargs)
+
+    def _submit_with(self, options: TaskOptions, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        self._make_room()
+        return self._core.submit_with(options.packed(), fn, *args, **kwargs)
+
+    def _make_room(self) -> None:
+        limit = self._max_pending
+        if limit is None or self._core.wait_pending(limit - 1, 0):
+            return
+        from shmrt.errors import Overloaded
+
+        must_not_block = self._on_full == "raise" or _in_event_loop() or self._runtime.is_own_worker
+        if must_not_block:
+            raise Overloaded(
+                f"pool {self.name} has {limit} tasks pending, its max_pending; wait for some or raise the bound",
+                capacity=limit,
+                where=self.name,
+            )
+        self._core.wait_pending(limit - 1, -1)
+
+    def call(self, fn: Callable[..., T], /, *args: Any, timeout: float | None = None, **kwargs: Any) -> T:
+        """fn(*args, **kwargs) in a worker, waited for here: the round trip of lowest latency. `timeout` is the
+        task's running time; past it the worker is killed and TaskTimeout raised."""
+        if timeout is None:
+            return self.submit(fn, *args, **kwargs).result()  # type: ignore[no-any-return]
+        return self.options(timeout=timeout).submit(fn, *args, **kwargs).result()  # type: ignore[no-any-return]
+
+    def options(self, **options: Any) -> PoolView:
+        """A view on this pool whose calls have these options: timeout, deadline (seconds), max_attempts, retry_on
+        (exception types), priority (higher first)."""
+        return PoolView(self, self._defaults.replace(**options))
+
+    def submit_stage(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        affinity: int | None = None,
+        timeout: float | None = None,
+        max_attempts: int = 3,
+        on_partial: Callable[[list[Any]], None] | None = None,
+    ) -> Any:
+        """What a pipeline stage submits: `affinity` pins the task to one logical worker, in order; `on_partial` gets what
+        the running task streams. A task that streamed is never begun again."""
+        options = TaskOptions(timeout=timeout, max_attempts=max_attempts, affinity=-1 if affinity is None else affinity)
+        if on_partial is None:
+            return self._core.submit_with(options.packed(), fn, *args)
+        with self._opened.partials_lock:  # the note of a first output waits until its callback is known
+            future = self._core.submit_with(options.packed(), fn, *args)
+            self._partials[future.token] = on_partial
+        future.add_done_callback(lambda done: self._partials.pop(done.token, None))
+        return future
+
+    def map(  # type: ignore[override]
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | str = "auto",
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Results in order of the input, lazily and bounded: at most `buffersize` items are under way (None: chosen).
+
+        Every item is a task of its own, so an exception or a death concerns its item alone, and iteration may go on
+        after it. How many travel together is decided by the lanes from measured task times; `chunksize` is accepted
+        and raises the bound of what is under way. Never iterated, it still runs to its end by shutdown(wait=True);
+        started and dropped, what has not begun is cancelled.
+        """
+        return Results(self, self._defaults, fn, iterables, timeout, chunksize, buffersize)
+
+    def map_unordered(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | str = "auto",
+        buffersize: int | None = None,
+        return_exceptions: bool = False,
+    ) -> Iterator[T]:
+        """As `map`, in order of completion. return_exceptions: exceptions are yielded instead of raised."""
+        options = (timeout, chunksize, buffersize)
+        return UnorderedResults(self, self._defaults, fn, iterables, *options, return_exceptions=return_exceptions)
+
+    imap_unordered = map_unordered
+
+    def amap(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | str = "auto",
+        buffersize: int | None = None,
+    ) -> AsyncIterator[T]:
+        """As `map`, for `async for`."""
+        return AsyncResults(self, self._defaults, fn, iterables, timeout, chunksize, buffersize)
+
+    # ---- state ----------------------------------------------------------------------------------------------------
+    def stats(self) -> dict[str, int]:
+        """Counters: submitted, pending, running, completed, failed, crashed, timed_out, retried, restarts, ..."""
+        return dict(self._core.stats())
+
+    def health(self) -> dict[str, Any]:
+        """`status` healthy (all workers ready), degraded (some) or unhealthy (none, or broken), and the numbers behind."""
+        ready = self.stats().get("workers_ready", 0)
+        status = "healthy" if ready >= self._max_workers else "degraded" if ready else "unhealthy"
+        return {"status": status, "workers_ready": ready, "workers_wanted": self._max_workers}
+
+    def resize(self, max_workers: int) -> None:
+        """Another number of workers. More start now; surplus ones end after what is in their lanes."""
+        count = check_count(max_workers, "max_workers")
+        self._core.resize(count)
+        self._max_workers = count
+        self._runtime._link.resize(self._opened.number, count)
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Waits until nothing is pending; whether that was reached in time."""
+        return bool(self._core.wait_pending(0, nanoseconds(check_seconds(timeout, "timeout"))))
+
+    def chaos_kill(self, rng: Any) -> bool:
+        """SIGKILLs one ready worker, chosen by rng and ordered through the root; whether there was one."""
+        ready = [row for row in self._core.workers() if row["ready"]]
+        if not ready:
+            return False
+        row = rng.choice(ready)
+        self._runtime._link.kill(row["slot"], row["epoch"], _native.KILL_CHAOS)
+        return True
+
+    # ---- end ------------------------------------------------------------------------------------------------------
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As `concurrent.futures.Executor.shutdown`. Afterwards no worker is left (with wait=False: soon)."""
+        with self._lock:
+            first, self._shutdown = not self._shutdown, True
+        if wait and not cancel_futures:
+            for results in list(self._maps):
+                results._run_to_end()
+        else:
+            for results in list(self._maps):
+                results.close()
+        self._core.close()
+        if cancel_futures:
+            self._core.fail_backlog(True)
+        if wait:
+            self._opened.finish(None)
+        elif first:
+            threading.Thread(
+                target=self._opened.finish, args=(None,), daemon=True, name=f"shmrt-end-{self.name}"
+            ).start()
+
+    def terminate_workers(self) -> None:
+        """Ends the pool now: what runs is killed, what waits is failed with PoolBroken. SIGKILL, as `kill_workers`."""
+        with self._lock:
+            self._shutdown = True
+        for results in list(self._maps):
+            results.close()
+        self._core.close()
+        from shmrt.process import remote
+
+        remote.broken_reasons.setdefault(self.name, ["terminated by terminate_workers() or kill_workers()"])
+        self._core.break_pool()
+        self._opened.finish(0.0)
+
+    kill_workers = terminate_workers
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.shutdown(wait=True)
+        else:  # by an exception or Ctrl-C: nobody waits for what was queued
+            for results in list(self._maps):
+                results.close()
+            self._core.close()
+            self._core.fail_backlog(True)
+            self._core.wait_pending(0, nanoseconds(_GRACE_S) if not issubclass(kind, KeyboardInterrupt) else 0)
+            self._opened.finish(0.0)
+            self._shutdown = True
+
+    def __repr__(self) -> str:
+        return f"<shmrt.Pool {self.name} of {self._max_workers} workers{', shut down' if self._shutdown else ''}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"pool {self.name} belongs to this process and cannot be pickled; make one where it is used")
+
+
+def _in_event_loop() -> bool:
+    import sys
+
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None

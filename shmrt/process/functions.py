@@ -1,0 +1,184 @@
+"""The functions a pool knows: each is pickled once and sent once to a worker, then named by its number.
+
+An importable function is found again by its name, so its pickle never changes. A function by value (a lambda,
+a closure, whatever lives in `__main__`) is the sum of its code, defaults, closure cells and the globals it names;
+as long as these are the same immutable objects its pickle is the same, and it is not made again. If one of
+them is mutable, the pickle is made each time and compared.
+
+The table is bounded: the function used longest ago makes room, and workers learn it anew should it come back.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["FunctionTable", "dumps"]
+
+_FUNCTIONS_MAX = 512
+_IMMUTABLE = (int, float, complex, str, bytes, bool, type(None), CodeType, ModuleType, BuiltinFunctionType, range)
+
+
+def dumps(value: object) -> bytes:
+    """Plain pickle; cloudpickle where that fails or where the value lives in `__main__`.
+
+    Raises what pickling raises, with a note that names the value.
+    """
+    import pickle
+
+    try:
+        data = pickle.dumps(value, 5)
+        if b"__main__" not in data:
+            return data
+    except Exception:
+        pass
+    import cloudpickle
+
+    try:
+        return bytes(cloudpickle.dumps(value, 5))
+    except Exception as error:
+        error.add_note(f"shmrt: {_describe(value)} cannot be sent to a worker")
+        raise
+
+
+def _describe(value: object) -> str:
+    try:
+        return repr(value)[:200]
+    except Exception:
+        return f"an object of type {type(value).__name__}"
+
+
+def is_importable(function: object) -> bool:
+    """Whether a worker finds this very object by module and name."""
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(name, str) or module == "__main__" or "<" in name:
+        return False
+    found: object = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found is function
+
+
+def fingerprint(function: object, depth: int = 0) -> tuple[object, ...] | None:
+    """The objects that make up a function by value, or None if one of them may change in place."""
+    if depth > 4:
+        return None
+    if isinstance(function, FunctionType):
+        parts: list[object] = [function.__code__, function.__defaults__, function.__dict__ or None]
+        values: list[object] = list(function.__defaults__ or ())
+        if function.__kwdefaults__ or function.__dict__:
+            return None
+        for cell in function.__closure__ or ():
+            try:
+                values.append(cell.cell_contents)
+            except ValueError:
+                return None
+        names = _global_names(function.__code__)
+        values += [function.__globals__.get(name) for name in names]
+        for value in values:
+            parts.append(value)
+            if isinstance(value, _IMMUTABLE) and type(value) in _IMMUTABLE:
+                continue
+            if isinstance(value, (FunctionType, type)) and is_importable(value):
+                continue
+            if value is function:
+                continue
+            nested = fingerprint(value, depth + 1)
+            if nested is None:
+                return None
+            parts += nested
+        return tuple(parts)
+    return None
+
+
+def _global_names(code: CodeType) -> tuple[str, ...]:
+    names = list(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names += _global_names(constant)
+    return tuple(names)
+
+
+class _Entry:
+    __slots__ = ("fingerprint", "fixed", "function", "number", "pickle", "retry_on")
+
+    def __init__(self, function: object, retry_on: object, data: bytes, number: int, fixed: bool) -> None:
+        self.function = function  # kept alive, so that its id stays its own
+        self.retry_on = retry_on
+        self.pickle = data
+        self.number = number
+        self.fixed = fixed
+        self.fingerprint = None if fixed else fingerprint(function)
+
+
+class FunctionTable:
+    """Numbers for functions. `add` and `drop` are the hub's. Equal pickles share a number."""
+
+    def __init__(self, add: Callable[[object], int], drop: Callable[[int], None]) -> None:
+        self._add = add
+        self._drop = drop
+        self._entries: OrderedDict[tuple[int, int], _Entry] = OrderedDict()
+        self._numbers: dict[bytes, list[int]] = {}  # pickle -> [number, entries that use it]
+
+    def number(self, function: Any, retry_on: Any) -> tuple[int, bool]:
+        """(number, whether it stays the same for this object for good)."""
+        key = (id(function), id(retry_on))
+        if isinstance(function, MethodType):  # a new object at each access
+            key = (id(function.__func__) ^ id(function.__self__), id(retry_on))
+        entry = self._entries.get(key)
+        if entry is not None:
+            if entry.fixed:
+                self._entries.move_to_end(key)
+                return entry.number, True
+            if entry.fingerprint is not None:
+                now = fingerprint(function)
+                if now is not None and _same(now, entry.fingerprint):
+                    self._entries.move_to_end(key)
+                    return entry.number, False
+        fixed = is_importable(function)
+        data = dumps((function, retry_on))
+        if entry is not None:
+            if entry.pickle == data:
+                entry.fingerprint = fingerprint(function)
+                self._entries.move_to_end(key)
+                return entry.number, False
+            del self._entries[key]
+            self._leave(entry)
+        known = self._numbers.get(data)
+        if known is None:
+            known = self._numbers[data] = [self._add(Pickled(data)), 0]
+        known[1] += 1
+        self._entries[key] = _Entry(function, retry_on, data, known[0], fixed)
+        while len(self._entries) > _FUNCTIONS_MAX:
+            self._leave(self._entries.popitem(last=False)[1])
+        return known[0], fixed
+
+    def _leave(self, entry: _Entry) -> None:
+        known = self._numbers[entry.pickle]
+        known[1] -= 1
+        if known[1] == 0:
+            del self._numbers[entry.pickle]
+            self._drop(entry.number)
+
+
+def _same(left: tuple[object, ...], right: tuple[object, ...]) -> bool:
+    return len(left) == len(right) and all(a is b for a, b in zip(left, right, strict=True))
+
+
+class Pickled:
+    """Something pickled already: it unpickles as what it holds, and is not pickled twice."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __reduce__(self) -> Any:
+        import pickle
+
+        return (pickle.loads, (self.data,))

@@ -1,0 +1,165 @@
+"""Exceptions on their way from a worker to the program.
+
+`pack_exception` runs in the worker and gives plain values only: the exception's pickle if a round trip keeps
+its type, and always the text of its traceback. `unpack_exception` runs in the program and gives the exception
+with that text as its `__cause__`, or a `RemoteError` in its place. Neither can fail of what a user's
+`__reduce__`, `__repr__` or `__str__` does: only that one task carries the consequence.
+
+`make_error` words the outcomes that have no exception of the user's: a dead worker, a passed deadline.
+
+If the worker dies while packing, the task was still running and its outcome is the death.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["RemoteTraceback", "broken_reasons", "log_tails", "make_error", "pack_exception", "unpack_exception"]
+
+#: Why each broken pool broke, by its name. Written by the pool when the root says so.
+broken_reasons: dict[str, list[str]] = {}
+#: The last log lines of each worker, by (pool, worker index).
+log_tails: dict[tuple[str, int], list[str]] = {}
+
+_TEXT_MAX = 100_000
+
+
+class RemoteTraceback(Exception):
+    """The traceback of another process, as text; it stands as the cause of the exception it belongs to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _safely(make: Any, otherwise: str) -> str:
+    try:
+        text = str(make())
+    except BaseException as error:
+        return f"{otherwise} ({type(error).__name__} while describing it)"
+    return text if len(text) <= _TEXT_MAX else text[:_TEXT_MAX] + "\n... (cut)"
+
+
+def _pickled(error: BaseException) -> bytes | None:
+    import pickle
+
+    try:
+        data = pickle.dumps(error, 5)
+    except BaseException:
+        data = b"__main__"
+    if b"__main__" in data:
+        try:
+            import cloudpickle
+
+            data = cloudpickle.dumps(error, 5)
+        except BaseException:
+            return None
+    try:
+        again = pickle.loads(data)
+    except BaseException:
+        return None
+    same = type(again) is type(error) or (
+        type(again).__qualname__ == type(error).__qualname__ and type(error).__module__ == "__main__"
+    )
+    return data if same and isinstance(again, BaseException) else None
+
+
+def pack_exception(error: BaseException) -> tuple[bytes | None, str, str, str]:
+    """(pickle or None, qualified type name, message, traceback text) of an exception, whatever it is made of."""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ in ("builtins", None) else f"{kind.__module__}.{kind.__qualname__}"
+    message = _safely(lambda: str(error), f"<{name} that cannot be shown>")
+
+    def text() -> str:
+        import traceback
+
+        return "".join(traceback.format_exception(kind, error, error.__traceback__))
+
+    return _pickled(error), name, message, _safely(text, f"{name}: {message}")
+
+
+def unpack_exception(packed: Any, pool: str | None, worker: int, pid: int, attempt: int) -> BaseException:
+    """The exception that `pack_exception` packed, with the remote traceback as its cause."""
+    where = f"in worker {pool}/{worker} (pid {pid}), attempt {attempt}"
+    data, name, message, text = packed[:4]
+    error: BaseException | None = None
+    if data is not None:
+        import pickle
+
+        try:
+            error = pickle.loads(data)
+        except BaseException:
+            error = None  # it can be unpickled there but not here: a module that the program lacks, say
+    if not isinstance(error, BaseException):
+        from shmrt.errors import RemoteError
+
+        error = RemoteError(f"{name}: {message}", type_name=name, traceback_text=text)
+    try:
+        error.__cause__ = RemoteTraceback(f'\n"""\n{text}"""\n{where}')
+    except BaseException:
+        pass  # an exception class that forbids even that keeps its own message
+    return error
+
+
+def _ended(facts: dict[str, Any]) -> tuple[str, int | None, int | None]:
+    """(how the process ended, exit code, signal)."""
+    import os
+    import signal
+
+    status = facts["wait_status"]
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            name = f"signal {number}"
+        return f"was killed by {name}", None, number
+    code = os.WEXITSTATUS(status)
+    return f"exited with code {code}", code, None
+
+
+def make_error(kind: str, facts: dict[str, Any]) -> BaseException:
+    """The error for an outcome that the hub decided. `facts`: what is known of the worker's end."""
+    from shmrt import errors
+
+    worker = f"{facts['pool']}/{facts['worker']}"
+    seconds = facts["elapsed_ns"] / 1e9
+    stack = facts["stack"] or None
+    attempts = facts["attempts"]
+    if kind in ("crashed", "poison"):
+        how, exitcode, number = _ended(facts)
+        oom = bool(facts["oom"]) and number == 9
+        why = ": the memory cgroup ran out of memory; give it more, or set max_rss" if oom else ""
+        text = f"worker {worker} (pid {facts['pid']}) {how} while it ran this task{why} (attempt {attempts})"
+        if kind == "poison":
+            text = (
+                f"this message killed its worker {attempts} times; the last, {worker} (pid {facts['pid']}), {how}{why}"
+            )
+        tail = log_tails.get((facts["pool"], facts["worker"]))
+        cls = errors.PoisonMessage if kind == "poison" else errors.WorkerCrashed
+        return cls(
+            text,
+            worker=worker,
+            pid=facts["pid"],
+            exitcode=exitcode,
+            signal=number,
+            oom=oom,
+            attempts=attempts,
+            stack=stack,
+            log_tail="\n".join(tail) if tail else None,
+        )
+    if kind == "timeout":
+        text = f"the task ran for {seconds:.3f} s in worker {worker}, longer than its timeout; the worker was killed"
+        return errors.TaskTimeout(text, stack=stack, worker=worker, elapsed=seconds)
+    if kind == "expired":
+        return errors.TaskTimeout("the deadline passed before the task began; it was dropped")
+    if kind == "broken":
+        from shmrt.errors import PoolBroken
+
+        reasons = broken_reasons.get(facts["pool"], [])
+        last = f"; the last: {reasons[-1]}" if reasons else ""
+        return PoolBroken(f"pool {facts['pool']} is broken: its workers cannot be kept running{last}", reasons=reasons)
+    return errors.RuntimeDown(f"pool {facts['pool']} was closed before this task began", reason="shutdown")
