@@ -43,6 +43,7 @@
 #include "slots.h"
 
 #define SHMRT_RING_EVERY_NS UINT64_C(300000)
+#define SHMRT_STACK_BYTES 65536 /* of the stacks file, for each slot of a pool (shmrt/process/worker.py) */
 #define SHMRT_CREDIT_NS UINT64_C(50000) /* work a lane should hold */
 #define SHMRT_CREDIT_MIN 2
 #define SHMRT_CREDIT_MAX 256
@@ -138,7 +139,8 @@ struct shmrt_hub_worker {
 	uint32_t owner;
 	int32_t pid;
 	int pidfd;
-	int stack_fd;
+	int stacks_fd;
+	uint64_t stack_offset;
 	bool ready, abandoned, retiring, stop_sent;
 	bool replace_asked;
 	uint8_t kill_stage;          /* 0, 1: asked for its stack, 2: SIGKILL sent */
@@ -157,7 +159,7 @@ struct shmrt_pool_options {
 	uint64_t max_tasks_per_worker; /* 0: no limit */
 	uint64_t max_rss_bytes;        /* 0: no limit */
 	uint64_t max_age_ns;           /* 0: no limit */
-	const int *stack_fds;          /* slot_count of them, borrowed */
+	int stacks_fd;                 /* SHMRT_STACK_BYTES for each slot, borrowed; -1: none */
 };
 
 struct shmrt_hub_pool {

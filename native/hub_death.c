@@ -5,7 +5,6 @@
  * reason, blocks, lanes, slot). GONE may come without the notice before it; then both steps run.
  */
 #include <signal.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,7 +12,7 @@
 
 #define STACK_WAIT_NS UINT64_C(30000000)  /* longest wait for a worker's stack */
 #define STACK_STEP_NS UINT64_C(4000000)
-#define STACK_BYTES_MAX 32768
+#define STACK_BYTES_MAX (SHMRT_STACK_BYTES - 1)
 
 static void adopt(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker, uint32_t epoch) {
 	struct shmrt_slot *slot = worker->slot;
@@ -42,7 +41,8 @@ void shmrt_hub__reset_worker(struct shmrt_hub_worker *worker) {
 	if (worker->pidfd >= 0)
 		close(worker->pidfd);
 	struct shmrt_hub_worker fresh = {
-		.slot = worker->slot, .known_functions = worker->known_functions, .stack_fd = worker->stack_fd, .pidfd = -1};
+		.slot = worker->slot, .known_functions = worker->known_functions, .stacks_fd = worker->stacks_fd,
+		.stack_offset = worker->stack_offset, .pidfd = -1};
 	*worker = fresh;
 }
 
@@ -129,16 +129,23 @@ static void take_leave(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *wor
 	pool->full = false;
 }
 
-static char *read_stack(int fd) {
-	struct stat status;
-	if (fd < 0 || fstat(fd, &status) != 0 || status.st_size <= 0)
+static bool has_stack(const struct shmrt_hub_worker *worker) {
+	char first = 0;
+	return worker->stacks_fd >= 0 && pread(worker->stacks_fd, &first, 1, (off_t)worker->stack_offset) == 1 && first != 0;
+}
+
+/* What faulthandler wrote, once; the room is empty afterwards. */
+static char *take_stack(const struct shmrt_hub_worker *worker) {
+	if (!has_stack(worker))
 		return NULL;
-	size_t size = status.st_size < STACK_BYTES_MAX ? (size_t)status.st_size : STACK_BYTES_MAX;
-	char *text = malloc(size + 1);
+	char *text = malloc(STACK_BYTES_MAX + 1);
 	if (text == NULL)
 		return NULL;
-	ssize_t got = pread(fd, text, size, 0);
+	ssize_t got = pread(worker->stacks_fd, text, STACK_BYTES_MAX, (off_t)worker->stack_offset);
 	text[got > 0 ? got : 0] = 0;
+	static const char nothing[1];
+	if (pwrite(worker->stacks_fd, nothing, 1, (off_t)worker->stack_offset) != 1)
+		text[0] = 0; /* cannot happen on a memfd; better no stack than one shown twice */
 	return text;
 }
 
@@ -156,7 +163,7 @@ static void bury(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker) {
 		.kill_reason = reason,
 		.elapsed_ns = worker->crash_elapsed_ns,
 	};
-	crash.stack = read_stack(worker->stack_fd);
+	crash.stack = take_stack(worker);
 	bool clean = WIFEXITED(crash.wait_status) && WEXITSTATUS(crash.wait_status) == 0;
 	pool->restarts += !(clean && worker->stop_sent) && reason != SHMRT_KILL_STOP;
 	pool->killed += reason == SHMRT_KILL_CHAOS;
@@ -193,8 +200,6 @@ static void bury(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker) {
 		shmrt_arena_reclaim(&hub->arena, worker->owner, NULL, NULL);
 	shmrt_lane_format(worker->tasks.shared, 0);
 	shmrt_lane_format(worker->results.shared, 0);
-	if (worker->stack_fd >= 0 && ftruncate(worker->stack_fd, 0) != 0)
-		crash.stack = NULL; /* an old stack may be shown again; nothing else depends on it */
 	shmrt_hub__reset_worker(worker);
 	int result = shmrt_slot_free(slot);
 	(void)result; /* STALE: the program's own root replacement freed it */
@@ -227,8 +232,7 @@ static void watch_time(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *wor
 	struct shmrt_task *task = worker->lane.first;
 	struct shmrt_slot *slot = worker->slot;
 	if (worker->kill_stage == 1) {
-		struct stat status = {0};
-		bool told = worker->stack_fd >= 0 && fstat(worker->stack_fd, &status) == 0 && status.st_size > 0;
+		bool told = has_stack(worker);
 		if (now_ns - worker->kill_ns >= STACK_WAIT_NS || (told && now_ns - worker->kill_ns >= 2 * STACK_STEP_NS)) {
 			if (worker->pidfd >= 0 && shmrt_pidfd_signal(worker->pidfd, SIGKILL) == SHMRT_OK)
 				worker->kill_stage = 2;

@@ -137,7 +137,8 @@ int shmrt_hub_add_pool(struct shmrt_hub *hub, const struct shmrt_pool_options *o
 		worker->slot = &hub->control->slots[options->first_slot + i];
 		worker->known_functions = calloc(1, 64 / 8);
 		worker->pidfd = -1;
-		worker->stack_fd = options->stack_fds ? options->stack_fds[i] : -1;
+		worker->stacks_fd = options->stacks_fd;
+		worker->stack_offset = (uint64_t)i * SHMRT_STACK_BYTES;
 		complete = worker->known_functions != NULL;
 	}
 	pthread_mutex_lock(&hub->mutex);
@@ -147,7 +148,6 @@ int shmrt_hub_add_pool(struct shmrt_hub *hub, const struct shmrt_pool_options *o
 	if (complete && at < SHMRT_HUB_POOLS_MAX) {
 		pool->hub = hub;
 		pool->options = *options;
-		pool->options.stack_fds = NULL;
 		pool->lanes = lanes;
 		pool->lanes_size = size;
 		pool->pair_bytes = pair_bytes;

@@ -184,3 +184,10 @@ int shmrt_py_add_block(PyObject *module) {
 		return -1;
 	return PyModule_AddObjectRef(module, "Block", (PyObject *)shmrt_block_type);
 }
+
+void shmrt_py_block_adopt(PyObject *object, enum shmrt_block_state state, uint32_t owner) {
+	ShmrtBlock *block = (ShmrtBlock *)object;
+	block->state = state;
+	block->owner = owner;
+	block->disowned = false;
+}

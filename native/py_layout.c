@@ -79,7 +79,7 @@ static const struct {
 	FIELD(record_header, inline_size),
 	FIELD(record_header, function),
 	FIELD(record_header, attempt),
-	FIELD(record_header, epoch),
+	FIELD(record_header, claim),
 
 	SIZE(block_reference),
 	FIELD(block_reference, block),

@@ -19,6 +19,8 @@ static const struct {
 	{shmrt_py_add_block},
 	{shmrt_py_add_arena},
 	{shmrt_py_add_bench},
+	{shmrt_py_add_hub},
+	{shmrt_py_add_worker},
 };
 
 static int module_exec(PyObject *module) {

@@ -24,4 +24,7 @@ int shmrt_py_add_ring(PyObject *module); /* py_ring.c: RingCore */
 struct shmrt_control;
 struct shmrt_control *shmrt_py_slots_control(PyObject *slots);
 
+int shmrt_py_add_hub(PyObject *module);    /* py_hub.c, py_pool.c: Hub, PoolCore */
+int shmrt_py_add_worker(PyObject *module); /* py_worker.c: WorkerLoop */
+
 #endif

@@ -423,15 +423,15 @@ static PyObject *core_resize(ShmrtPoolCore *self, PyObject *count) {
 /* ---- the type ---- */
 
 static int core_init(ShmrtPoolCore *self, PyObject *args, PyObject *kwargs) {
-	static char *names[] = {"hub", "name", "pool", "first_slot", "slot_count", "max_workers", "lanes_fd", "stack_fds",
+	static char *names[] = {"hub", "name", "pool", "first_slot", "slot_count", "max_workers", "lanes_fd", "stacks_fd",
 				"register_function", "timeout_ns", "max_attempts", "max_tasks", "max_rss", "max_age_ns", NULL};
-	PyObject *hub, *stack_fds, *register_function;
+	PyObject *hub, *register_function;
 	struct shmrt_pool_options options = {0};
 	long long timeout_ns;
 	unsigned long long max_tasks, max_rss, max_age_ns;
-	int lanes_fd, fds[SHMRT_SLOTS_MAX];
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OUIIIIiOOLIKKK", names, &hub, &self->name, &options.id, &options.first_slot,
-					 &options.slot_count, &options.max_workers, &lanes_fd, &stack_fds, &register_function, &timeout_ns,
+	int lanes_fd;
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OUIIIIiiOLIKKK", names, &hub, &self->name, &options.id, &options.first_slot,
+					 &options.slot_count, &options.max_workers, &lanes_fd, &options.stacks_fd, &register_function, &timeout_ns,
 					 &self->max_attempts, &max_tasks, &max_rss, &max_age_ns)) {
 		self->name = NULL;
 		return -1;
@@ -445,18 +445,6 @@ static int core_init(ShmrtPoolCore *self, PyObject *args, PyObject *kwargs) {
 	options.max_age_ns = max_age_ns;
 	if (shmrt_py_hub_check(self->hub) < 0)
 		return -1;
-	if (options.slot_count > SHMRT_SLOTS_MAX || PySequence_Size(stack_fds) != (Py_ssize_t)options.slot_count) {
-		PyErr_SetString(PyExc_ValueError, "PoolCore needs one stack descriptor per slot");
-		return -1;
-	}
-	for (uint32_t i = 0; i < options.slot_count; i++) {
-		PyObject *fd = PySequence_GetItem(stack_fds, i);
-		fds[i] = fd ? (int)PyLong_AsLong(fd) : -1;
-		Py_XDECREF(fd);
-		if (PyErr_Occurred())
-			return -1;
-	}
-	options.stack_fds = fds;
 	self->worker_names = PyList_New(0);
 	for (uint32_t i = 0; self->worker_names && i < options.slot_count; i++) {
 		PyObject *name = PyUnicode_FromFormat("%U/%u", self->name, i);
@@ -565,5 +553,12 @@ int shmrt_py_add_pool(PyObject *module) {
 		return -1;
 	}
 	Py_DECREF(type);
+	static const struct { const char *name; int value; } notes[] = {
+		{"NOTE_LOG", SHMRT_NOTE_LOG}, {"NOTE_EXIT", SHMRT_NOTE_EXIT}, {"NOTE_START_FAILED", SHMRT_NOTE_START_FAILED},
+		{"NOTE_PARTIAL", SHMRT_NOTE_PARTIAL}, {"NOTE_REPLACE", SHMRT_NOTE_REPLACE}, {"NOTE_GONE", SHMRT_NOTE_GONE},
+	};
+	for (size_t i = 0; i < sizeof(notes) / sizeof(notes[0]); i++)
+		if (PyModule_AddIntConstant(module, notes[i].name, notes[i].value) < 0)
+			return -1;
 	return PyModule_AddFunctions(module, module_methods);
 }

@@ -52,7 +52,7 @@ class Pool(Executor):
     dies of it (1: never twice). task_timeout: seconds a task may run. spares: workers kept ready beyond max_workers.
     preload: module names imported once in a template that workers are forked from. max_restarts within max_seconds
     breaks the pool; None never does. threads_per_worker bounds BLAS and OpenMP threads. max_pending: how many tasks may
-    be accepted and not done; then `submit` blocks or raises `Overloaded` by on_full. seed fixes the workers' random state.
+    be accepted and not done; then `submit` blocks or raises `Overloaded` by on_full. seed fixes the workers' randomness.
     ring: RingSpec that sizes the lanes to and from each worker.
 
     Raises ValueError or TypeError for a wrong argument, SegmentError if shared memory is short.
@@ -195,8 +195,8 @@ class Pool(Executor):
         max_attempts: int = 3,
         on_partial: Callable[[list[Any]], None] | None = None,
     ) -> Any:
-        """What a pipeline stage submits: `affinity` pins the task to one logical worker, in order; `on_partial` gets what
-        the running task streams. A task that streamed is never begun again."""
+        """What a pipeline stage submits: `affinity` pins the task to one logical worker, in order; `on_partial` gets
+        what the running task streams. A task that streamed is never begun again."""
         options = TaskOptions(timeout=timeout, max_attempts=max_attempts, affinity=-1 if affinity is None else affinity)
         if on_partial is None:
             return self._core.submit_with(options.packed(), fn, *args)
@@ -258,7 +258,7 @@ class Pool(Executor):
         return dict(self._core.stats())
 
     def health(self) -> dict[str, Any]:
-        """`status` healthy (all workers ready), degraded (some) or unhealthy (none, or broken), and the numbers behind."""
+        """`status`: healthy (all workers ready), degraded (some) or unhealthy (none); and the numbers behind it."""
         ready = self.stats().get("workers_ready", 0)
         status = "healthy" if ready >= self._max_workers else "degraded" if ready else "unhealthy"
         return {"status": status, "workers_ready": ready, "workers_wanted": self._max_workers}

@@ -57,7 +57,18 @@ class Template:
 class Crew:
     """One pool."""
 
-    __slots__ = ("broken_told", "count", "end_ns", "first", "id", "keeper", "lanes_fd", "removing", "replacing", "restarts")
+    __slots__ = (
+        "broken_told",
+        "count",
+        "end_ns",
+        "first",
+        "id",
+        "keeper",
+        "lanes_fd",
+        "removing",
+        "replacing",
+        "restarts",
+    )
     __slots__ += ("spec", "stacks_fd", "template", "workers")
 
     def __init__(self, id: int, spec: dict[str, Any], first: int, count: int, fds: list[int]) -> None:
@@ -114,4 +125,3 @@ class Crew:
         for fd in (self.lanes_fd, self.stacks_fd):
             if fd >= 0:
                 os.close(fd)
-

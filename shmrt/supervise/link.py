@@ -269,7 +269,13 @@ class RootLink:
         command = [*_interpreter(), "-c", _ENTER, *words, package]
         try:
             pid = os.posix_spawn(
-                command[0], command, _environment(), file_actions=actions, setsid=True, setsigmask=[], setsigdef=range(1, 32)
+                command[0],
+                command,
+                _environment(),
+                file_actions=actions,
+                setsid=True,
+                setsigmask=[],
+                setsigdef=range(1, 32),
             )
         except OSError:
             os.close(ours)
@@ -383,4 +389,3 @@ class RootLink:
                     os.close(pool.stacks_fd)
         if self._on_event is not None:
             self._on_event(message)
-

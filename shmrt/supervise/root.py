@@ -110,9 +110,7 @@ class Root:
 
     def program_is_gone(self) -> bool:
         return (
-            self.channel.closed
-            or self.slots.is_abandoned(_native.SLOT_PROGRAM)
-            or _native.pidfd_is_gone(self.program)
+            self.channel.closed or self.slots.is_abandoned(_native.SLOT_PROGRAM) or _native.pidfd_is_gone(self.program)
         )
 
     def wait_ns(self, now: int) -> int | None:
