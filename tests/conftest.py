@@ -68,9 +68,9 @@ def ancestors() -> set[int]:
 def close_default_runtime() -> None:
     """The program's default runtime lives as long as the interpreter; here it must go before the count."""
     module = sys.modules.get("shmrt.runtimes")
-    close = getattr(module, "close_default", None)
-    if close is not None:
-        close()
+    default = getattr(module, "_default", None)
+    if default is not None:
+        default.stop()
 
 
 def settled(look: object, *arguments: object) -> object:

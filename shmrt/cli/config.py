@@ -98,7 +98,11 @@ def _read_file(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         document: Any = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise CliError(f"config {path!r}: {error}", hint="it must be valid TOML", code=2) from None
+        found = re.search(r"line (\d+)", str(error))
+        lines = text.splitlines()
+        bad = lines[int(found[1]) - 1].strip()[:80] if found and int(found[1]) <= len(lines) else ""
+        hint = f"it must be valid TOML; that line is {bad!r}" if bad else "it must be valid TOML"
+        raise CliError(f"config {path!r}: {error}", hint=hint, code=2) from None
     except RecursionError:
         raise CliError(f"config {path!r}: nested too deep", code=2) from None
     prefix = ""

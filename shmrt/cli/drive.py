@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from shmrt.cli.screen import CliError, Screen
+from shmrt.cli.screen import CliError, Screen, write_stdout
 from shmrt.cli.target import Target
 
 __all__ = ["Chaos", "Outcome", "drive"]
@@ -148,8 +147,9 @@ class Stoppable:
         self._source, self._stopping = source, stopping
 
     def __call__(self) -> Iterator[Any]:
-        items = self._source() if callable(self._source) else self._source
-        for item in items:
+        from shmrt.pipeline import open_source
+
+        for item in open_source(self._source):
             if self._stopping.is_set():
                 return
             yield item
@@ -166,10 +166,10 @@ def drive(
     show: Callable[[Any], None] | None = None,
 ) -> Outcome:
     """Runs the pipeline to its end. `show` gets every output of a target without a `consume` of its own."""
+    source = source_of(target)
     from shmrt.runtimes import Runtime
 
     outcome = Outcome()
-    source = source_of(target)
     total = getattr(source, "total", None)
     if total is None and hasattr(source, "__len__"):
         total = len(source)
@@ -191,11 +191,9 @@ def drive(
                                 show(item)
                 finally:
                     outcome.outputs, outcome.killed = watched.count, chaos.killed
-                    outcome.report = getattr(run, "report", None)
-                    outcome.dead_letters = list(getattr(run, "dead_letters", ()))
+                    outcome.report, outcome.dead_letters = run.report, list(run.dead_letters)
         except StopNow:
             outcome.drained = False
-    outcome.killed = chaos.killed if outcome.drained else outcome.killed
     outcome.signal = signals.first
     outcome.seconds = time.monotonic() - started
     screen.clear()
@@ -204,12 +202,11 @@ def drive(
 
 def source_of(target: Target) -> Any:
     """The pipeline's own source; a pipeline without one cannot be run from a command line."""
-    source = getattr(target.pipeline, "default_source", None)
-    if source is None:
+    if not target.pipeline.has_source:
         raise CliError(
             f"target {target.name!r}: the pipeline has no source", hint="add .source(iterable or callable)", code=2
         )
-    return source
+    return target.pipeline._source
 
 
 def evidence(letter: Any) -> dict[str, Any]:
@@ -236,7 +233,7 @@ def evidence_line(found: dict[str, Any]) -> str:
 
 def finish(outcome: Outcome) -> None:
     """Ends the command by the signal that ended the run, if one did."""
-    sys.stdout.flush()
+    write_stdout()
     if outcome.signal is not None:
         text = "" if outcome.drained else "stopped before everything accepted was done"
         raise CliError(text, code=128 + outcome.signal, signal=outcome.signal)

@@ -31,12 +31,13 @@ from importlib import import_module
 from types import ModuleType
 from typing import NoReturn
 
-from shmrt.cli.screen import CliError, Screen, guard_streams, silence_stdout
+from shmrt.cli.screen import CliError, Screen, guard_streams, silence_stdout, write_stdout
 
 __all__ = ["VERBS", "main"]
 
 VERBS = {
     "run": "shmrt.cli.run",
+    "check": "shmrt.cli.check",
     "doctor": "shmrt.cli.doctor",
     "demo": "shmrt.cli.demo",
     "version": "shmrt.cli.version",
@@ -97,7 +98,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, ModuleType | None]:
     _refuse(top, unknown)
     if arguments.help:
         top.epilog = _top_help()
-        print(top.format_help(), end="")
+        write_stdout(top.format_help())
         return arguments, None
     if arguments.version:
         rest = ["version"]
@@ -156,10 +157,10 @@ def main(argv: list[str] | None = None) -> int:
             if module is not None:
                 screen = Screen.of(arguments)
                 code = int(module.run(arguments, screen))
-            sys.stdout.flush()
+            write_stdout()
             return code
         except SystemExit as stop:  # argparse after --help
-            sys.stdout.flush()
+            write_stdout()
             return stop.code if isinstance(stop.code, int) else 0
     except BrokenPipeError:
         silence_stdout()
@@ -202,10 +203,6 @@ _LIMITS = {errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM,
 
 def _explain(error: Exception, screen: Screen) -> int:
     """Exit codes of errors that are not the command line's own; anything unforeseen becomes a report file."""
-    if isinstance(error, OSError) and _is_stdout(error):
-        silence_stdout()
-        screen.error(CliError(f"cannot write to stdout: {error.strerror}", hint="free space or redirect it elsewhere"))
-        return 1
     from shmrt import errors
 
     hint = getattr(error, "hint", None)
@@ -230,13 +227,3 @@ def _explain(error: Exception, screen: Screen) -> int:
     where = f"report: {path}" if path else "no report file could be written; run again with PYTHONDEVMODE=1"
     screen.error(CliError(f"internal error: {type(error).__name__}: {error}", hint=where, code=70))
     return 70
-
-
-def _is_stdout(error: OSError) -> bool:
-    if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EBADF, errno.EIO, errno.EPIPE):
-        return False
-    try:
-        sys.stdout.flush()
-    except OSError:
-        return True
-    return False

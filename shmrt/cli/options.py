@@ -11,8 +11,8 @@ from shmrt.spec import RingSpec, parse_duration
 
 __all__ = ["assignment", "chaos", "duration", "ring_slots", "slot_bytes", "whole", "workers"]
 
-WORKERS_MOST = 1022
-"""Slots of one runtime (1024) less those of the program and the root."""
+WORKERS_MOST = 256
+"""The most that one pool may have."""
 
 
 def _refusing(check: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -12,7 +12,8 @@ from shmrt.cli.screen import CliError, Screen, json_text
 DOES = "Run a pipeline in the foreground"
 MORE = """TARGET is MODULE:OBJECT, a Pipeline with a source or a function that returns one.
 If `consume(run)` lies beside it, that takes the outputs and what it returns is printed; else every output
-is a line. `serial(**arguments)` beside it is what --verify compares with (both return a dict with "digest")."""
+is a line. --verify compares with `serial(**arguments)` beside it, else with the pipeline run in this process;
+of two summaries the key "digest" decides."""
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -87,16 +88,16 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
 
     settings = settings_of(arguments)
     target = load_target(settings)
-    if arguments.verify and (target.serial is None or target.consume is None):
-        raise CliError(
-            f"target {target.name!r} cannot be verified", hint="it has no serial() and consume() beside it", code=2
-        )
     kill = settings["chaos.kill"] or 0.0
     seed = settings["chaos.seed"] if settings["chaos.seed"] is not None else secrets.randbelow(2**31)
     if kill:
         screen.note(f"chaos: {kill:g} workers a second, seed {seed}")
 
+    outputs = Fingerprint() if arguments.verify and target.consume is None else None
+
     def show(item: Any) -> None:
+        if outputs is not None:
+            outputs.add(item)
         if screen.format == "jsonl":
             screen.line(json_text(item))
         elif not screen.json:
@@ -114,8 +115,42 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     equal = None
     if arguments.verify and outcome.signal is None:
         screen.note("serial run, to compare")
-        equal = target.serial(**target.arguments)["digest"] == (outcome.summary or {}).get("digest")
+        mine = outputs.digest() if outputs is not None else answer_of(outcome.summary)
+        equal = mine == serial_answer(target, arguments.on_error)
     return conclude(outcome, equal, screen, seed)
+
+
+class Fingerprint:
+    """One word for a sequence of outputs, in bounded memory."""
+
+    def __init__(self) -> None:
+        import hashlib
+
+        self._hash = hashlib.blake2b(digest_size=16)
+
+    def add(self, item: Any) -> None:
+        self._hash.update(repr(item).encode("utf-8", "backslashreplace") + b"\n")
+
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def answer_of(summary: Any) -> Any:
+    """What a consumer's summary is compared by: its `digest` if it has one."""
+    return summary["digest"] if isinstance(summary, dict) and "digest" in summary else summary
+
+
+def serial_answer(target: Any, on_error: str) -> Any:
+    """The same work in this process: by the target's own `serial`, else by the pipeline's serial run."""
+    if target.serial is not None:
+        return answer_of(target.serial(**target.arguments))
+    with target.pipeline.run_serial(on_error=on_error) as run:
+        if target.consume is not None:
+            return answer_of(target.consume(run))
+        outputs = Fingerprint()
+        for item in run:
+            outputs.add(item)
+        return outputs.digest()
 
 
 def conclude(outcome: Any, equal: bool | None, screen: Screen, seed: int) -> int:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-__all__ = ["CliError", "Screen", "guard_streams", "silence_stdout"]
+__all__ = ["CliError", "Screen", "guard_streams", "silence_stdout", "write_stdout"]
 
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
 
@@ -66,6 +66,22 @@ def silence_stdout() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
+def write_stdout(text: str = "") -> None:
+    """Writes, or with no text flushes. A reader that left is BrokenPipeError; any other failure ends the command."""
+    try:
+        if text:
+            sys.stdout.write(text)
+        else:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        silence_stdout()
+        raise CliError(
+            f"cannot write to stdout: {error.strerror}", hint="free some space, or redirect it elsewhere"
+        ) from None
+
+
 def json_text(value: Any) -> str:
     return json.dumps(value, default=repr, ensure_ascii=True)
 
@@ -95,14 +111,14 @@ class Screen:
     def line(self, text: str) -> None:
         """Data, for people."""
         self.clear()
-        print(text, file=sys.stdout)
+        write_stdout(text + "\n")
 
     def document(self, schema: str, body: Mapping[str, Any]) -> None:
         """Data, for programs."""
         self.clear()
         indent = 2 if self.format == "json" else None
         text = json.dumps({"schema": schema, **body}, default=repr, indent=indent, ensure_ascii=True)
-        print(text, file=sys.stdout)
+        write_stdout(text + "\n")
 
     def note(self, text: str, *, colour: str | None = None) -> None:
         """Whatever is not data: stderr, silent with -q and in JSON modes."""

@@ -47,7 +47,12 @@ def grandchildren(loop):
     """One that stays in the group, one that leaves it and its parent."""
     stays = subprocess.Popen(["sleep", "1000"])
     leaves = subprocess.Popen(
-        [sys.executable, "-S", "-c", "import os\npid=os.fork()\nif not pid:\n os.setsid(); os.execvp('sleep', ['sleep', '1000'])\nprint(pid, flush=True)"],
+        [
+            sys.executable,
+            "-S",
+            "-c",
+            "import os\npid=os.fork()\nif not pid:\n os.setsid(); os.execvp('sleep', ['sleep', '1000'])\nprint(pid, flush=True)",
+        ],
         stdout=subprocess.PIPE,
     )
     pid = int(leaves.stdout.readline())
@@ -74,7 +79,11 @@ def surroundings(loop):
             "random": random.random(),
             "main": sorted(vars(sys.modules["__main__"])),
             "pgid": os.getpgid(0) == os.getpid(),
-            "fds": sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")),
+            "fds": sorted(
+                os.readlink(f"/proc/self/fd/{fd}")
+                for fd in os.listdir("/proc/self/fd")
+                if os.path.exists(f"/proc/self/fd/{fd}")
+            ),
             "sigint": signal.getsignal(signal.SIGINT) == signal.SIG_IGN,
             "hash": hash("shmrt"),
             "threads": len(os.listdir("/proc/self/task")),
