@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from shmrt.decide.delivery import OnError
+from shmrt.decide.delivery_words import OnError
 from shmrt.pipeline_report import DeadLetter
 from shmrt.spec import RingSpec, check_count, check_seconds, parse_size
 

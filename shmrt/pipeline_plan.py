@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shmrt.decide.delivery import Node, NodeKind
+from shmrt.decide.delivery_words import Node, NodeKind
 from shmrt.pipeline import GROUP_BYTES, Stage
 from shmrt.spec import RingSpec
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex, TextIO
 
-from shmrt.decide.delivery import Row
+from shmrt.decide.delivery_words import Row
 
 __all__ = ["DeadLetter", "Progress", "Report", "Stages", "make_report"]
 

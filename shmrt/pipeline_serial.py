@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from shmrt.decide.delivery import OnError, Row
+from shmrt.decide.delivery_words import OnError, Row
 from shmrt.decide.routing import route
 from shmrt.pipeline_report import DeadLetter, Report, make_report
 from shmrt.process.stage import collect

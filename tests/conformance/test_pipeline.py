@@ -446,7 +446,7 @@ def test_leaving_early_ends_everything(engine: Any) -> None:
             if item > 100:
                 break
     assert closed.wait(30)
-    for thread in run._threads:
+    for thread in run._motor.threads:
         thread.join(30)
         assert not thread.is_alive()
     assert next(run, "over") == "over"
@@ -465,7 +465,7 @@ def test_a_source_that_blocks_does_not_hold_the_run(engine: Any) -> None:
         assert next(run) == 2
     assert not gate.is_set()
     gate.set()
-    run._threads[1].join(30)
+    run._motor.threads[1].join(30)
 
 
 def test_ctrl_c_reaches_a_waiting_consumer(tmp_path: Path) -> None:
@@ -498,14 +498,12 @@ except KeyboardInterrupt:
 
 
 def test_a_description_runs_many_times_also_without_with(engine: Any) -> None:
-    """Runs are independent; a run iterated to its end closes itself; a run cannot be entered twice."""
+    """Runs are independent; a run iterated to its end closes itself; a run that is over cannot be entered again."""
     pipe = Pipeline().map(double).source(lambda: range(5))
     assert pipe.has_source
     runs = [pipe.run(engine=engine) for _ in range(2)]
     assert [list(run) for run in runs] == [[0, 2, 4, 6, 8]] * 2
     with pytest.raises(RuntimeError, match="is over"):
-        runs[0].close()
-        runs[0]._started = False
         runs[0].__enter__()
 
 
@@ -622,12 +620,21 @@ def test_progress_draws_on_a_terminal_only(capsys: Any, engine: Any) -> None:
     assert stream.getvalue().endswith("100% bar: 10 in, 9 out, 1 failed, 9/s\n")
 
 
-def test_a_run_leaves_no_thread_and_no_object(engine: Any) -> None:
-    """P6. After a run the program has the threads that it had, and the run can be collected."""
+def test_a_run_leaves_no_thread() -> None:
+    """P6. After a run the program has the threads that it had; also when the run is dropped in the middle, unclosed."""
     before = set(threading.enumerate())
     with Pipeline("clean").map(double).run(range(100), engine=FakeEngine()) as run:
         list(run)
-    for thread in run._threads:
+    for thread in run._motor.threads:
         thread.join(30)
     assert set(threading.enumerate()) <= before
+
+    engine = FakeEngine()
+    dropped = Pipeline("dropped").map(double).run(itertools.count(), engine=engine)
+    assert next(dropped) == 0
+    threads = [*dropped._motor.threads, *engine.pools[0].threads]
+    del dropped
     gc.collect()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
