@@ -87,7 +87,7 @@ void shmrt_arena_state(struct shmrt_arena *, uint64_t block, enum shmrt_block_st
 
 /* A sender that goes on looking at a block it sends keeps a share: until it lets go, whoever frees or
  * reclaims the block gives it back as KEPT|owner instead. Before sending, block HELD|owner or KEPT|owner
- * (it came back: HELD again afterwards). False: the block cannot have one (smaller than 2 KiB) or is not the
+ * (it came back: HELD again afterwards), or QUEUED in a message that the caller leases. False: the block cannot have one (smaller than 2 KiB) or is not the
  * owner's at the moment. A dead owner's share is reclaimed with its blocks. */
 SHMRT_MUST_USE bool shmrt_arena_share(struct shmrt_arena *, uint64_t block, uint32_t generation, uint32_t owner);
 /* Lets go: frees the block if it came back, else whoever has it will. Nothing else of the caller's may name it. */

@@ -18,7 +18,8 @@ bool shmrt_arena_share(struct shmrt_arena *arena, uint64_t index, uint32_t gener
 	uint64_t main = atomic_load_explicit(word, memory_order_acquire);
 	uint64_t held = shmrt_block_pack(SHMRT_BLOCK_HELD, generation, owner);
 	uint64_t kept = shmrt_block_pack(SHMRT_BLOCK_KEPT, generation, owner);
-	if (main != held && main != kept)
+	uint64_t leased = shmrt_block_pack(SHMRT_BLOCK_QUEUED, generation, 0);
+	if (main != held && main != kept && main != leased)
 		return false; /* on its way, or with a receiver */
 	/* relaxed: the compare-and-swap decides. Not FREE: who gave the block back has not let go of the share. */
 	uint64_t before = atomic_load_explicit(share, memory_order_relaxed);

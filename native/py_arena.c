@@ -15,7 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static PyTypeObject *arena_type;
+PyTypeObject *shmrt_arena_type;
 static ShmrtArena *mapped; /* every living Arena, linked by ->next */
 static PyObject *default_arena;
 
@@ -25,7 +25,7 @@ static void adopt_after_fork(void) {
 }
 
 static PyObject *arena_wrap(struct shmrt_arena *arena, const struct stat *status) {
-	ShmrtArena *self = PyObject_New(ShmrtArena, arena_type);
+	ShmrtArena *self = PyObject_New(ShmrtArena, shmrt_arena_type);
 	if (self == NULL) {
 		int fd = arena->fd;
 		shmrt_arena_detach(arena);
@@ -36,6 +36,7 @@ static PyObject *arena_wrap(struct shmrt_arena *arena, const struct stat *status
 	self->owner = shmrt_owner_self();
 	self->inode = status->st_ino;
 	self->device = status->st_dev;
+	self->held_bytes = 0;
 	self->next = mapped;
 	mapped = self;
 	return (PyObject *)self;
@@ -57,6 +58,26 @@ PyObject *shmrt_py_arena_create(uint64_t limit_bytes) {
 	if (fstat(arena.fd, &status) != 0)
 		memset(&status, 0, sizeof(status));
 	return arena_wrap(&arena, &status);
+}
+
+PyObject *shmrt_py_arena_create_in(int fd, uint64_t file_offset, uint64_t limit_bytes) {
+	struct shmrt_arena arena;
+	struct shmrt_shortage shortage = {0};
+	struct stat status;
+	if (fstat(fd, &status) != 0)
+		return PyErr_SetFromErrno(PyExc_OSError);
+	int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	if (own < 0)
+		return PyErr_SetFromErrno(PyExc_OSError);
+	int outcome = shmrt_arena_create_in(&arena, own, file_offset, limit_bytes, &shortage);
+	if (outcome == SHMRT_OK)
+		return arena_wrap(&arena, &status);
+	int error = errno;
+	close(own);
+	if (outcome == SHMRT_NO_SPACE)
+		return shmrt_raise_shortage(&shortage);
+	return shmrt_raise("SegmentError", "an arena of %llu bytes could not be made: %s", (unsigned long long)limit_bytes,
+			   outcome == SHMRT_INVALID ? "it is too large" : strerror(error));
 }
 
 PyObject *shmrt_py_arena_attach(int fd, uint64_t file_offset) {
@@ -81,20 +102,22 @@ PyObject *shmrt_py_arena_attach(int fd, uint64_t file_offset) {
 }
 
 /* Half of the machine's memory as address space; what may really be reserved is asked at each growth. */
-static uint64_t default_limit(void) {
+uint64_t shmrt_arena_default_limit(void) {
 	long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
 	uint64_t limit = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page / 2 : UINT64_C(1) << 30;
 	return limit < UINT64_C(64) << 20 ? UINT64_C(64) << 20 : limit;
 }
 
+bool shmrt_arena_has_default(void) { return default_arena != NULL; }
+
 PyObject *shmrt_arena_default(void) {
 	if (default_arena == NULL)
-		default_arena = shmrt_py_arena_create(default_limit());
+		default_arena = shmrt_py_arena_create(shmrt_arena_default_limit());
 	return Py_XNewRef(default_arena);
 }
 
 int shmrt_arena_set_default(PyObject *arena) {
-	if (Py_TYPE(arena) != arena_type) {
+	if (Py_TYPE(arena) != shmrt_arena_type) {
 		PyErr_Format(PyExc_TypeError, "the default arena must be an Arena, not %.100s", Py_TYPE(arena)->tp_name);
 		return -1;
 	}
@@ -234,15 +257,44 @@ static PyType_Spec arena_spec = {
 	.slots = arena_slots,
 };
 
+static PyObject *module_owner_self(PyObject *module, PyObject *nothing) {
+	(void)module;
+	(void)nothing;
+	return PyLong_FromUnsignedLong(shmrt_owner_self());
+}
+
+static PyObject *module_owner_is_alive(PyObject *module, PyObject *owner) {
+	(void)module;
+	unsigned long value = PyLong_AsUnsignedLong(owner);
+	if (value == (unsigned long)-1 && PyErr_Occurred())
+		return NULL;
+	return PyBool_FromLong(value <= UINT32_MAX && shmrt_owner_is_alive((uint32_t)value));
+}
+
+static PyObject *module_default_limit(PyObject *module, PyObject *nothing) {
+	(void)module;
+	(void)nothing;
+	return PyLong_FromUnsignedLongLong(shmrt_arena_default_limit());
+}
+
+static PyMethodDef functions[] = {
+	{"owner_self", module_owner_self, METH_NOARGS, "the owner id of this process: its pid and start time"},
+	{"owner_is_alive", module_owner_is_alive, METH_O, "whether the process of an owner id exists"},
+	{"default_limit", module_default_limit, METH_NOARGS, "bytes that an arena is limited to if nobody says"},
+	{0},
+};
+
 int shmrt_py_add_arena(PyObject *module) {
 	static bool registered;
+	/* Children run the handlers in the order of registration: first its own id is forgotten, then written. */
+	(void)shmrt_owner_self();
 	if (!registered && pthread_atfork(NULL, NULL, adopt_after_fork) != 0) {
 		PyErr_NoMemory();
 		return -1;
 	}
 	registered = true;
-	arena_type = (PyTypeObject *)PyType_FromSpec(&arena_spec);
-	if (arena_type == NULL)
+	shmrt_arena_type = (PyTypeObject *)PyType_FromSpec(&arena_spec);
+	if (shmrt_arena_type == NULL || PyModule_AddFunctions(module, functions) < 0)
 		return -1;
-	return PyModule_AddObjectRef(module, "Arena", (PyObject *)arena_type);
+	return PyModule_AddObjectRef(module, "Arena", (PyObject *)shmrt_arena_type);
 }

@@ -23,6 +23,7 @@ static ShmrtBlock *block_make(ShmrtArena *arena, uint64_t size, enum shmrt_block
 	self->owner = owner;
 	self->state = state;
 	self->exports = self->writable_exports = 0;
+	self->counted = 0;
 	self->read_only = self->sendable = self->shared = false;
 	self->disowned = true; /* until it has a block */
 	return self;
@@ -50,6 +51,8 @@ PyObject *shmrt_py_block_new(ShmrtArena *arena, const struct shmrt_block_referen
 		Py_DECREF(self);
 		return shmrt_raise("SegmentError", "corrupt message: a buffer is larger than its block");
 	}
+	self->counted = block.capacity;
+	arena->held_bytes += block.capacity;
 	return (PyObject *)self;
 }
 
@@ -108,6 +111,7 @@ static void block_dealloc(ShmrtBlock *self) {
 		else /* STALE: a repair freed it before us */
 			(void)!shmrt_arena_free(arena, self->index, self->generation, self->state, self->owner);
 	}
+	self->arena->held_bytes -= self->counted;
 	Py_DECREF(self->arena);
 	PyObject_Free(self);
 	Py_DECREF(type);

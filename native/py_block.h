@@ -13,6 +13,7 @@ typedef struct {
 	uint32_t generation;
 	uint32_t owner;               /* who holds it; another process's objects (after a fork) free nothing */
 	enum shmrt_block_state state; /* as which it is freed */
+	uint64_t counted;             /* its part of the arena's held_bytes */
 	Py_ssize_t exports, writable_exports;
 	bool read_only;
 	bool disowned; /* somebody else frees it */
@@ -20,7 +21,7 @@ typedef struct {
 	bool shared;   /* went by reference: this process keeps a share (arena.h) */
 } ShmrtBlock;
 
-extern PyTypeObject *shmrt_block_type;
+extern PyTypeObject *shmrt_block_type, *shmrt_arena_type;
 
 /* A fresh block of this process for shmrt.empty. NULL with SegmentError or MessageTooLarge. */
 PyObject *shmrt_py_block_allocate(ShmrtArena *arena, uint64_t size);

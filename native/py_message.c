@@ -130,11 +130,12 @@ static int make_plan(const struct shmrt_encoder *encoder, uint64_t inline_max, s
 	return REFERENCE_SIZE <= inline_max ? SHMRT_OK : SHMRT_TOO_LARGE;
 }
 
-static uint64_t packed_size(const struct shmrt_encoder *encoder, size_t body_size) {
-	uint64_t size = body_size;
+/* Codec bytes, then the buffers, then the table: one body that is whole in itself. */
+static uint64_t packed_size(const struct shmrt_encoder *encoder) {
+	uint64_t size = encoder->size;
 	for (size_t i = 0; i < encoder->buffer_count; i++)
 		size = shmrt_align_up(size, PACK_ALIGNMENT) + (uint64_t)encoder->buffers[i].len;
-	return size;
+	return size + shmrt_body_table_size(encoder->buffer_count);
 }
 
 /* Sends the buffer's own block if it is a whole array of shmrt.empty. */
@@ -195,14 +196,14 @@ static int place_buffers(struct shmrt_encoder *encoder, ShmrtArena *arena, const
 			 struct shmrt_message *message, struct shmrt_body_buffer *table, struct copy *copies,
 			 size_t *copy_count, struct shmrt_shortage *shortage) {
 	uint8_t *data = NULL;
-	uint64_t offset = plan->body_size;
+	uint64_t offset = encoder->size;
 	*copy_count = 0;
 	if (plan->body_in_block) {
-		int outcome = take_block(arena, plan->packed ? packed_size(encoder, plan->body_size) : plan->body_size,
+		int outcome = take_block(arena, plan->packed ? packed_size(encoder) : plan->body_size,
 					 message, &data, shortage);
 		if (outcome != SHMRT_OK)
 			return outcome;
-		copies[(*copy_count)++] = (struct copy){data, encoder->bytes, plan->body_size};
+		copies[(*copy_count)++] = (struct copy){data, encoder->bytes, plan->packed ? encoder->size : plan->body_size};
 	}
 	for (size_t i = 0; i < encoder->buffer_count; i++) {
 		const Py_buffer *view = &encoder->buffers[i];
@@ -227,13 +228,16 @@ static int place_buffers(struct shmrt_encoder *encoder, ShmrtArena *arena, const
 			return outcome;
 		copies[(*copy_count)++] = (struct copy){at, view->buf, (size_t)view->len};
 	}
+	if (plan->packed)
+		copies[(*copy_count)++] = (struct copy){data + offset, encoder->bytes + encoder->size,
+							shmrt_body_table_size(encoder->buffer_count)};
 	return SHMRT_OK;
 }
 
 /* The most that this message can take in blocks, to say at once that it never fits. */
 static uint64_t bytes_needed(const struct shmrt_encoder *encoder, const struct plan *plan) {
 	if (plan->packed)
-		return packed_size(encoder, plan->body_size);
+		return packed_size(encoder);
 	uint64_t bytes = plan->body_in_block ? plan->body_size : 0;
 	for (size_t i = 0; i < encoder->buffer_count; i++)
 		bytes += (uint64_t)encoder->buffers[i].len;
@@ -252,7 +256,7 @@ static int finish_with_blocks(struct shmrt_encoder *encoder, ShmrtArena *arena, 
 	int outcome = SHMRT_SYSTEM;
 	size_t copy_count = 0;
 	struct shmrt_body_buffer *table = PyMem_Malloc((count + 1) * sizeof(*table));
-	struct copy *copies = PyMem_Malloc((count + 1) * sizeof(*copies));
+	struct copy *copies = PyMem_Malloc((count + 2) * sizeof(*copies));
 	message->blocks = PyMem_Malloc(plan->block_count * (sizeof(*message->blocks) + sizeof(*message->states)));
 	if (table == NULL || copies == NULL || message->blocks == NULL) {
 		PyErr_NoMemory();
@@ -286,7 +290,7 @@ done:
 /* Without an arena everything has to be in the inline bytes. */
 static int finish_embedded(struct shmrt_encoder *encoder, uint64_t inline_max, struct shmrt_message *message) {
 	size_t count = encoder->buffer_count, size = encoder->size;
-	uint64_t needed = shmrt_align_up(packed_size(encoder, size) + shmrt_body_table_size(count), 8);
+	uint64_t needed = shmrt_align_up(packed_size(encoder), 8);
 	if (needed > inline_max || needed > UINT32_MAX)
 		return SHMRT_TOO_LARGE;
 	struct shmrt_body_buffer *table = PyMem_Malloc((count + 1) * sizeof(*table));

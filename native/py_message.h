@@ -22,6 +22,7 @@ typedef struct ShmrtArena {
 	struct shmrt_arena arena; /* private half: used under the GIL only; the hub thread has a copy of its own */
 	uint32_t owner;           /* owner id this process writes into block words */
 	uint64_t inode, device;   /* identity of the segment, for recognising an arena already mapped */
+	uint64_t held_bytes;      /* of blocks received and still viewed by this process */
 	struct ShmrtArena *next;  /* the other arenas of this process */
 } ShmrtArena;
 
@@ -29,7 +30,10 @@ typedef struct ShmrtArena {
  * shmrt_arena_set_default: what a worker or a runtime calls at its start. */
 PyObject *shmrt_arena_default(void);
 int shmrt_arena_set_default(PyObject *arena);
+bool shmrt_arena_has_default(void);
+uint64_t shmrt_arena_default_limit(void);
 PyObject *shmrt_py_arena_create(uint64_t limit_bytes);             /* SegmentError on shortage */
+PyObject *shmrt_py_arena_create_in(int fd, uint64_t file_offset, uint64_t limit_bytes); /* in the caller's file */
 PyObject *shmrt_py_arena_attach(int fd, uint64_t file_offset);     /* dups fd; the same object if already mapped here */
 
 /* ---- blocks: a Python object that exports the buffer of one block (py_block.c) ----

@@ -21,6 +21,7 @@ static const struct {
 	{shmrt_py_add_bench},
 	{shmrt_py_add_hub},
 	{shmrt_py_add_worker},
+	{shmrt_py_add_ring},
 };
 
 static int module_exec(PyObject *module) {

@@ -1,0 +1,428 @@
+/* py_ring.c -- RingCore: one many-to-many ring mapped here; the base of shmrt.Ring.
+ *
+ * Making, attaching and looking. A ring lives in a memfd with its payloads in an arena of its own
+ * descriptor, or, named, in one file: ring first, arena behind it. Traffic is py_ring_messages.c's.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "py_ring.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define SLOT_BYTES_MIN 32 /* one block reference always fits */
+#define PAGE UINT64_C(4096)
+
+PyObject *shmrt_py_ring_raise(RingCore *self, int outcome, const char *waiting) {
+	unsigned long long slots = self->ring.slots;
+	PyObject *module, *class, *args, *kwargs;
+	switch (outcome) {
+	case SHMRT_EMPTY:
+	case SHMRT_TIMEOUT:
+	case SHMRT_FULL:
+		if (strcmp(waiting, "get") != 0)
+			break;
+		module = PyImport_ImportModule("queue");
+		class = module ? PyObject_GetAttrString(module, "Empty") : NULL;
+		Py_XDECREF(module);
+		if (class != NULL)
+			PyErr_SetNone(class);
+		Py_XDECREF(class);
+		return NULL;
+	case SHMRT_CLOSED:
+		if (strcmp(waiting, "get") == 0)
+			return shmrt_raise("EndOfRing", "the ring is closed and everything in it was taken");
+		return shmrt_raise("RingClosed", "the ring is closed: it takes no more messages");
+	case SHMRT_TOO_LARGE:
+		return shmrt_raise("MessageTooLarge", "a message is larger than a slot of this ring");
+	case SHMRT_STALE:
+		if (strcmp(waiting, "lease") == 0)
+			return shmrt_raise("SegmentError", "the lease is not this process's any more: it was forked or ended before");
+		return shmrt_raise("SegmentError", "a block of the message is not this process's to send");
+	case SHMRT_SYSTEM:
+		return PyErr_SetFromErrno(PyExc_OSError);
+	default:
+		return shmrt_raise("SegmentError", "corrupt ring: a word in it is one that no writer leaves (%s, code %d)", waiting,
+				   outcome);
+	}
+	module = PyImport_ImportModule("shmrt.errors");
+	class = module ? PyObject_GetAttrString(module, "Overloaded") : NULL;
+	Py_XDECREF(module);
+	if (class == NULL)
+		return NULL;
+	if (strcmp(waiting, "memory") == 0)
+		args = Py_BuildValue("(N)", PyUnicode_FromString("the shared memory of the ring is in use and was not given back in time"));
+	else
+		args = Py_BuildValue("(N)", PyUnicode_FromFormat("the ring holds its %llu messages; take some out, wait longer or use "
+								 "more slots", slots));
+	kwargs = Py_BuildValue("{s:K,s:s}", "capacity", slots, "where", "ring");
+	PyObject *error = args && kwargs ? PyObject_Call(class, args, kwargs) : NULL;
+	if (error != NULL)
+		PyErr_SetObject(class, error);
+	Py_XDECREF(error);
+	Py_XDECREF(kwargs);
+	Py_XDECREF(args);
+	Py_DECREF(class);
+	return NULL;
+}
+
+/* ---- making ------------------------------------------------------------------------------------------------ */
+
+static uint64_t file_bytes(uint64_t slots, uint64_t slot_bytes) {
+	return shmrt_align_up(shmrt_ring_bytes(slots, slot_bytes), PAGE);
+}
+
+static int check_made(RingCore *self) {
+	if (self->address == NULL)
+		return 0;
+	PyErr_SetString(PyExc_RuntimeError, "this ring object is made already");
+	return -1;
+}
+
+/* Formats the mapped memory and joins it. Takes over fd, memory; gives both back on failure. */
+static int settle(RingCore *self, int fd, void *memory, uint64_t size, bool format, const uint64_t geometry[4],
+		  ShmrtArena *arena) {
+	int outcome = SHMRT_OK;
+	if (format) {
+		outcome = shmrt_ring_format(memory, geometry[0], geometry[1], (enum shmrt_ring_full_policy)geometry[2], geometry[3], 0);
+		if (outcome == SHMRT_OK)
+			shmrt_segment_publish(memory);
+	}
+	if (outcome == SHMRT_OK)
+		outcome = shmrt_ring_attach(&self->ring, memory, size, fd, &arena->arena);
+	if (outcome != SHMRT_OK) {
+		shmrt_unmap(memory, size);
+		close(fd);
+		shmrt_raise("SegmentError", "the ring was refused: its geometry is not one that a writer leaves (code %d)", outcome);
+		return -1;
+	}
+	self->address = memory;
+	self->size = size;
+	self->fd = fd;
+	self->arena = (ShmrtArena *)Py_NewRef((PyObject *)arena);
+	return 0;
+}
+
+/* _make(slots, slot_bytes, on_full): an anonymous ring whose payloads lie in the default arena. */
+static PyObject *ring_make(RingCore *self, PyObject *args) {
+	unsigned long long slots, slot_bytes;
+	int on_full;
+	if (!PyArg_ParseTuple(args, "KKi:_make", &slots, &slot_bytes, &on_full) || check_made(self) < 0)
+		return NULL;
+	if (slot_bytes < SLOT_BYTES_MIN)
+		slot_bytes = SLOT_BYTES_MIN;
+	PyObject *arena = shmrt_arena_default();
+	if (arena == NULL)
+		return NULL;
+	struct shmrt_shortage shortage = {0};
+	void *memory = NULL;
+	int fd = -1;
+	uint64_t size = file_bytes(slots, slot_bytes), geometry[4] = {slots, slot_bytes, (uint64_t)on_full, 0};
+	int outcome = shmrt_segment_create(SHMRT_SEGMENT_RING, "shmrt-ring", size, &fd, &memory, &shortage);
+	if (outcome == SHMRT_NO_SPACE)
+		shmrt_raise_shortage(&shortage);
+	else if (outcome != SHMRT_OK)
+		shmrt_raise("SegmentError", "a ring of %llu bytes could not be made: %s", (unsigned long long)size, strerror(errno));
+	else
+		outcome = settle(self, fd, memory, size, true, geometry, (ShmrtArena *)arena);
+	Py_DECREF(arena);
+	if (outcome != SHMRT_OK)
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+/* _file_size(slots, slot_bytes, limit) -> bytes of a named ring's file, most of them never reserved. */
+static PyObject *ring_file_size(PyObject *type, PyObject *args) {
+	(void)type;
+	unsigned long long slots, slot_bytes, limit;
+	if (!PyArg_ParseTuple(args, "KKK:_file_size", &slots, &slot_bytes, &limit))
+		return NULL;
+	if (slot_bytes < SLOT_BYTES_MIN)
+		slot_bytes = SLOT_BYTES_MIN;
+	return PyLong_FromUnsignedLongLong(file_bytes(slots, slot_bytes) + shmrt_arena_bytes(limit));
+}
+
+static int reserve_and_map(int fd, uint64_t size, void **memory) {
+	struct shmrt_shortage shortage = {0};
+	int outcome = shmrt_budget_check(size, fd, &shortage);
+	if (outcome == SHMRT_OK)
+		outcome = shmrt_fallocate(fd, 0, size);
+	if (outcome == SHMRT_OK)
+		outcome = shmrt_map(fd, 0, size, true, memory);
+	if (outcome == SHMRT_OK)
+		return 0;
+	if (outcome == SHMRT_NO_SPACE)
+		shmrt_raise_shortage(&shortage);
+	else
+		shmrt_raise("SegmentError", "a ring of %llu bytes could not be made: %s", (unsigned long long)size, strerror(errno));
+	return -1;
+}
+
+/* _make_in(fd, slots, slot_bytes, on_full, limit): ring and arena in the caller's fresh file. */
+static PyObject *ring_make_in(RingCore *self, PyObject *args) {
+	unsigned long long slots, slot_bytes, limit;
+	int fd, on_full;
+	if (!PyArg_ParseTuple(args, "iKKiK:_make_in", &fd, &slots, &slot_bytes, &on_full, &limit) || check_made(self) < 0)
+		return NULL;
+	if (slot_bytes < SLOT_BYTES_MIN)
+		slot_bytes = SLOT_BYTES_MIN;
+	uint64_t size = file_bytes(slots, slot_bytes), geometry[4] = {slots, slot_bytes, (uint64_t)on_full, size};
+	void *memory = NULL;
+	PyObject *arena = shmrt_py_arena_create_in(fd, size, limit);
+	if (arena == NULL || reserve_and_map(fd, size, &memory) < 0) {
+		Py_XDECREF(arena);
+		return NULL;
+	}
+	int own = fcntl(fd, F_DUPFD_CLOEXEC, 3), outcome = -1;
+	if (own < 0 || shmrt_segment_format(memory, SHMRT_SEGMENT_RING, size) != SHMRT_OK) {
+		PyErr_SetFromErrno(PyExc_OSError);
+		shmrt_unmap(memory, size);
+		if (own >= 0)
+			close(own);
+	} else {
+		outcome = settle(self, own, memory, size, true, geometry, (ShmrtArena *)arena);
+	}
+	Py_DECREF(arena);
+	if (outcome < 0)
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+/* _join(fd, arena or None, pickle): None means that the arena is in the same file. */
+static PyObject *ring_join(RingCore *self, PyObject *args) {
+	int fd, allow_pickle;
+	PyObject *arena;
+	if (!PyArg_ParseTuple(args, "iOp:_join", &fd, &arena, &allow_pickle) || check_made(self) < 0)
+		return NULL;
+	char reason[200] = "";
+	void *memory = NULL;
+	uint64_t size = 0;
+	int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	if (own < 0)
+		return PyErr_SetFromErrno(PyExc_OSError);
+	int outcome = shmrt_segment_attach(own, SHMRT_SEGMENT_RING, &memory, &size, reason, sizeof(reason));
+	if (outcome != SHMRT_OK || size < sizeof(struct shmrt_ring_shared)) {
+		if (outcome == SHMRT_OK)
+			shmrt_unmap(memory, size);
+		close(own);
+		return shmrt_raise("SegmentError", "the ring was refused: %s", reason[0] ? reason : "it is too small");
+	}
+	uint64_t arena_offset = ((struct shmrt_ring_shared *)memory)->arena_offset;
+	if (arena != Py_None) {
+		Py_INCREF(arena);
+	} else if (arena_offset < size) {
+		arena = shmrt_raise("SegmentError", "the ring was refused: its arena lies inside it");
+	} else {
+		arena = shmrt_py_arena_attach(own, arena_offset);
+	}
+	if (arena == NULL || !PyObject_TypeCheck(arena, shmrt_arena_type)) {
+		if (arena != NULL)
+			PyErr_SetString(PyExc_TypeError, "_join() needs an Arena or None");
+		shmrt_unmap(memory, size);
+		close(own);
+		Py_XDECREF(arena);
+		return NULL;
+	}
+	outcome = settle(self, own, memory, size, false, NULL, (ShmrtArena *)arena);
+	self->allow_pickle = allow_pickle;
+	/* What this process will send most likely goes back there: its arrays should lie in the same arena. */
+	if (outcome == 0 && arena_offset == 0 && !shmrt_arena_has_default())
+		outcome = shmrt_arena_set_default(arena);
+	Py_DECREF(arena);
+	if (outcome < 0)
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+static PyObject *ring_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+	(void)args;
+	(void)kwargs;
+	RingCore *self = (RingCore *)type->tp_alloc(type, 0);
+	if (self != NULL) {
+		self->fd = -1;
+		self->allow_pickle = true;
+	}
+	return (PyObject *)self;
+}
+
+static int ring_traverse(RingCore *self, visitproc visit, void *arg) {
+	Py_VISIT(Py_TYPE(self));
+	Py_VISIT(self->pending);
+	return 0;
+}
+
+static int ring_clear(RingCore *self) {
+	Py_CLEAR(self->pending);
+	return 0;
+}
+
+static void ring_dealloc(RingCore *self) {
+	PyTypeObject *type = Py_TYPE(self);
+	PyObject_GC_UnTrack(self);
+	Py_CLEAR(self->pending);
+	shmrt_encoder_clear(&self->encoder);
+	PyMem_Free(self->inbox);
+	if (self->address != NULL) {
+		shmrt_unmap(self->address, self->size);
+		close(self->fd);
+	}
+	Py_XDECREF(self->arena);
+	type->tp_free((PyObject *)self);
+	Py_DECREF(type);
+}
+
+/* ---- looking -------------------------------------------------------------------------------------------------- */
+
+static bool is_made(RingCore *self) {
+	if (self->address != NULL)
+		return true;
+	shmrt_raise("RingClosed", "the ring was never made; use Ring.create or Ring.attach");
+	return false;
+}
+
+static PyObject *ring_qsize(RingCore *self, PyObject *nothing) {
+	(void)nothing;
+	if (!is_made(self))
+		return NULL;
+	uint64_t waiting = self->pending ? (uint64_t)PyList_GET_SIZE(self->pending) : 0;
+	return PyLong_FromUnsignedLongLong(shmrt_ring_depth(&self->ring) + waiting);
+}
+
+static PyObject *ring_close(RingCore *self, PyObject *nothing) {
+	(void)nothing;
+	if (!is_made(self))
+		return NULL;
+	int outcome;
+	do {
+		outcome = shmrt_ring_close(&self->ring);
+		if (outcome == SHMRT_INTERRUPTED && PyErr_CheckSignals() < 0)
+			return NULL;
+	} while (outcome == SHMRT_INTERRUPTED);
+	if (outcome != SHMRT_OK && outcome != SHMRT_CLOSED)
+		return shmrt_py_ring_raise(self, outcome, "close");
+	Py_RETURN_NONE;
+}
+
+static int put_number(PyObject *dict, const char *name, _Atomic uint64_t *word, double unit) {
+	/* relaxed: numbers for people */
+	uint64_t value = atomic_load_explicit(word, memory_order_relaxed);
+	PyObject *number = unit == 0 ? PyLong_FromUnsignedLongLong(value) : PyFloat_FromDouble((double)value * unit);
+	int outcome = number ? PyDict_SetItemString(dict, name, number) : -1;
+	Py_XDECREF(number);
+	return outcome;
+}
+
+static PyObject *ring_stats(RingCore *self, PyObject *nothing) {
+	(void)nothing;
+	if (!is_made(self))
+		return NULL;
+	struct shmrt_ring_shared *shared = self->ring.shared;
+	PyObject *dict = Py_BuildValue("{s:K,s:K,s:O}", "depth", (unsigned long long)shmrt_ring_depth(&self->ring), "capacity",
+				       (unsigned long long)self->ring.slots, "closed",
+				       atomic_load_explicit(&shared->closed, memory_order_relaxed) ? Py_True : Py_False);
+	if (dict == NULL)
+		return NULL;
+	if (put_number(dict, "high_water", &shared->high_water, 0) < 0 || put_number(dict, "leased", &shared->leased, 0) < 0 ||
+	    put_number(dict, "messages_in", &shared->messages_in, 0) < 0 ||
+	    put_number(dict, "messages_out", &shared->messages_out, 0) < 0 ||
+	    put_number(dict, "bytes_in", &shared->bytes_in, 0) < 0 || put_number(dict, "bytes_out", &shared->bytes_out, 0) < 0 ||
+	    put_number(dict, "blocked_full", &shared->blocked_full_ns, 1e-9) < 0 ||
+	    put_number(dict, "blocked_empty", &shared->blocked_empty_ns, 1e-9) < 0 ||
+	    put_number(dict, "drops", &shared->dropped, 0) < 0 || put_number(dict, "repairs", &shared->repairs, 0) < 0) {
+		Py_DECREF(dict);
+		return NULL;
+	}
+	return dict;
+}
+
+static PyObject *ring_check(RingCore *self, PyObject *nothing) {
+	(void)nothing;
+	if (!is_made(self))
+		return NULL;
+	return PyBool_FromLong(shmrt_ring_check(&self->ring) == SHMRT_OK);
+}
+
+static PyObject *ring_attribute(RingCore *self, void *which) {
+	if (!is_made(self))
+		return NULL;
+	const struct shmrt_segment_header *header = self->address;
+	switch ((intptr_t)which) {
+	case 0:
+		return PyLong_FromUnsignedLongLong(self->ring.slots);
+	case 1:
+		return PyLong_FromLong(self->fd);
+	case 2:
+		return PyLong_FromUnsignedLongLong(self->size);
+	case 3:
+		return PyBytes_FromStringAndSize((const char *)header->token, sizeof(header->token));
+	case 4:
+		return Py_NewRef((PyObject *)self->arena);
+	case 5:
+		return PyLong_FromUnsignedLongLong(self->ring.slot_bytes);
+	case 6:
+		return PyLong_FromLong((long)self->ring.on_full);
+	default:
+		return PyBool_FromLong(self->allow_pickle);
+	}
+}
+
+static PyGetSetDef ring_attributes[] = {
+	{"capacity", (getter)ring_attribute, NULL, "exact number of messages that it holds", (void *)0},
+	{"_fd", (getter)ring_attribute, NULL, "descriptor of the segment", (void *)1},
+	{"_size", (getter)ring_attribute, NULL, "bytes mapped", (void *)2},
+	{"_token", (getter)ring_attribute, NULL, "equal tokens mean the same ring", (void *)3},
+	{"_arena", (getter)ring_attribute, NULL, "where its payloads lie", (void *)4},
+	{"_slot_bytes", (getter)ring_attribute, NULL, "bytes of a message inside a slot", (void *)5},
+	{"_on_full", (getter)ring_attribute, NULL, "number of the policy", (void *)6},
+	{"_pickle", (getter)ring_attribute, NULL, "whether objects are unpickled", (void *)7},
+	{0},
+};
+
+static PyMethodDef ring_methods[] = {
+	{"_make", (PyCFunction)ring_make, METH_VARARGS, "for Ring.create"},
+	{"_file_size", ring_file_size, METH_VARARGS | METH_CLASS, "for Ring.create"},
+	{"_make_in", (PyCFunction)ring_make_in, METH_VARARGS, "for Ring.create"},
+	{"_join", (PyCFunction)ring_join, METH_VARARGS, "for Ring.attach"},
+	{"qsize", (PyCFunction)ring_qsize, METH_NOARGS, "messages waiting; a moment's view"},
+	{"close", (PyCFunction)ring_close, METH_NOARGS, "no more puts, for everybody; gets go on until it is empty"},
+	{"_stats", (PyCFunction)ring_stats, METH_NOARGS, "for Ring.stats"},
+	{"_check", (PyCFunction)ring_check, METH_NOARGS, "whether its words, at rest, are ones that writers leave"},
+	{0},
+};
+
+static PyMethodDef methods[sizeof(ring_methods) / sizeof(ring_methods[0]) + 16];
+
+static PyType_Slot ring_slots[] = {
+	{Py_tp_doc, "One many-to-many ring mapped in this process; use shmrt.Ring."},
+	{Py_tp_new, ring_new},
+	{Py_tp_dealloc, ring_dealloc},
+	{Py_tp_traverse, ring_traverse},
+	{Py_tp_clear, ring_clear},
+	{Py_tp_methods, methods},
+	{Py_tp_getset, ring_attributes},
+	{0, NULL},
+};
+
+static PyType_Spec ring_spec = {
+	.name = "shmrt._native.RingCore",
+	.basicsize = sizeof(RingCore),
+	.flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+	.slots = ring_slots,
+};
+
+int shmrt_py_add_ring(PyObject *module) {
+	size_t count = 0;
+	for (PyMethodDef *method = ring_methods; method->ml_name != NULL; method++)
+		methods[count++] = *method;
+	for (PyMethodDef *method = shmrt_py_ring_messages; method->ml_name != NULL; method++)
+		methods[count++] = *method;
+	PyObject *type = PyType_FromSpec(&ring_spec);
+	if (type == NULL)
+		return -1;
+	int outcome = PyModule_AddObjectRef(module, "RingCore", type);
+	Py_DECREF(type);
+	return outcome;
+}

@@ -1,0 +1,32 @@
+/* py_ring.h -- the struct behind RingCore, shared by py_ring.c (making, looking) and py_ring_messages.c (traffic). */
+#ifndef SHMRT_PY_RING_H
+#define SHMRT_PY_RING_H
+
+#include "py_block.h"
+#include "ring.h"
+
+typedef struct {
+	PyObject_HEAD
+	struct shmrt_ring ring;
+	void *address; /* NULL: not made */
+	uint64_t size;
+	int fd;
+	ShmrtArena *arena;
+	bool allow_pickle;
+	/* Kept between calls; a thread that finds them in use makes its own. */
+	struct shmrt_encoder encoder;
+	uint8_t *inbox; /* slot_bytes */
+	bool encoder_busy, inbox_busy;
+	/* Decoded by a get_many that met a message which raised: what came after it, in order. Each item is
+	 * a tuple (object,) or an exception. */
+	PyObject *pending;
+} RingCore;
+
+/* None: SHMRT_FOREVER. -1 with ValueError or TypeError. */
+int shmrt_py_timeout(PyObject *timeout, int64_t *timeout_ns);
+/* Raises what a ring's answer means; always NULL. `waiting`: "put" or "get". */
+PyObject *shmrt_py_ring_raise(RingCore *self, int outcome, const char *waiting);
+
+extern PyMethodDef shmrt_py_ring_messages[]; /* py_ring_messages.c: put, get, lease and their kin */
+
+#endif

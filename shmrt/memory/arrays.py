@@ -1,0 +1,46 @@
+"""Arrays that are in shared memory from the start, so that sending one copies nothing.
+
+    >>> import shmrt
+    >>> image = shmrt.empty((480, 640, 3), "uint8")
+    >>> image[:] = 0
+
+Sending such an array (whole: a slice that begins elsewhere is copied) makes the sender's array read-only, and
+every array it is a view of; the receiver's is read-only, too. The memory is used again only when neither side
+looks at it any more, also if one of them is killed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from shmrt import _native
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import DTypeLike
+
+__all__ = ["empty"]
+
+
+def empty(shape: int | Sequence[int], dtype: DTypeLike = float, *, order: str = "C") -> np.ndarray[Any, Any]:
+    """An uninitialised array in shared memory. dtypes that hold Python objects are a TypeError."""
+    import numpy as np
+
+    kind = np.dtype(dtype)
+    if kind.hasobject:
+        raise TypeError(f"dtype={kind!r} holds Python objects, which live in one process only; use a plain dtype")
+    if order not in ("C", "F"):
+        raise ValueError(f"order={order!r} must be 'C' or 'F'")
+    sizes = (shape,) if hasattr(shape, "__index__") else tuple(shape)  # type: ignore[arg-type]
+    lengths = tuple(int(size.__index__()) for size in sizes)  # type: ignore[union-attr]
+    if any(length < 0 for length in lengths):
+        raise ValueError(f"shape={shape!r} has a negative length")
+    size = math.prod(lengths) * kind.itemsize
+    if size == 0:
+        return np.empty(lengths, kind, order="F" if order == "F" else "C")
+    if size >= 2**63:
+        raise ValueError(f"shape={shape!r} of {kind} takes {size} bytes, more than any memory holds")
+    block = _native.Arena.default().allocate(size)
+    return np.ndarray(lengths, kind, buffer=block, order="F" if order == "F" else "C")
