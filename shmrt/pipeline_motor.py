@@ -76,6 +76,10 @@ def _pool_factory(engine: Any) -> Callable[..., Any]:
     raise ValueError(f"engine={engine!r} cannot run a pipeline; there is the engine 'local'")
 
 
+def _printable(name: str) -> str:
+    return "".join(letter if letter.isprintable() and letter != "/" else "_" for letter in name)
+
+
 def _letter_error(effect: Letter | Stop) -> BaseException:
     """The error with the attempts of the item, which a pool that saw only the last of them cannot know."""
     error = effect.error
@@ -172,7 +176,7 @@ class Motor:
         stage = work.stage
         return self._make_pool(
             max_workers=stage.workers,
-            name=f"{self._pipe.name}/{stage.name}",
+            name=_printable(f"{self._pipe.name}.{stage.name}"),
             ring=stage.ring,
             initializer=install,
             initargs=(stage.name, work.kind, functions, stage.group_bytes),
