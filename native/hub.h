@@ -143,6 +143,7 @@ struct shmrt_hub_worker {
 	uint64_t stack_offset;
 	bool ready, abandoned, retiring, stop_sent;
 	bool replace_asked;
+	bool lane_full;              /* no room in its lane at the last try, and no result since */
 	uint8_t kill_stage;          /* 0, 1: asked for its stack, 2: SIGKILL sent */
 	uint64_t kill_ns;
 	uint64_t sent;               /* tasks put into its lane in this life */
@@ -180,6 +181,7 @@ struct shmrt_hub_pool {
 	uint32_t function_capacity;
 	uint32_t ready_count;    /* READY, not abandoned */
 	uint32_t next_worker;
+	uint64_t credit;         /* tasks a lane should hold, as last measured */
 	bool broken, closed, stopping, paused;
 	uint64_t submitted, completed, failed, cancelled, crashed, timed_out, retried, requeued, stale, poisoned;
 	uint64_t restarts, killed, log_dropped;
@@ -291,6 +293,7 @@ void shmrt_hub_dispatcher_wait(struct shmrt_hub *, uint32_t seen);
 void shmrt_hub__finish(struct shmrt_task *, enum shmrt_task_outcome);
 void shmrt_hub__enqueue(struct shmrt_task *, bool front);
 void shmrt_hub__dispatch(struct shmrt_hub_pool *);
+void shmrt_hub__measure(struct shmrt_hub_pool *);
 bool shmrt_hub__drain(struct shmrt_hub_pool *, uint32_t offset, uint32_t most);
 bool shmrt_hub__look_at_worker(struct shmrt_hub_pool *, uint32_t offset, uint64_t now_ns, uint64_t *next_ns);
 bool shmrt_hub__revoke(struct shmrt_task *);

@@ -3,8 +3,9 @@
 
 /* ---- out ---- */
 
-static uint64_t credit(const struct shmrt_hub_pool *pool) {
-	/* Mean running time over the living workers: each keeps its own sums (one writer per word). */
+/* How many tasks a lane should hold, from the mean running time over the living workers. Each keeps its own sums
+ * (one writer per word); reading them costs a cache miss each, so this is done once a pump and not for each task. */
+void shmrt_hub__measure(struct shmrt_hub_pool *pool) {
 	uint64_t busy = 0, done = 0;
 	for (uint32_t i = 0; i < pool->options.slot_count; i++) {
 		const struct shmrt_slot *slot = pool->workers[i].slot;
@@ -13,11 +14,12 @@ static uint64_t credit(const struct shmrt_hub_pool *pool) {
 		busy += atomic_load_explicit(&slot->busy_ns, memory_order_relaxed); /* an estimate may be stale */
 		done += atomic_load_explicit(&slot->done, memory_order_relaxed);    /* an estimate may be stale */
 	}
-	if (done == 0)
-		return 8;
-	uint64_t mean = busy / done + 1;
-	uint64_t tasks = SHMRT_CREDIT_NS / mean;
-	return tasks < SHMRT_CREDIT_MIN ? SHMRT_CREDIT_MIN : tasks > SHMRT_CREDIT_MAX ? SHMRT_CREDIT_MAX : tasks;
+	if (done == 0) {
+		pool->credit = 8;
+		return;
+	}
+	uint64_t tasks = SHMRT_CREDIT_NS / (busy / done + 1);
+	pool->credit = tasks < SHMRT_CREDIT_MIN ? SHMRT_CREDIT_MIN : tasks > SHMRT_CREDIT_MAX ? SHMRT_CREDIT_MAX : tasks;
 }
 
 static bool may_take(const struct shmrt_hub_worker *worker) {
@@ -97,48 +99,59 @@ static uint32_t active_workers(const struct shmrt_hub_pool *pool) {
 	return active;
 }
 
+/* The worker with the shortest lane that may take a task now and for which there is one. */
+static struct shmrt_hub_worker *choose(struct shmrt_hub_pool *pool, bool spare_waits, struct shmrt_task_list **list) {
+	struct shmrt_hub_worker *best = NULL;
+	uint32_t count = pool->options.slot_count, at = pool->next_worker;
+	for (uint32_t step = 0; step < count; step++, at = at + 1 < count ? at + 1 : 0) {
+		struct shmrt_hub_worker *worker = &pool->workers[at];
+		if (!worker->ready || worker->lane_full || worker->lane.count >= (best ? best->lane.count : pool->credit) ||
+		    !may_take(worker))
+			continue;
+		if (worker->lane.count == 0 && spare_waits)
+			continue; /* a spare waits for a death */
+		struct shmrt_task_list *found = next_list(pool, worker);
+		if (found == NULL)
+			continue;
+		best = worker;
+		*list = found;
+		if (best->lane.count == 0)
+			break;
+	}
+	return best;
+}
+
 void shmrt_hub__dispatch(struct shmrt_hub_pool *pool) {
 	if (pool->backlog_count == 0 || pool->ready_count == 0 || pool->paused)
 		return;
-	uint64_t most = credit(pool), now_ns = 0;
-	uint32_t count = pool->options.slot_count, active = active_workers(pool);
-	/* Idle workers first, one task each; then everybody up to the credit, fairly in turn. */
-	for (uint64_t level = 0; level < most && pool->backlog_count; level++) {
-		bool placed = false;
-		for (uint32_t step = 0; step < count && pool->backlog_count; step++) {
-			struct shmrt_hub_worker *worker = &pool->workers[(pool->next_worker + step) % count];
-			if (worker->lane.count > level || !may_take(worker))
-				continue;
-			if (worker->lane.count == 0 && active >= pool->options.max_workers)
-				continue; /* a spare waits for a death */
-			struct shmrt_task_list *list = next_list(pool, worker);
-			if (list == NULL)
-				continue;
-			struct shmrt_task *task = list->first;
-			if (task->deadline_ns && task->deadline_ns <= (now_ns ? now_ns : (now_ns = shmrt_now_ns()))) {
-				shmrt_list_remove(list, task);
-				pool->backlog_count--;
-				shmrt_hub__finish(task, SHMRT_TASK_EXPIRED);
-				placed = true;
-				continue;
-			}
-			shmrt_list_remove(list, task);
-			pool->backlog_count--;
-			active += worker->lane.count == 0;
-			if (place(pool, worker, task) != SHMRT_OK) {
-				active -= worker->lane.count == 0;
-				shmrt_list_prepend(list, task);
-				task->state = SHMRT_TASK_BACKLOG;
-				pool->backlog_count++;
-				continue; /* its lane is full: room comes with its results */
-			}
-			shmrt_bell_ring(&worker->slot->bell);
-			placed = true;
-		}
-		if (count)
-			pool->next_worker = (pool->next_worker + 1) % count;
-		if (!placed)
+	if (pool->credit == 0)
+		shmrt_hub__measure(pool);
+	uint64_t now_ns = 0;
+	bool spares = pool->ready_count > pool->options.max_workers;
+	while (pool->backlog_count) {
+		struct shmrt_task_list *list = NULL;
+		bool spare_waits = spares && active_workers(pool) >= pool->options.max_workers;
+		struct shmrt_hub_worker *worker = choose(pool, spare_waits, &list);
+		if (worker == NULL)
 			break;
+		struct shmrt_task *task = list->first;
+		shmrt_list_remove(list, task);
+		pool->backlog_count--;
+		if (task->deadline_ns && task->deadline_ns <= (now_ns ? now_ns : (now_ns = shmrt_now_ns()))) {
+			shmrt_hub__finish(task, SHMRT_TASK_EXPIRED);
+			continue;
+		}
+		if (place(pool, worker, task) != SHMRT_OK) {
+			shmrt_list_prepend(list, task);
+			task->state = SHMRT_TASK_BACKLOG;
+			pool->backlog_count++;
+			worker->lane_full = true; /* room comes with its results */
+			continue;
+		}
+		pool->next_worker = (uint32_t)(worker - pool->workers) + 1 < pool->options.slot_count
+					    ? (uint32_t)(worker - pool->workers) + 1
+					    : 0;
+		shmrt_bell_ring(&worker->slot->bell);
 	}
 	pool->full = pool->backlog_count > 0;
 }
@@ -322,7 +335,7 @@ bool shmrt_hub__drain(struct shmrt_hub_pool *pool, uint32_t offset, uint32_t mos
 	}
 	if (taken) {
 		shmrt_lane_release(&worker->results);
-		pool->full = false;
+		pool->full = worker->lane_full = false;
 		/* A worker that waits for room in this lane sleeps on its bell. It stored its phase, fenced, and looked at
 		 * head; we stored head, fence, and look at its phase (edge B1): one of the two sees the other. */
 		atomic_thread_fence(memory_order_seq_cst); /* B1 */
@@ -346,8 +359,10 @@ uint64_t shmrt_hub_pump(struct shmrt_hub *hub, bool *moved) {
 		now_ns = shmrt_now_ns();
 		for (uint32_t i = 0; i < pool->options.slot_count; i++)
 			*moved |= shmrt_hub__look_at_worker(pool, i, now_ns, &next_ns);
-		if (*moved)
+		if (*moved) {
+			shmrt_hub__measure(pool);
 			rebalance(pool);
+		}
 		if (pool->backlog_count && !pool->full)
 			shmrt_hub__dispatch(pool);
 		if (pool->timed && pool->backlog_count) {
