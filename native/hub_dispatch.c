@@ -99,9 +99,12 @@ static uint32_t active_workers(const struct shmrt_hub_pool *pool) {
 	return active;
 }
 
-/* The worker with the shortest lane that may take a task now and for which there is one. */
+/* The worker with the shortest lane that may take a task now and for which there is one. A worker that is awake and
+ * will be through with its lane before a sleeper could wake up comes before the sleeper: waking costs both sides
+ * more than such tasks do. (If its task turns out long, rebalance gives what waits behind it to the idle.) */
 static struct shmrt_hub_worker *choose(struct shmrt_hub_pool *pool, bool spare_waits, struct shmrt_task_list **list) {
 	struct shmrt_hub_worker *best = NULL;
+	uint64_t soon = pool->credit * SHMRT_WAKE_NS / SHMRT_CREDIT_NS;
 	uint32_t count = pool->options.slot_count, at = pool->next_worker;
 	for (uint32_t step = 0; step < count; step++, at = at + 1 < count ? at + 1 : 0) {
 		struct shmrt_hub_worker *worker = &pool->workers[at];
@@ -117,6 +120,17 @@ static struct shmrt_hub_worker *choose(struct shmrt_hub_pool *pool, bool spare_w
 		*list = found;
 		if (best->lane.count == 0)
 			break;
+	}
+	if (best && best->lane.count == 0 && soon > 2) {
+		for (uint32_t i = 0; i < count; i++) {
+			struct shmrt_hub_worker *awake = &pool->workers[i];
+			if (!awake->ready || awake->lane.count == 0 || awake->lane.count >= soon || awake->lane_full || !may_take(awake))
+				continue;
+			struct shmrt_task_list *found = next_list(pool, awake);
+			if (found != *list)
+				continue;
+			return awake;
+		}
 	}
 	return best;
 }
@@ -166,18 +180,30 @@ bool shmrt_hub__revoke(struct shmrt_task *task) {
 	return true;
 }
 
-/* A neighbour with nothing to do takes over half of what waits behind a long task. */
-static void rebalance(struct shmrt_hub_pool *pool) {
-	if (pool->backlog_count || pool->ready_count < 2)
+/* A neighbour with nothing to do takes over half of what waits behind a task that has run for a while. A lane in
+ * which something waits is looked at again after a quarter of that time, so no idle worker stays idle for long. */
+static void rebalance(struct shmrt_hub_pool *pool, uint64_t now_ns, uint64_t *next_ns) {
+	bool waiting = false, idle = false;
+	for (uint32_t i = 0; i < pool->options.slot_count; i++) {
+		const struct shmrt_hub_worker *worker = &pool->workers[i];
+		waiting |= worker->ready && worker->lane.count >= 2;
+		idle |= worker->ready && worker->lane.count == 0 && may_take(worker);
+	}
+	if (!waiting || pool->ready_count < 2)
 		return;
-	bool idle = false;
-	for (uint32_t i = 0; i < pool->options.slot_count; i++)
-		idle |= may_take(&pool->workers[i]) && pool->workers[i].lane.count == 0;
-	if (!idle || active_workers(pool) >= pool->options.max_workers)
-		return;
+	idle = idle && pool->backlog_count == 0 && active_workers(pool) < pool->options.max_workers;
 	for (uint32_t i = 0; i < pool->options.slot_count; i++) {
 		struct shmrt_hub_worker *worker = &pool->workers[i];
-		uint64_t give = worker->lane.count / 2;
+		if (!worker->ready || worker->lane.count < 2)
+			continue;
+		uint64_t start_ns = atomic_load_explicit(&worker->slot->task_start_ns, memory_order_relaxed); /* F1: a hint */
+		uint64_t age_ns = now_ns > start_ns ? now_ns - start_ns : 0;
+		uint64_t again_ns = age_ns / 4 < SHMRT_RING_EVERY_NS ? SHMRT_RING_EVERY_NS : age_ns / 4 > 10000000 ? 10000000 : age_ns / 4;
+		if (now_ns + again_ns < *next_ns)
+			*next_ns = now_ns + again_ns;
+		if (!idle || age_ns < 2 * SHMRT_WAKE_NS)
+			continue;
+		uint64_t give = (worker->lane.count + 1) / 2;
 		struct shmrt_task *task = worker->lane.last;
 		while (give && task && task != worker->lane.first) {
 			struct shmrt_task *previous = task->previous;
@@ -187,6 +213,7 @@ static void rebalance(struct shmrt_hub_pool *pool) {
 			}
 			task = previous;
 		}
+		pool->full = false;
 	}
 }
 
@@ -359,10 +386,10 @@ uint64_t shmrt_hub_pump(struct shmrt_hub *hub, bool *moved) {
 		now_ns = shmrt_now_ns();
 		for (uint32_t i = 0; i < pool->options.slot_count; i++)
 			*moved |= shmrt_hub__look_at_worker(pool, i, now_ns, &next_ns);
-		if (*moved) {
+		if (*moved)
 			shmrt_hub__measure(pool);
-			rebalance(pool);
-		}
+		if (pool->pending > 1)
+			rebalance(pool, now_ns, &next_ns);
 		if (pool->backlog_count && !pool->full)
 			shmrt_hub__dispatch(pool);
 		if (pool->timed && pool->backlog_count) {

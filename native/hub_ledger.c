@@ -267,12 +267,16 @@ int shmrt_hub_submit(struct shmrt_hub_pool *pool, struct shmrt_task *task) {
 		shmrt_hub__dispatch(pool);
 	bool waiting = pool->backlog_count > 0;
 	bool look = waiting && (pool->submitted & 15) == 0;
+	/* Something waits behind a task of unknown length: the hub's thread must look again by itself, once it is awake. */
+	bool behind = task->state == SHMRT_TASK_LANE && pool->workers[task->worker].lane.count == 2;
 	pthread_mutex_unlock(&hub->mutex);
 	_Atomic uint32_t *bell = &hub->control->slots[hub->self_slot].bell;
 	if (timed && wake_at < atomic_load_explicit(&hub->sleeping_until, memory_order_relaxed)) /* a hint; a wake too many is harmless */
 		shmrt_bell_ring_always(bell);
 	else if (waiting && atomic_load_explicit(bell, memory_order_relaxed) == 1) /* B1: make_urgent fences */
 		shmrt_hub_make_urgent(hub);
+	else if (behind && atomic_load_explicit(&hub->sleeping_until, memory_order_relaxed) == UINT64_MAX) /* a hint */
+		shmrt_bell_ring_always(bell);
 	else if (look) {
 		bool moved;
 		shmrt_hub_pump(hub, &moved);

@@ -183,6 +183,8 @@ static int origin_cancel(PyObject *hub, uint64_t token) {
 	task->future = NULL;
 	free_task(self, task);
 	Py_XDECREF(future); /* the caller holds another reference */
+	if (self->waiters) /* a thread that waits for this very future sleeps on the bell */
+		shmrt_bell_ring_always(&self->control->slots[self->hub.self_slot].bell);
 	return 1;
 }
 
