@@ -162,9 +162,7 @@ void shmrt_hub__dispatch(struct shmrt_hub_pool *pool) {
 			worker->lane_full = true; /* room comes with its results */
 			continue;
 		}
-		pool->next_worker = (uint32_t)(worker - pool->workers) + 1 < pool->options.slot_count
-					    ? (uint32_t)(worker - pool->workers) + 1
-					    : 0;
+		pool->next_worker = (uint32_t)(worker - pool->workers); /* among idle ones the last used is warm, and maybe awake */
 		shmrt_bell_ring(&worker->slot->bell);
 	}
 	pool->full = pool->backlog_count > 0;
