@@ -94,6 +94,10 @@ static void take_leave(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *wor
 	struct shmrt_slot *slot = worker->slot;
 	uint32_t offset = (uint32_t)(worker - pool->workers);
 	worker->abandoned = true;
+	/* The kernel marks the root's own death before it signals the root's children, so a worker that died of that is
+	 * known as such here, before anybody could order it. */
+	if (shmrt_slot_is_abandoned(&pool->hub->control->slots[SHMRT_SLOT_ROOT]))
+		shmrt_slot_order_kill(slot, SHMRT_KILL_ROOT_LOST, 0);
 	if (worker->ready) {
 		worker->ready = false;
 		pool->ready_count--;
