@@ -46,6 +46,12 @@ Py_ssize_t shmrt_py_hub_apply(ShmrtHub *self, bool dispatcher);
 /* Waits until the future is done (GIL released). 1 done, 0 timeout, -1 exception. */
 int shmrt_py_hub_wait(PyObject *hub, PyObject *future, int64_t timeout_ns);
 int shmrt_py_add_pool(PyObject *module);
-extern PyTypeObject *shmrt_pool_core_type;
+
+/* ---- py_submit.c ---- */
+int shmrt_py_check_open(ShmrtPoolCore *self); /* -1: shut down, broken, or not ours; exception set */
+/* Encoder -> payload. Waits while shared memory is short and tasks under way will free some. */
+int shmrt_py_finish_payload(ShmrtPoolCore *self, struct shmrt_encoder *encoder, struct shmrt_payload *payload);
+PyObject *shmrt_py_pool_submit(ShmrtPoolCore *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *shmrt_py_pool_submit_with(ShmrtPoolCore *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 
 #endif

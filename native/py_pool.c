@@ -1,211 +1,17 @@
-/* py_pool.c -- PoolCore: one pool of the hub, with the submit path in C.
- *
- * A submit encodes the call, takes a task, makes its future and hands both to the ledger; the table of
- * functions is kept by Python (shmrt.process.functions), with the last function remembered here.
- */
+/* py_pool.c -- PoolCore: one pool of the hub as Python sees it. The submit path is in py_submit.c. */
 #include "py_hub.h"
 
 #include <sys/wait.h>
-
-static int check_open(ShmrtPoolCore *self) {
-	if (shmrt_py_hub_check(self->hub) < 0)
-		return -1;
-	if (self->pool == NULL || self->pool->closed) {
-		PyErr_SetString(PyExc_RuntimeError, "cannot schedule new futures after shutdown");
-		return -1;
-	}
-	if (self->pool->broken) {
-		shmrt_raise("PoolBroken", "pool %U is broken: its workers could not be started; see .reasons of the error that its "
-			    "futures carry", self->name);
-		return -1;
-	}
-	return 0;
-}
-
-static int number_of(ShmrtPoolCore *self, PyObject *function, PyObject *retry_on, uint32_t *number) {
-	if (function == self->last_function && retry_on == self->last_retry_on) {
-		*number = self->last_number;
-		return 0;
-	}
-	PyObject *answer = PyObject_CallFunctionObjArgs(self->register_function, function, retry_on, NULL);
-	if (answer == NULL)
-		return -1;
-	/* A number, and whether it may be remembered: the pickle of an importable function never changes. */
-	int fixed;
-	unsigned int value;
-	int parsed = PyArg_ParseTuple(answer, "Ip", &value, &fixed);
-	Py_DECREF(answer);
-	if (!parsed)
-		return -1;
-	*number = value;
-	if (fixed) {
-		Py_XSETREF(self->last_function, Py_NewRef(function));
-		Py_XSETREF(self->last_retry_on, Py_NewRef(retry_on));
-		self->last_number = value;
-	}
-	return 0;
-}
-
-/* Blocks of a message that was just finished become SENT: from now on the ledger answers for them. */
-static void blocks_sent(ShmrtPoolCore *self, struct shmrt_message *message) {
-	struct shmrt_arena *arena = &self->hub->arena->arena;
-	for (uint16_t i = 0; i < message->block_count; i++) {
-		int moved = shmrt_arena_move(arena, message->blocks[i].block, message->blocks[i].generation, message->states[i],
-					     self->hub->arena->owner, SHMRT_BLOCK_SENT, self->hub->arena->owner);
-		SHMRT_ASSERT(moved == SHMRT_OK); /* we own it */
-	}
-}
-
-/* Encoder -> payload. Waits while shared memory is short and tasks under way will free some. */
-static int finish_payload(ShmrtPoolCore *self, struct shmrt_encoder *encoder, struct shmrt_payload *payload) {
-	struct shmrt_message message;
-	for (int tries = 0;; tries++) {
-		struct shmrt_shortage shortage;
-		int result = shmrt_message_finish(encoder, self->hub->arena, self->inline_max, &message, &shortage);
-		if (result == SHMRT_OK)
-			break;
-		if (result == SHMRT_SYSTEM && PyErr_Occurred())
-			return -1;
-		if (result == SHMRT_TOO_LARGE) {
-			shmrt_raise("MessageTooLarge", "a message of %zu bytes can never fit into shared memory limited to %llu bytes; "
-				    "raise shm_limit of the Runtime", encoder->size, (unsigned long long)self->hub->arena->arena.limit_bytes);
-			return -1;
-		}
-		if (result != SHMRT_NO_SPACE || self->pool->pending == 0 || tries > 6000) {
-			shmrt_raise_shortage(&shortage);
-			return -1;
-		}
-		Py_BEGIN_ALLOW_THREADS
-		bool moved;
-		uint64_t next_ns = shmrt_hub_pump(&self->hub->hub, &moved), now_ns = shmrt_now_ns();
-		if (!moved)
-			result = shmrt_hub_park(&self->hub->hub, next_ns < now_ns + 10000000 ? next_ns : now_ns + 10000000, true);
-		Py_END_ALLOW_THREADS
-		if (PyErr_CheckSignals() < 0)
-			return -1;
-		shmrt_py_hub_apply(self->hub, false);
-	}
-	int result = shmrt_payload_set(payload, message.inline_bytes, message.inline_size, message.flags, message.blocks, message.block_count);
-	if (result == SHMRT_OK)
-		blocks_sent(self, &message);
-	shmrt_message_clear(&message, self->hub->arena, result != SHMRT_OK);
-	if (result != SHMRT_OK) {
-		PyErr_NoMemory();
-		return -1;
-	}
-	return 0;
-}
-
-struct call_options {
-	int64_t timeout_ns;
-	int64_t deadline_ns; /* from now; SHMRT_FOREVER: none */
-	uint32_t max_attempts;
-	int32_t priority, affinity;
-	uint8_t flags;
-	PyObject *retry_on;
-};
-
-static PyObject *submit(ShmrtPoolCore *self, const struct call_options *options, PyObject *function, PyObject *const *args,
-			Py_ssize_t nargs, PyObject *kwnames) {
-	uint32_t number;
-	if (check_open(self) < 0)
-		return NULL;
-	ShmrtHub *hub = self->hub;
-	if (atomic_load_explicit(&hub->hub.completed_count, memory_order_relaxed) > 64) /* a hint: let go of what nobody asks for */
-		shmrt_py_hub_apply(hub, false);
-	if (number_of(self, function, options->retry_on, &number) < 0)
-		return NULL;
-	struct shmrt_encoder own = {0}, *encoder = self->encoding ? &own : &self->encoder;
-	bool shared = encoder == &self->encoder;
-	if (shared)
-		self->encoding = true;
-	struct shmrt_task *task = NULL;
-	PyObject *future = NULL;
-	shmrt_encoder_reset(encoder);
-	if (shmrt_encode_call(encoder, args, nargs, kwnames) < 0)
-		goto done;
-	task = shmrt_hub_task_new(&hub->hub);
-	if (task == NULL) {
-		PyErr_NoMemory();
-		goto done;
-	}
-	if (finish_payload(self, encoder, &task->arguments) < 0)
-		goto done;
-	task->function = number;
-	task->timeout_ns = options->timeout_ns;
-	task->max_attempts = options->max_attempts;
-	task->priority = options->priority;
-	task->affinity = options->affinity;
-	task->flags = options->flags;
-	if (options->deadline_ns != SHMRT_FOREVER)
-		task->deadline_ns = shmrt_now_ns() + (uint64_t)options->deadline_ns;
-	future = shmrt_future_new((PyObject *)hub, &shmrt_hub_origin, task->id);
-	if (future == NULL)
-		goto done;
-	task->future = Py_NewRef(future);
-	task->pool_object = Py_NewRef((PyObject *)self);
-	if (shmrt_hub_submit(self->pool, task) == SHMRT_OK)
-		task = NULL; /* the ledger's now */
-	else {
-		task->future = task->pool_object = NULL;
-		Py_DECREF(future);
-		Py_CLEAR(future);
-		Py_DECREF(self);
-		if (check_open(self) == 0)
-			PyErr_SetString(PyExc_RuntimeError, "cannot schedule new futures after shutdown");
-	}
-done:
-	if (task)
-		shmrt_hub_task_free(&hub->hub, task);
-	if (shared)
-		self->encoding = false;
-	else
-		shmrt_encoder_clear(&own);
-	return future;
-}
-
-static PyObject *core_submit(ShmrtPoolCore *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
-	if (nargs < 1) {
-		PyErr_SetString(PyExc_TypeError, "submit() needs the function to call as its first positional argument");
-		return NULL;
-	}
-	if (!PyCallable_Check(args[0])) {
-		PyErr_Format(PyExc_TypeError, "submit() needs a callable, not %R", args[0]);
-		return NULL;
-	}
-	struct call_options options = {
-		.timeout_ns = self->timeout_ns, .deadline_ns = SHMRT_FOREVER, .max_attempts = self->max_attempts,
-		.affinity = -1, .retry_on = Py_None};
-	return submit(self, &options, args[0], args + 1, nargs - 1, kwnames);
-}
-
-/* submit_with((timeout_ns, deadline_ns, max_attempts, priority, affinity, retry_on, retry_timeout), fn, *args, **kwargs) */
-static PyObject *core_submit_with(ShmrtPoolCore *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
-	struct call_options options = {0};
-	long long timeout_ns, deadline_ns;
-	int retry_timeout;
-	if (nargs < 2 || !PyTuple_Check(args[0]) || !PyCallable_Check(args[1])) {
-		PyErr_SetString(PyExc_TypeError, "submit_with() needs an options tuple and a callable");
-		return NULL;
-	}
-	if (!PyArg_ParseTuple(args[0], "LLIiiOp", &timeout_ns, &deadline_ns, &options.max_attempts, &options.priority, &options.affinity,
-			      &options.retry_on, &retry_timeout))
-		return NULL;
-	options.timeout_ns = timeout_ns < 0 ? SHMRT_FOREVER : timeout_ns;
-	options.deadline_ns = deadline_ns < 0 ? SHMRT_FOREVER : deadline_ns;
-	options.flags = retry_timeout ? SHMRT_TASK_RETRY_TIMEOUT : 0;
-	return submit(self, &options, args[1], args + 2, nargs - 2, kwnames);
-}
 
 static PyObject *core_add_function(ShmrtPoolCore *self, PyObject *entry) {
 	struct shmrt_encoder encoder = {0};
 	struct shmrt_payload payload = {0};
 	uint32_t number;
-	if (check_open(self) < 0)
+	if (shmrt_py_check_open(self) < 0)
 		return NULL;
 	int result = shmrt_encode(&encoder, entry);
 	if (result == 0)
-		result = finish_payload(self, &encoder, &payload);
+		result = shmrt_py_finish_payload(self, &encoder, &payload);
 	shmrt_encoder_clear(&encoder);
 	if (result < 0)
 		return NULL;
@@ -478,9 +284,9 @@ static void core_dealloc(ShmrtPoolCore *self) {
 }
 
 static PyMethodDef core_methods[] = {
-	{"submit", (PyCFunction)(void (*)(void))core_submit, METH_FASTCALL | METH_KEYWORDS,
+	{"submit", (PyCFunction)(void (*)(void))shmrt_py_pool_submit, METH_FASTCALL | METH_KEYWORDS,
 	 "submit($self, fn, /, *args, **kwargs)\n--\n\nSchedule fn(*args, **kwargs) in a worker; its Future."},
-	{"submit_with", (PyCFunction)(void (*)(void))core_submit_with, METH_FASTCALL | METH_KEYWORDS, "submit() with options."},
+	{"submit_with", (PyCFunction)(void (*)(void))shmrt_py_pool_submit_with, METH_FASTCALL | METH_KEYWORDS, "submit() with options."},
 	{"add_function", (PyCFunction)core_add_function, METH_O, "Number of a (callable, retry_on) entry."},
 	{"drop_function", (PyCFunction)core_drop_function, METH_O, "Forget a function once its last task is done."},
 	{"stats", (PyCFunction)core_stats, METH_NOARGS, "Counters."},

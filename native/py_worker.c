@@ -13,222 +13,11 @@
  * The lanes belong to the main thread; other threads publish log records only under the GIL, and nothing between
  * reserve and commit releases it.
  */
-#include "py_message.h"
-
-#include "hub.h"
+#include "py_worker.h"
 
 #define SPIN_NS UINT64_C(5000)
 
-typedef struct {
-	PyObject_HEAD
-	struct shmrt_control *control;
-	uint64_t control_size;
-	struct shmrt_lanes *lanes;
-	uint64_t lanes_size;
-	struct shmrt_slot *slot;
-	uint32_t slot_index;
-	struct shmrt_lane_consumer tasks;
-	struct shmrt_lane_producer results;
-	ShmrtArena *arena;
-	struct shmrt_encoder encoder, log_encoder;
-	PyObject **functions; /* by number: (callable, retry_on) or an exception that its unpickling raised */
-	uint32_t function_count;
-	PyObject *pack_exception; /* shmrt.process.remote.pack_exception */
-	uint64_t current_task;
-	uint64_t last_ring_ns;
-	bool ring_deferred, stop_requested, running, streamed;
-	uint64_t started, done, busy_ns, blocked_ns, logs_dropped;
-} WorkerLoop;
-
 static WorkerLoop *the_loop; /* borrowed; a process runs at most one */
-
-/* ---- bells ---- */
-
-static void ring_hub(WorkerLoop *self, bool idle) {
-	_Atomic uint32_t *bell = &self->control->slots[SHMRT_SLOT_PROGRAM].bell;
-	atomic_thread_fence(memory_order_seq_cst);                             /* B1: our commit, then this look */
-	uint32_t wanted = atomic_load_explicit(bell, memory_order_relaxed);    /* B1 */
-	self->ring_deferred = false;
-	if (wanted == 0)
-		return; /* nobody sleeps; whoever arms looks at our lane afterwards */
-	if (wanted == 1 && shmrt_lane_used(self->results.shared) < self->results.capacity / 2)
-		return; /* wanted lazily */
-	uint64_t now_ns = shmrt_now_ns();
-	if (!idle && now_ns - self->last_ring_ns < SHMRT_RING_EVERY_NS) {
-		self->ring_deferred = true;
-		return;
-	}
-	self->last_ring_ns = now_ns;
-	shmrt_bell_ring(bell);
-}
-
-/* Sleeps on our own bell; the caller has armed it and looked again. -1: a signal handler raised. */
-static int sleep_on_bell(WorkerLoop *self, int64_t timeout_ns) {
-	int result;
-	Py_BEGIN_ALLOW_THREADS
-	result = shmrt_bell_sleep(&self->slot->bell, timeout_ns);
-	Py_END_ALLOW_THREADS
-	(void)result; /* whatever ended the sleep, the caller looks again */
-	return PyErr_CheckSignals();
-}
-
-/* ---- publishing ---- */
-
-/* Room for a record of `body` bytes; waits while the hub is behind. NULL with an exception only if a signal handler raised. */
-static struct shmrt_record_header *reserve_result(WorkerLoop *self, uint64_t body) {
-	struct shmrt_record_header *record;
-	uint64_t blocked_since = 0, phase_before = shmrt_slot_phase_get(self->slot) & 0xFF;
-	for (;;) {
-		int result = shmrt_lane_reserve(&self->results, body, &record);
-		if (result == SHMRT_OK)
-			break;
-		if (result != SHMRT_FULL) {
-			shmrt_raise("SegmentError", "the result lane of this worker is corrupt (code %d); the worker ends", result);
-			return NULL;
-		}
-		if (blocked_since == 0) {
-			blocked_since = shmrt_now_ns();
-			shmrt_slot_phase_set(self->slot, SHMRT_PHASE_BLOCKED);
-		}
-		shmrt_bell_arm(&self->slot->bell);
-		if (shmrt_lane_free_bytes(&self->results) < shmrt_record_bytes(body) * 2) {
-			shmrt_bell_ring(&self->control->slots[SHMRT_SLOT_PROGRAM].bell);
-			if (sleep_on_bell(self, INT64_C(100000000)) < 0) /* a wake lost to a death costs 0.1 s at most */
-				return NULL;
-		}
-	}
-	if (blocked_since) {
-		self->blocked_ns += shmrt_now_ns() - blocked_since;
-		atomic_store_explicit(&self->slot->blocked_ns, self->blocked_ns, memory_order_relaxed); /* ours alone */
-		shmrt_slot_phase_set(self->slot, (enum shmrt_phase)phase_before);
-	}
-	return record;
-}
-
-/* Commits one record; the message's blocks become SENT first. */
-static int publish(WorkerLoop *self, uint8_t kind, uint64_t id, uint32_t attempt, const struct shmrt_message *message) {
-	uint64_t references = (uint64_t)message->block_count * sizeof(struct shmrt_block_reference);
-	struct shmrt_record_header *record = reserve_result(self, references + message->inline_size);
-	if (record == NULL)
-		return -1;
-	for (uint16_t i = 0; i < message->block_count; i++) {
-		int moved = shmrt_arena_move(&self->arena->arena, message->blocks[i].block, message->blocks[i].generation,
-					     message->states[i], self->arena->owner, SHMRT_BLOCK_SENT, self->arena->owner);
-		SHMRT_ASSERT(moved == SHMRT_OK); /* we own it */
-	}
-	record->kind = kind;
-	record->flags = (uint8_t)message->flags;
-	record->block_count = message->block_count;
-	record->inline_size = message->inline_size;
-	record->id = id;
-	record->attempt = attempt;
-	uint8_t *body = (uint8_t *)(record + 1);
-	if (references)
-		memcpy(body, message->blocks, references);
-	memcpy(body + references, message->inline_bytes, message->inline_size);
-	shmrt_lane_commit(&self->results);
-	return 0;
-}
-
-/* Encoder -> message; waits while the arena is short. -1 with an exception set. */
-static int finish_message(WorkerLoop *self, struct shmrt_encoder *encoder, struct shmrt_message *message) {
-	uint64_t inline_max = shmrt_lane_record_max(self->results.capacity) - 64 -
-			      SHMRT_MESSAGE_BLOCKS_MAX * sizeof(struct shmrt_block_reference);
-	if (shmrt_lane_record_max(self->results.capacity) < 64 + 4 * SHMRT_MESSAGE_BLOCKS_MAX * sizeof(struct shmrt_block_reference))
-		inline_max = shmrt_lane_record_max(self->results.capacity) / 2;
-	for (int tries = 0;; tries++) {
-		struct shmrt_shortage shortage;
-		int result = shmrt_message_finish(encoder, self->arena, inline_max, message, &shortage);
-		if (result == SHMRT_OK)
-			return 0;
-		if (result == SHMRT_SYSTEM && PyErr_Occurred())
-			return -1;
-		if (result != SHMRT_NO_SPACE || tries >= 200) {
-			shmrt_raise_shortage(&shortage);
-			return -1;
-		}
-		/* Others hold the memory; the hub copies out when it is short, so room comes. */
-		shmrt_slot_phase_set(self->slot, SHMRT_PHASE_BLOCKED);
-		shmrt_bell_arm(&self->slot->bell);
-		shmrt_bell_ring(&self->control->slots[SHMRT_SLOT_PROGRAM].bell);
-		if (sleep_on_bell(self, INT64_C(10000000)) < 0)
-			return -1;
-		shmrt_slot_phase_set(self->slot, SHMRT_PHASE_ENCODE);
-	}
-}
-
-/* What the reader will do with a pickled result, done here first: its failure is this task's failure. */
-static int verify(WorkerLoop *self, const struct shmrt_message *message, PyObject *original) {
-	PyObject *buffers[SHMRT_MESSAGE_BLOCKS_MAX];
-	uint16_t made = 0;
-	for (; made < message->block_count; made++) {
-		buffers[made] = shmrt_py_block_new(self->arena, &message->blocks[made], message->states[made],
-						   self->arena->owner, true);
-		if (buffers[made] == NULL)
-			break;
-		shmrt_py_block_disown(buffers[made]);
-	}
-	PyObject *again = NULL;
-	if (made == message->block_count)
-		again = shmrt_decode_message(message->inline_bytes, message->inline_size, message->flags, buffers,
-					     message->block_count, true);
-	if (again && Py_TYPE(again) != Py_TYPE(original) && strcmp(Py_TYPE(again)->tp_name, Py_TYPE(original)->tp_name) != 0) {
-		PyErr_Format(PyExc_TypeError, "the result of type %s comes out of its pickle as %s", Py_TYPE(original)->tp_name,
-			     Py_TYPE(again)->tp_name);
-		Py_CLEAR(again);
-	}
-	int result = again ? 0 : -1;
-	Py_XDECREF(again);
-	while (made)
-		Py_DECREF(buffers[--made]);
-	return result;
-}
-
-static int publish_object(WorkerLoop *self, uint8_t kind, uint64_t id, uint32_t attempt, PyObject *object, bool verified) {
-	struct shmrt_message message;
-	shmrt_encoder_reset(&self->encoder);
-	if (shmrt_encode(&self->encoder, object) < 0)
-		return -1;
-	if (finish_message(self, &self->encoder, &message) < 0)
-		return -1;
-	int result = 0;
-	if (!verified && message.flags & SHMRT_MESSAGE_HAS_PICKLE)
-		result = verify(self, &message, object);
-	if (result == 0) {
-		result = publish(self, kind, id, attempt, &message);
-		shmrt_message_clear(&message, self->arena, result < 0);
-	} else
-		shmrt_message_clear(&message, self->arena, true);
-	return result;
-}
-
-/* The exception that is set becomes this record. Never fails but by a signal handler or a corrupt lane. */
-static int publish_exception(WorkerLoop *self, uint8_t kind, uint64_t id, PyObject *retry_on) {
-	PyObject *type, *value, *traceback;
-	PyErr_Fetch(&type, &value, &traceback);
-	PyErr_NormalizeException(&type, &value, &traceback);
-	if (traceback)
-		PyException_SetTraceback(value, traceback);
-	uint32_t again = 0;
-	if (retry_on && retry_on != Py_None) {
-		int matches = PyObject_IsInstance(value, retry_on);
-		if (matches < 0)
-			PyErr_Clear();
-		again = matches > 0;
-	}
-	PyObject *packed = PyObject_CallOneArg(self->pack_exception, value);
-	if (packed == NULL) { /* even its type's machinery raises */
-		PyErr_Clear();
-		packed = Py_BuildValue("(Osssss)", Py_None, type ? ((PyTypeObject *)type)->tp_name : "Exception",
-				       "an exception that cannot be described", "", "", "");
-	}
-	int result = packed ? publish_object(self, kind, id, again, packed, true) : -1;
-	Py_XDECREF(packed);
-	Py_XDECREF(type);
-	Py_XDECREF(value);
-	Py_XDECREF(traceback);
-	return result;
-}
 
 /* ---- receiving ---- */
 
@@ -360,13 +149,13 @@ static int run_task(WorkerLoop *self, const struct shmrt_record_header *header, 
 		return 0; /* taken back */
 	uint64_t start_ns = shmrt_now_ns();
 	if (self->ring_deferred && (self->done == 0 || self->busy_ns / self->done > SHMRT_RING_EVERY_NS / 2))
-		ring_hub(self, true); /* a result must not wait behind a long task */
+		shmrt_worker_ring_hub(self, true); /* a result must not wait behind a long task */
 	shmrt_slot_task_begin(self->slot, header->id, start_ns);
 	shmrt_slot_phase_set(self->slot, SHMRT_PHASE_DECODE);
 	atomic_thread_fence(memory_order_seq_cst); /* H2 */
 	while (atomic_load_explicit(&self->slot->kill_reason, memory_order_relaxed) != SHMRT_KILL_NONE) { /* H2 */
 		shmrt_slot_phase_set(self->slot, SHMRT_PHASE_STOPPING); /* not begun */
-		if (sleep_on_bell(self, INT64_C(5000000)) < 0)
+		if (shmrt_worker_sleep(self, INT64_C(5000000)) < 0)
 			return -1;
 		shmrt_slot_phase_set(self->slot, SHMRT_PHASE_DECODE);
 		atomic_thread_fence(memory_order_seq_cst); /* H2 */
@@ -391,14 +180,14 @@ static int run_task(WorkerLoop *self, const struct shmrt_record_header *header, 
 		keep_or_leave(self, header, body, buffers); /* before the commit: after it the sender re-uses what is SENT */
 	int result;
 	if (value) {
-		result = publish_object(self, SHMRT_RECORD_RESULT, header->id, 0, value, false);
+		result = shmrt_worker_publish_object(self, SHMRT_RECORD_RESULT, header->id, 0, value, false);
 		if (result < 0 && PyErr_Occurred() && shmrt_lane_has_uncommitted(&self->results))
 			shmrt_lane_abort(&self->results);
 		if (result < 0)
-			result = publish_exception(self, SHMRT_RECORD_ERROR, header->id, retry_on);
+			result = shmrt_worker_publish_exception(self, SHMRT_RECORD_ERROR, header->id, retry_on);
 		Py_DECREF(value);
 	} else
-		result = publish_exception(self, SHMRT_RECORD_ERROR, header->id, retry_on);
+		result = shmrt_worker_publish_exception(self, SHMRT_RECORD_ERROR, header->id, retry_on);
 	if (received)
 		release_buffers(buffers, header->block_count);
 	shmrt_slot_phase_set(self->slot, SHMRT_PHASE_SPIN);
@@ -440,13 +229,13 @@ static PyObject *loop_run(WorkerLoop *self, PyObject *Py_UNUSED(ignored)) {
 		int peeked = shmrt_lane_peek(&self->tasks, &header, &body);
 		if (peeked == SHMRT_EMPTY) {
 			if (self->ring_deferred)
-				ring_hub(self, true);
+				shmrt_worker_ring_hub(self, true);
 			if (spin_for_task(self))
 				continue;
 			shmrt_slot_phase_set(self->slot, SHMRT_PHASE_PARKED);
 			shmrt_bell_arm(&self->slot->bell);
 			if (shmrt_lane_is_empty(&self->tasks) && !self->stop_requested)
-				result = sleep_on_bell(self, SHMRT_FOREVER);
+				result = shmrt_worker_sleep(self, SHMRT_FOREVER);
 			shmrt_slot_phase_set(self->slot, SHMRT_PHASE_SPIN);
 			shmrt_beat_wake();
 			continue;
@@ -466,7 +255,7 @@ static PyObject *loop_run(WorkerLoop *self, PyObject *Py_UNUSED(ignored)) {
 		if (header.kind == SHMRT_RECORD_STOP)
 			break;
 		if (header.kind == SHMRT_RECORD_TASK)
-			ring_hub(self, shmrt_lane_is_empty(&self->tasks));
+			shmrt_worker_ring_hub(self, shmrt_lane_is_empty(&self->tasks));
 	}
 	if (result == 0)
 		shmrt_slot_phase_set(self->slot, SHMRT_PHASE_STOPPING);
@@ -484,14 +273,14 @@ static PyObject *loop_request_stop(WorkerLoop *self, PyObject *Py_UNUSED(ignored
 
 static PyObject *loop_start_failed(WorkerLoop *self, PyObject *exception) {
 	PyErr_SetObject((PyObject *)Py_TYPE(exception), exception);
-	if (publish_exception(self, SHMRT_RECORD_START_FAILED, 0, NULL) < 0)
+	if (shmrt_worker_publish_exception(self, SHMRT_RECORD_START_FAILED, 0, NULL) < 0)
 		return NULL;
 	shmrt_bell_ring(&self->control->slots[SHMRT_SLOT_PROGRAM].bell);
 	Py_RETURN_NONE;
 }
 
 static PyObject *loop_exit_value(WorkerLoop *self, PyObject *value) {
-	if (publish_object(self, SHMRT_RECORD_EXIT, 0, 0, value, false) < 0)
+	if (shmrt_worker_publish_object(self, SHMRT_RECORD_EXIT, 0, 0, value, false) < 0)
 		return NULL;
 	shmrt_bell_ring(&self->control->slots[SHMRT_SLOT_PROGRAM].bell);
 	Py_RETURN_NONE;
@@ -511,13 +300,13 @@ static PyObject *loop_log(WorkerLoop *self, PyObject *record) {
 	if (shmrt_message_finish(&encoder, self->arena, room, &message, &shortage) == SHMRT_OK) {
 		uint64_t body = message.inline_size + message.block_count * sizeof(struct shmrt_block_reference);
 		if (shmrt_lane_free_bytes(&self->results) > self->results.capacity / 2 + 2 * shmrt_record_bytes(body))
-			sent = publish(self, SHMRT_RECORD_LOG, 0, 0, &message) == 0;
+			sent = shmrt_worker_publish(self, SHMRT_RECORD_LOG, 0, 0, &message) == 0;
 		shmrt_message_clear(&message, self->arena, !sent);
 	}
 	PyErr_Clear();
 	shmrt_encoder_clear(&encoder);
 	if (sent)
-		ring_hub(self, true);
+		shmrt_worker_ring_hub(self, true);
 	else
 		atomic_store_explicit(&self->slot->logs_dropped, ++self->logs_dropped, memory_order_relaxed); /* ours alone */
 	return PyBool_FromLong(sent);
@@ -533,19 +322,19 @@ static PyObject *emit_partial(PyObject *Py_UNUSED(module), PyObject *outputs) {
 	struct shmrt_message message;
 	int result = shmrt_encode(&encoder, outputs);
 	if (result == 0)
-		result = finish_message(self, &encoder, &message);
+		result = shmrt_worker_finish_message(self, &encoder, &message);
 	if (result == 0) {
 		if (message.flags & SHMRT_MESSAGE_HAS_PICKLE)
-			result = verify(self, &message, outputs);
+			result = shmrt_worker_verify(self, &message, outputs);
 		if (result == 0)
-			result = publish(self, SHMRT_RECORD_PARTIAL, self->current_task, 0, &message);
+			result = shmrt_worker_publish(self, SHMRT_RECORD_PARTIAL, self->current_task, 0, &message);
 		shmrt_message_clear(&message, self->arena, result < 0);
 	}
 	shmrt_encoder_clear(&encoder);
 	if (result < 0)
 		return NULL;
 	shmrt_slot_phase_set(self->slot, SHMRT_PHASE_RUN);
-	ring_hub(self, true);
+	shmrt_worker_ring_hub(self, true);
 	Py_RETURN_NONE;
 }
 

@@ -1,0 +1,159 @@
+/* hub_collect.c -- from result lanes to outcomes and notes.
+ *
+ * A record is copied out, its blocks are taken (SENT|worker -> HELD|us), and only then is it stepped over; the lane's space
+ * is given back in one go. A worker that died leaves what it committed, which is delivered like any other.
+ */
+#include "hub.h"
+
+static int take_blocks(struct shmrt_hub *hub, struct shmrt_payload *payload, uint32_t sender) {
+	struct shmrt_arena_stats stats;
+	bool pressed = false;
+	if (payload->block_count) {
+		uint64_t reserved = atomic_load_explicit(&hub->arena.shared->reserved_granules, memory_order_relaxed); /* a hint */
+		pressed = reserved * SHMRT_GRANULE_BYTES > hub->arena.limit_bytes / 2;
+		if (pressed) {
+			shmrt_arena_get_stats(&hub->arena, &stats);
+			pressed = stats.bytes_used > hub->arena.limit_bytes / 2;
+		}
+	}
+	for (uint16_t i = 0; i < payload->block_count; i++) {
+		struct shmrt_block_reference *reference = &payload->blocks[i];
+		int result = shmrt_arena_move(&hub->arena, reference->block, reference->generation, SHMRT_BLOCK_SENT,
+					      sender, SHMRT_BLOCK_HELD, hub->owner);
+		struct shmrt_block block;
+		if (result == SHMRT_OK)
+			result = shmrt_arena_resolve(&hub->arena, reference, &block);
+		if (result != SHMRT_OK)
+			return result;
+		if (!pressed)
+			continue;
+		/* Receivers hold much already: copy out, so that senders always find room again. */
+		if (payload->copies == NULL)
+			payload->copies = calloc(payload->block_count, sizeof(uint8_t *));
+		uint8_t *copy = payload->copies ? malloc(reference->size ? reference->size : 1) : NULL;
+		if (copy == NULL)
+			continue;
+		memcpy(copy, block.data, reference->size);
+		payload->copies[i] = copy;
+		result = shmrt_arena_free(&hub->arena, reference->block, reference->generation, SHMRT_BLOCK_HELD, hub->owner);
+		if (result != SHMRT_OK)
+			return result;
+	}
+	return SHMRT_OK;
+}
+
+static int read_message(struct shmrt_hub *hub, const struct shmrt_record_header *header, const uint8_t *body,
+			uint32_t sender, struct shmrt_payload *payload) {
+	uint64_t references = (uint64_t)header->block_count * sizeof(struct shmrt_block_reference);
+	if (sizeof(*header) + references + header->inline_size > header->size)
+		return SHMRT_CORRUPT;
+	int result = shmrt_payload_set(payload, body + references, header->inline_size, header->flags,
+				       (const struct shmrt_block_reference *)(const void *)body, header->block_count);
+	return result == SHMRT_OK ? take_blocks(hub, payload, sender) : result;
+}
+
+static void outcome_of(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker,
+		       const struct shmrt_record_header *header, const uint8_t *body) {
+	struct shmrt_hub *hub = pool->hub;
+	struct shmrt_task *task = shmrt_hub__find(hub, header->id);
+	if (task == NULL || task->state != SHMRT_TASK_LANE || &pool->workers[task->worker] != worker || task->pool != pool) {
+		pool->stale++;
+		struct shmrt_payload stale = {0};
+		if (read_message(hub, header, body, worker->owner, &stale) == SHMRT_OK)
+			shmrt_hub__blocks_free(hub, &stale, SHMRT_BLOCK_HELD, hub->owner);
+		shmrt_payload_clear(&stale);
+		return;
+	}
+	if (header->kind == SHMRT_RECORD_PARTIAL) {
+		struct shmrt_note *note = shmrt_hub__note(hub, SHMRT_NOTE_PARTIAL, pool, worker);
+		task->flags |= SHMRT_TASK_STREAMED;
+		if (note) {
+			note->task = task->id;
+			note->future = task->future;
+			if (read_message(hub, header, body, worker->owner, &note->payload) != SHMRT_OK)
+				pool->stale++;
+		}
+		return;
+	}
+	shmrt_list_remove(&worker->lane, task);
+	task->begun++;
+	bool again = header->kind == SHMRT_RECORD_ERROR && header->attempt /* the worker's word: in retry_on */ &&
+		     task->begun < task->max_attempts && !(task->flags & (SHMRT_TASK_STREAMED | SHMRT_TASK_KILL));
+	if (read_message(hub, header, body, worker->owner, &task->result) != SHMRT_OK) {
+		/* Bytes no correct worker leaves: treat it as that worker's failure, not as ours. */
+		shmrt_payload_clear(&task->result);
+		task->crash.worker = atomic_load_explicit(&worker->slot->worker, memory_order_relaxed); /* fixed for this epoch */
+		task->crash.pid = worker->pid;
+		shmrt_hub__finish(task, SHMRT_TASK_CRASHED);
+		return;
+	}
+	if (again) {
+		shmrt_hub__blocks_free(hub, &task->result, SHMRT_BLOCK_HELD, hub->owner);
+		shmrt_payload_clear(&task->result);
+		pool->retried++;
+		shmrt_hub__enqueue(task, false);
+		return;
+	}
+	task->crash.worker = atomic_load_explicit(&worker->slot->worker, memory_order_relaxed); /* fixed for this epoch */
+	task->crash.pid = worker->pid;
+	shmrt_hub__finish(task, header->kind == SHMRT_RECORD_RESULT ? SHMRT_TASK_VALUE : SHMRT_TASK_ERROR);
+}
+
+bool shmrt_hub__drain(struct shmrt_hub_pool *pool, uint32_t offset, uint32_t most) {
+	struct shmrt_hub_worker *worker = &pool->workers[offset];
+	struct shmrt_record_header header;
+	const uint8_t *body;
+	uint32_t taken = 0;
+	int result = SHMRT_EMPTY;
+	while (taken < most && (result = shmrt_lane_peek(&worker->results, &header, &body)) == SHMRT_OK) {
+		enum shmrt_note_kind kind = 0;
+		switch (header.kind) {
+		case SHMRT_RECORD_RESULT:
+		case SHMRT_RECORD_ERROR:
+		case SHMRT_RECORD_PARTIAL:
+			outcome_of(pool, worker, &header, body);
+			break;
+		case SHMRT_RECORD_LOG:
+			kind = SHMRT_NOTE_LOG;
+			break;
+		case SHMRT_RECORD_EXIT:
+			kind = SHMRT_NOTE_EXIT;
+			break;
+		case SHMRT_RECORD_START_FAILED:
+			kind = SHMRT_NOTE_START_FAILED;
+			break;
+		default:
+			pool->stale++;
+		}
+		if (kind) {
+			struct shmrt_note *note = shmrt_hub__note(pool->hub, kind, pool, worker);
+			if (note == NULL)
+				pool->log_dropped++;
+			struct shmrt_payload dropped = {0};
+			struct shmrt_payload *payload = note ? &note->payload : &dropped;
+			if (read_message(pool->hub, &header, body, worker->owner, payload) != SHMRT_OK)
+				pool->stale++;
+			if (note == NULL) {
+				shmrt_hub__blocks_free(pool->hub, payload, SHMRT_BLOCK_HELD, pool->hub->owner);
+				shmrt_payload_clear(payload);
+			}
+		}
+		shmrt_lane_advance(&worker->results, &header);
+		taken++;
+	}
+	if (result == SHMRT_CORRUPT && !worker->abandoned && worker->kill_stage != 2 && worker->pidfd >= 0) {
+		/* Its lane cannot be read any more: end it; its tasks go on elsewhere. */
+		if (shmrt_pidfd_signal(worker->pidfd, 9) == SHMRT_OK)
+			worker->kill_stage = 2;
+	}
+	if (taken) {
+		shmrt_lane_release(&worker->results);
+		pool->full = worker->lane_full = false;
+		/* A worker that waits for room in this lane sleeps on its bell. It stored its phase, fenced, and looked at
+		 * head; we stored head, fence, and look at its phase (edge B1): one of the two sees the other. */
+		atomic_thread_fence(memory_order_seq_cst); /* B1 */
+		if ((shmrt_slot_phase_get(worker->slot) & 0xFF) == SHMRT_PHASE_BLOCKED)
+			shmrt_bell_ring(&worker->slot->bell);
+	}
+	return taken > 0;
+}

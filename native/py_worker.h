@@ -1,0 +1,44 @@
+/* py_worker.h -- the state of a worker's loop, shared by py_worker.c and py_publish.c. */
+#ifndef SHMRT_PY_WORKER_H
+#define SHMRT_PY_WORKER_H
+
+#include "hub.h"
+#include "py_message.h"
+
+typedef struct {
+	PyObject_HEAD
+	struct shmrt_control *control;
+	uint64_t control_size;
+	struct shmrt_lanes *lanes;
+	uint64_t lanes_size;
+	struct shmrt_slot *slot;
+	uint32_t slot_index;
+	struct shmrt_lane_consumer tasks;
+	struct shmrt_lane_producer results;
+	ShmrtArena *arena;
+	struct shmrt_encoder encoder, log_encoder;
+	PyObject **functions; /* by number: (callable, retry_on) or an exception that its unpickling raised */
+	uint32_t function_count;
+	PyObject *pack_exception; /* shmrt.process.remote.pack_exception */
+	uint64_t current_task;
+	uint64_t last_ring_ns;
+	bool ring_deferred, stop_requested, running, streamed;
+	uint64_t started, done, busy_ns, blocked_ns, logs_dropped;
+} WorkerLoop;
+
+/* ---- py_publish.c: the way of a result into its lane ---- */
+/* Tells the hub as far as it wants to know (hub.h): idle, at once; else at most every SHMRT_RING_EVERY_NS. */
+void shmrt_worker_ring_hub(WorkerLoop *self, bool idle);
+/* Sleeps on our own bell; the caller has armed it and looked again. -1: a signal handler raised. */
+int shmrt_worker_sleep(WorkerLoop *self, int64_t timeout_ns);
+/* Commits one record; the message's blocks become SENT first. */
+int shmrt_worker_publish(WorkerLoop *self, uint8_t kind, uint64_t id, uint32_t attempt, const struct shmrt_message *message);
+/* Encoder -> message; waits while the arena is short. -1 with an exception set. */
+int shmrt_worker_finish_message(WorkerLoop *self, struct shmrt_encoder *encoder, struct shmrt_message *message);
+/* What the reader will do with a pickled result, done here first: its failure is this task's failure. */
+int shmrt_worker_verify(WorkerLoop *self, const struct shmrt_message *message, PyObject *original);
+int shmrt_worker_publish_object(WorkerLoop *self, uint8_t kind, uint64_t id, uint32_t attempt, PyObject *object, bool verified);
+/* The exception that is set becomes this record. Never fails but by a signal handler or a corrupt lane. */
+int shmrt_worker_publish_exception(WorkerLoop *self, uint8_t kind, uint64_t id, PyObject *retry_on);
+
+#endif
