@@ -179,9 +179,8 @@ def _apply_warnings(description: dict[str, object]) -> None:
 
 def _add_builtins() -> None:
     """`exit`, `quit` and `help`, which `site` would have added."""
-    import builtins
-
     import _sitebuiltins
+    import builtins
 
     end = "Ctrl-D (i.e. EOF)"
     for name in ("exit", "quit"):

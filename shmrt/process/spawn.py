@@ -20,8 +20,19 @@ __all__ = ["Job", "close_all_but", "fork_child"]
 class Job:
     """What a worker needs to know about itself."""
 
-    __slots__ = ("arena_fd", "epoch", "index", "lanes_fd", "number", "pair", "restarts", "root_pid", "slots", "spec")
-    __slots__ += ("stacks_fd",)
+    __slots__ = (
+        "arena_fd",
+        "epoch",
+        "index",
+        "lanes_fd",
+        "number",
+        "pair",
+        "restarts",
+        "root_pid",
+        "slots",
+        "spec",
+        "stacks_fd",
+    )
 
     def __init__(
         self,

@@ -21,8 +21,8 @@ from shmrt.process.spawn import Job, close_all_but
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
-    from typing import Any
     from types import ModuleType
+    from typing import Any
 
 __all__ = ["STACK_BYTES", "clean_main", "run", "watch_logging"]
 

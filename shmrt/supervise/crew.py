@@ -17,8 +17,21 @@ __all__ = ["Crew", "Template", "Worker"]
 class Worker:
     """One process in one slot. `pid` is 0 while a template has not said it yet."""
 
-    __slots__ = ("crew", "dying", "epoch", "kill_ns", "number", "pid", "pidfd", "ready", "replaces", "slot", "start_ns")
-    __slots__ += ("retiring",)
+    __slots__ = (
+        "crew",
+        "dying",
+        "epoch",
+        "judged",
+        "kill_ns",
+        "number",
+        "pid",
+        "pidfd",
+        "ready",
+        "replaces",
+        "retiring",
+        "slot",
+        "start_ns",
+    )
 
     def __init__(self, crew: Crew, slot: int, epoch: int, number: int, now_ns: int) -> None:
         self.crew = crew
@@ -29,14 +42,15 @@ class Worker:
         self.pid = 0
         self.pidfd = -1
         self.ready = False
-        self.dying = False  # its end is certain: it counts as gone for the keeper
+        self.dying = False  # its end is certain
+        self.judged = False  # the keeper knows why, so it may be replaced before it is torn down
         self.retiring = False  # the hub lets it finish once its replacement is ready
         self.replaces: tuple[int, int] | None = None
         self.kill_ns = 0  # when SIGKILL follows whatever was tried before; 0: not planned
 
     @property
     def stays(self) -> bool:
-        return not self.dying and not self.retiring
+        return not self.judged and not self.retiring
 
 
 class Template:
@@ -68,8 +82,11 @@ class Crew:
         "removing",
         "replacing",
         "restarts",
+        "spec",
+        "stacks_fd",
+        "template",
+        "workers",
     )
-    __slots__ += ("spec", "stacks_fd", "template", "workers")
 
     def __init__(self, id: int, spec: dict[str, Any], first: int, count: int, fds: list[int]) -> None:
         self.id = id

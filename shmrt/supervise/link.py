@@ -215,6 +215,10 @@ class RootLink:
             for pool in self._pools.values():
                 os.close(pool.stacks_fd)
             self._pools.clear()
+            self.down = self.down or "it was closed"
+            if self._wake >= 0 and (thread is None or not thread.is_alive()):
+                os.close(self._wake)
+                self._wake = -1
 
     def _check(self) -> None:
         if os.getpid() != self.owner_pid:
@@ -242,7 +246,8 @@ class RootLink:
                 self._poke()
 
     def _poke(self) -> None:
-        os.eventfd_write(self._wake, 1)
+        if self._wake >= 0:
+            os.eventfd_write(self._wake, 1)
 
     # ---- the root's life --------------------------------------------------------------------------------------------
     def _start_root(self) -> None:

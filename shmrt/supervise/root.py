@@ -326,6 +326,10 @@ class Root:
                 self.on_ready(one)
             if abandoned and not one.dying:
                 self.kill(one)  # it may only have ended its main thread, or exec'ed
+                # What the main thread wrote is final now. A start failure waits for its status, and so does a
+                # pool that counts restarts, since its reasons are shown.
+                if one.ready and one.crew.spec.get("max_restarts") is None:
+                    self.judge(one, f"worker {one.number} died")
 
     def on_ready(self, one: Worker) -> None:
         one.ready = True
@@ -343,7 +347,24 @@ class Root:
 
     def order_and_kill(self, one: Worker, reason: int, task_id: int = 0) -> None:
         self.slots.order_kill(one.slot, reason, task_id)
+        one.judged = True  # an ordered death is nobody's fault
         self.kill(one)
+
+    def judge(self, one: Worker, reason: str, *, left: bool = False) -> None:
+        """Tells the keeper, once, how a worker that had been ready came to its end."""
+        if one.judged:
+            return
+        one.judged = True
+        info = self.slots.info(one.slot)
+        ordered = info["kill_reason"] != _native.KILL_NONE or one.crew.removing or one.retiring
+        in_task = info["phase"] in (_native.PHASE_DECODE, _native.PHASE_RUN, _native.PHASE_ENCODE)
+        one.crew.keeper.on_gone(
+            monotonic_ns(),
+            reason,
+            ordered=ordered or (left and bool(info["stop_requested"])),
+            progressed=info["done"] > 0 or not in_task,
+            random=self.random(),
+        )
 
     def reap(self, one: Worker) -> None:
         """The kernel has torn it down: take its status, end its group, tell everybody."""
@@ -363,14 +384,10 @@ class Root:
         if one.replaces is not None:
             crew.replacing.insert(0, one.replaces)
         reason = f"worker {one.number} {death.describe_status(status)}" + (" (out of memory)" if oom else "")
-        now = monotonic_ns()
-        if not one.ready and not ordered:
+        if one.ready:
+            self.judge(one, reason, left=status == 0)
+        elif not ordered:
             self.start_failed(crew, one.slot, one.epoch, f"{reason} before it was ready")
-        elif one.ready:
-            in_task = info["phase"] in (_native.PHASE_DECODE, _native.PHASE_RUN, _native.PHASE_ENCODE)
-            progressed = info["done"] > 0 or not in_task
-            clean = os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0 and bool(info["stop_requested"])
-            crew.keeper.on_gone(now, reason, ordered=ordered or clean, progressed=progressed, random=self.random())
         self.slots.gone(one.slot, status, oom)
         self.slots.ring_all()
         self.channel.send(("gone", one.slot, one.epoch, status, oom))
@@ -456,6 +473,7 @@ class Root:
             return
         if stack and one.ready:
             self.slots.order_kill(slot, reason, task_id)
+            one.judged = True
             _native.pidfd_signal(one.pidfd, signals.USR1)
             one.kill_ns = monotonic_ns() + _STACK_NS
         else:

@@ -51,7 +51,8 @@ def grandchildren(loop):
             sys.executable,
             "-S",
             "-c",
-            "import os\npid=os.fork()\nif not pid:\n os.setsid(); os.execvp('sleep', ['sleep', '1000'])\nprint(pid, flush=True)",
+            "import os\npid = os.fork()\n"
+            "if not pid:\n os.setsid()\n os.execvp('sleep', ['sleep', '1000'])\nprint(pid, flush=True)",
         ],
         stdout=subprocess.PIPE,
     )
