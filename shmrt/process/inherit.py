@@ -13,6 +13,10 @@ from __future__ import annotations
 import os
 import sys
 
+TYPE_CHECKING = False  # the module `typing` costs more than all else here
+if TYPE_CHECKING:
+    from typing import Any
+
 __all__ = ["apply", "describe", "limit_threads", "reseed"]
 
 # Finders that are no part of how modules are found in a worker: the interpreter's own, which are there, and
@@ -48,7 +52,7 @@ def _foreign(things: list[object]) -> list[tuple[int, bytes]]:
     return found
 
 
-def _warning_filters() -> list[tuple[object, ...]] | bytes | None:
+def _warning_filters() -> list[tuple[Any, ...]] | bytes | None:
     """The filters as plain rows where they are simple, which spares each worker the import of pickle."""
     import _warnings
 
@@ -82,7 +86,7 @@ def _umask() -> int:
     return mask
 
 
-def describe() -> dict[str, object]:
+def describe() -> dict[str, Any]:
     """Plain values for `apply`, taken now."""
     try:
         directory = os.getcwd()
@@ -109,38 +113,38 @@ def describe() -> dict[str, object]:
     }
 
 
-def apply(description: dict[str, object], threads: int | None = None) -> None:
+def apply(description: dict[str, Any], threads: int | None = None) -> None:
     """Makes this process look like the program that was described."""
     get = description.__getitem__
-    environment = {bytes(key): bytes(value) for key, value in get("environment").items()}  # type: ignore[attr-defined]
+    environment = {bytes(key): bytes(value) for key, value in get("environment").items()}
     for key in [key for key in os.environb if key not in environment]:
         del os.environb[key]
     for key, value in environment.items():
         if os.environb.get(key) != value:
             os.environb[key] = value
     limit_threads(threads)
-    os.umask(get("umask"))  # type: ignore[arg-type]
-    os.chdir(get("directory"))  # type: ignore[arg-type]
-    sys.path[:] = get("path")  # type: ignore[assignment]
+    os.umask(get("umask"))
+    os.chdir(get("directory"))
+    sys.path[:] = get("path")
     sys.path_importer_cache.clear()
-    sys.argv = list(get("argv"))  # type: ignore[call-overload]
-    sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix = get("prefix")  # type: ignore[misc]
-    sys.executable = get("executable")  # type: ignore[assignment]
+    sys.argv = list(get("argv"))
+    sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix = get("prefix")
+    sys.executable = get("executable")
     sys.dont_write_bytecode = bool(get("dont_write_bytecode"))
-    sys.pycache_prefix = get("pycache_prefix")  # type: ignore[assignment]
-    sys.setrecursionlimit(get("recursion_limit"))  # type: ignore[arg-type]
-    sys.setswitchinterval(get("switch_interval"))  # type: ignore[arg-type]
+    sys.pycache_prefix = get("pycache_prefix")
+    sys.setrecursionlimit(get("recursion_limit"))
+    sys.setswitchinterval(get("switch_interval"))
     if get("int_max_str_digits") is not None:
-        sys.set_int_max_str_digits(get("int_max_str_digits"))  # type: ignore[arg-type]
-    _apply_hooks(get("path_hooks"), sys.path_hooks)  # type: ignore[arg-type]
-    _apply_hooks(get("meta_path"), sys.meta_path)  # type: ignore[arg-type]
+        sys.set_int_max_str_digits(get("int_max_str_digits"))
+    _apply_hooks(get("path_hooks"), sys.path_hooks)
+    _apply_hooks(get("meta_path"), sys.meta_path)
     sys.path_importer_cache.clear()
     _apply_warnings(description)
     if get("has_site"):
         _add_builtins()
 
 
-def _apply_hooks(described: list[tuple[int, bytes]], hooks: list[object]) -> None:
+def _apply_hooks(described: list[tuple[int, bytes]], hooks: list[Any]) -> None:
     if not described:
         return
     import pickle
@@ -154,8 +158,8 @@ def _apply_hooks(described: list[tuple[int, bytes]], hooks: list[object]) -> Non
             hooks.insert(min(position, len(hooks)), hook)
 
 
-def _apply_warnings(description: dict[str, object]) -> None:
-    sys.warnoptions[:] = description["warn_options"]  # type: ignore[assignment]
+def _apply_warnings(description: dict[str, Any]) -> None:
+    sys.warnoptions[:] = description["warn_options"]
     described = description["warning_filters"]
     if described is None:
         return
@@ -168,7 +172,7 @@ def _apply_warnings(description: dict[str, object]) -> None:
     else:
         import builtins
 
-        rows: list[tuple[str, None, str, str | None, int]] = described  # type: ignore[assignment]
+        rows: list[tuple[str, None, str, str | None, int]] = described
         filters = [(action, None, getattr(builtins, name), module, line) for action, _, name, module, line in rows]
     if list(_warnings.filters) != filters:
         _warnings.filters[:] = filters

@@ -11,7 +11,7 @@ worker    INT is ignored, since Ctrl-C belongs to the program, which then ends i
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 
 from shmrt import _native
 

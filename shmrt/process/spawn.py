@@ -74,7 +74,7 @@ def fork_child(run: Callable[[], int]) -> int:
         try:
             import sys
 
-            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+            sys.excepthook(*sys.exc_info())
         except BaseException:
             pass
     finally:

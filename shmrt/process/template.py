@@ -23,6 +23,10 @@ from shmrt import _native
 from shmrt.process import inherit, signals, worker
 from shmrt.process.spawn import Job, close_all_but
 
+TYPE_CHECKING = False  # the module `typing` costs more than all else here
+if TYPE_CHECKING:
+    from typing import Any
+
 __all__ = ["run"]
 
 
@@ -82,7 +86,7 @@ def _threads() -> tuple[int, list[str]]:
     return native, names
 
 
-def _send(socket: int, message: tuple[object, ...]) -> None:
+def _send(socket: int, message: tuple[Any, ...]) -> None:
     try:
         while _native.send_fds(socket, marshal.dumps(message), ()) is None:
             _native.poll([(socket, _native.POLLOUT)], -1)
@@ -121,6 +125,6 @@ def _spawn(pattern: Job, socket: int, command: tuple[str, int, int, int, int, in
         job.index, job.epoch, job.pair, job.number, job.restarts = slot, epoch, pair, number, restarts
         code = worker.run(job, middle_pid=parent)
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
     finally:
         os._exit(code)

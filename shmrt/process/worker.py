@@ -142,7 +142,7 @@ class _LoggingWatch:
     def find_spec(self, name: str, path: object = None, target: object = None) -> Any:
         if name != "logging":
             return None
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        sys.meta_path.remove(self)
         from importlib.machinery import PathFinder
 
         spec = PathFinder.find_spec(name)
@@ -204,11 +204,11 @@ def _leave(spec: dict[str, object]) -> int:
         try:
             _loop.exit_value(pickle.loads(hook)())  # type: ignore[arg-type]
         except BaseException:
-            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+            sys.excepthook(*sys.exc_info())
             code = 1
     threading = sys.modules.get("threading")
     if threading is not None:
-        threading._shutdown()  # type: ignore[attr-defined]
+        threading._shutdown()
     import atexit
 
     atexit._run_exitfuncs()

@@ -389,7 +389,7 @@ class RootLink:
     def _tell(self, message: tuple[Any, ...]) -> None:
         if message[0] == "removed":
             with self._lock:
-                pool = self._pools.pop(message[1], None)  # type: ignore[call-overload]
+                pool = self._pools.pop(message[1], None)
                 if pool is not None:
                     os.close(pool.stacks_fd)
         if self._on_event is not None:

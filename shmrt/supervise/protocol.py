@@ -35,6 +35,10 @@ import marshal
 
 from shmrt import _native
 
+TYPE_CHECKING = False  # the module `typing` costs more than all else here
+if TYPE_CHECKING:
+    from typing import Any
+
 __all__ = ["Channel", "ProtocolError"]
 
 _HEADER = 8  # 5 bytes of length, 3 bytes of descriptor count
@@ -61,7 +65,7 @@ class Channel:
     def pending(self) -> bool:
         return bool(self._out)
 
-    def send(self, message: tuple[object, ...], fds: tuple[int, ...] = ()) -> None:
+    def send(self, message: tuple[Any, ...], fds: tuple[int, ...] = ()) -> None:
         """Queues one message and sends what the socket takes. The descriptors must stay open until `pending` is
         False; callers that close theirs pass duplicates. After the peer is gone nothing is sent and nothing raised:
         the end of the stream says so."""
@@ -88,7 +92,7 @@ class Channel:
             else:  # the descriptors went with the first byte
                 self._out[0] = (data[sent:], ())
 
-    def receive(self) -> list[tuple[tuple[object, ...], list[int]]]:
+    def receive(self) -> list[tuple[tuple[Any, ...], list[int]]]:
         """Every whole message that has arrived, with its descriptors. At the end of the stream `closed` is True."""
         while not self.closed:
             try:
@@ -104,8 +108,8 @@ class Channel:
             self._in += data
         return self._split()
 
-    def _split(self) -> list[tuple[tuple[object, ...], list[int]]]:
-        messages: list[tuple[tuple[object, ...], list[int]]] = []
+    def _split(self) -> list[tuple[tuple[Any, ...], list[int]]]:
+        messages: list[tuple[tuple[Any, ...], list[int]]] = []
         start = 0
         while len(self._in) - start >= _HEADER:
             length = int.from_bytes(self._in[start : start + 5], "little")

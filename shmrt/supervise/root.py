@@ -251,7 +251,7 @@ class Root:
             os.close(theirs)
         crew.template = Template(pid, _native.pidfd_open(pid), ours)
 
-    def tell_template(self, crew: Crew, command: tuple[object, ...]) -> None:
+    def tell_template(self, crew: Crew, command: tuple[Any, ...]) -> None:
         assert crew.template is not None
         try:
             # A full socket of a stopped template leaves the worker STARTING; the template's end settles it.
