@@ -14,7 +14,7 @@ MORE = """dedup reads Python files (default: a sample of this installation), and
 random workers get SIGKILL, and a few generated files kill every worker that touches them: those are given up
 after three attempts and listed. At the end the answer is compared with a serial run's."""
 
-SAMPLE = 1200
+SAMPLE = 500
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     outcome = drive.drive(target, screen, drain_timeout=arguments.drain_timeout, kill=arguments.chaos, seed=seed)
     letters = [drive.evidence(letter) for letter in outcome.dead_letters]
     for letter in letters:
+        letter["item"] = letter["item"] if isinstance(letter["item"], str) else letter["item"][0]  # its path
         screen.note(drive.evidence_line(letter), colour="yellow")
     drive.finish(outcome)
     summary = outcome.summary
