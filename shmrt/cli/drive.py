@@ -36,6 +36,10 @@ class Outcome:
     drained: bool = True
 
 
+SAME_S = 0.2
+"""Programs like timeout(1) signal the process and its group: a second signal this soon is the first one again."""
+
+
 class StopNow(BaseException):
     """The second signal, or the drain that took too long."""
 
@@ -47,6 +51,7 @@ class Signals:
         self._limit, self._screen = drain_timeout, screen
         self._before: dict[signal.Signals, Any] = {}
         self.first: signal.Signals | None = None
+        self._at = 0.0
         self.stopping = threading.Event()
 
     def __enter__(self) -> Signals:
@@ -60,11 +65,14 @@ class Signals:
             signal.signal(number, handler)
 
     def _on(self, number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGALRM or self.first is not None or self._limit == 0:
-            if number != signal.SIGALRM:
-                self.first = self.first or signal.Signals(number)
+        if number == signal.SIGALRM:
             raise StopNow
-        self.first = signal.Signals(number)
+        if self.first is not None and time.monotonic() - self._at < SAME_S:
+            return
+        if self.first is not None or self._limit == 0:
+            self.first = self.first or signal.Signals(number)
+            raise StopNow
+        self.first, self._at = signal.Signals(number), time.monotonic()
         self.stopping.set()
         signal.setitimer(signal.ITIMER_REAL, self._limit)
         self._screen.note(f"{self.first.name}: draining, at most {self._limit:g} s; once more stops now")
@@ -107,7 +115,7 @@ class Watched:
     def __iter__(self) -> Iterator[Any]:
         every = 0.1 if self._screen.terminal else 5.0
         shown = started = time.monotonic()
-        for item in self._run:
+        for item in _failing_clearly(self._run):
             self.count += 1
             yield item
             now = time.monotonic()
@@ -115,6 +123,22 @@ class Watched:
                 shown = now
                 self._screen.progress(progress_text(self.count, self._total, now - started, self._chaos.killed))
         self._screen.clear()
+
+
+def _failing_clearly(run: Iterable[Any]) -> Iterator[Any]:
+    """An error of the user's functions, or of the runtime, ends the command with its own words and no traceback."""
+    from shmrt.errors import RuntimeDown, SegmentError
+
+    try:
+        yield from run
+    except (RuntimeDown, SegmentError, OSError):
+        raise
+    except Exception as error:
+        notes = getattr(error, "__notes__", ())
+        raise CliError(
+            f"the run failed: {type(error).__name__}: {error}",
+            hint=notes[0] if notes else "--on-error dead_letter lists what fails and goes on",
+        ) from None
 
 
 def progress_text(count: int, total: int | None, seconds: float, killed: int) -> str:

@@ -23,6 +23,7 @@ a file is a random word of this run, so no file found on a disk can do it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -245,16 +246,19 @@ def source_files(root: str | None = None, *, sample: int | None = None, seed: in
     )
     if sample is None or sample >= len(found):
         return found
-    # Copies of a file mostly keep its name, so names are drawn, not files: a sample has clusters too.
-    by_name: dict[str, list[str]] = {}
+    # Copies mostly keep their name and size, so half of the sample is drawn from files that share both: it has clusters.
+    alike: dict[tuple[str, int], list[str]] = {}
     for path in found:
-        by_name.setdefault(os.path.basename(path), []).append(path)
-    names = sorted(by_name)
-    random.Random(seed).shuffle(names)
-    chosen: list[str] = []
-    while len(chosen) < sample:
-        chosen += by_name[names.pop()]
-    return sorted(chosen[:sample])
+        with contextlib.suppress(OSError):
+            alike.setdefault((os.path.basename(path), os.path.getsize(path)), []).append(path)
+    groups = sorted(group for group in alike.values() if 2 <= len(group) <= 8)
+    generator = random.Random(seed)
+    generator.shuffle(groups)
+    chosen: set[str] = set()
+    while groups and 2 * len(chosen) < sample:
+        chosen.update(groups.pop())
+    others = [path for path in found if path not in chosen]
+    return sorted([*chosen, *generator.sample(others, sample - len(chosen))])[:sample]
 
 
 class _Input:
