@@ -211,6 +211,10 @@ static PyObject *core_remove(ShmrtPoolCore *self, PyObject *Py_UNUSED(ignored)) 
 	if (shmrt_hub_remove_pool(&self->hub->hub, self->pool) != SHMRT_OK)
 		Py_RETURN_FALSE;
 	self->pool = NULL;
+	/* The table of functions refers back to us; this type takes no part in garbage collection. */
+	Py_CLEAR(self->register_function);
+	Py_CLEAR(self->last_function);
+	Py_CLEAR(self->last_retry_on);
 	Py_RETURN_TRUE;
 }
 

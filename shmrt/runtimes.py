@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import weakref
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,25 @@ _LOG_TAIL = 20
 _lock = threading.RLock()
 _default: Runtime | None = None
 _current: list[Runtime] = []
+
+
+_open: weakref.WeakSet[Runtime] = weakref.WeakSet()
+_registered = False
+
+
+def _finish_at_exit(runtime: Runtime) -> None:
+    """Once for all runtimes, and weakly: a runtime that was stopped is not kept alive by this."""
+    global _registered
+    with _lock:
+        _open.add(runtime)
+        if not _registered:
+            threading._register_atexit(_finish_all)  # type: ignore[attr-defined]
+            _registered = True
+
+
+def _finish_all() -> None:
+    for runtime in list(_open):
+        runtime._at_exit()
 
 
 def default_workers() -> int:
@@ -185,7 +205,7 @@ class Runtime:
             self._slots.ring(_native.SLOT_ROOT)
             self._dispatcher = threading.Thread(target=self._dispatch, name="shmrt-dispatch", daemon=True)
             self._dispatcher.start()
-            threading._register_atexit(self._at_exit)  # type: ignore[attr-defined]
+            _finish_at_exit(self)
             self._started = True
         return self
 
@@ -203,7 +223,9 @@ class Runtime:
             self._stopped = True
         self._link.close(grace)
         self._hub.stop()
-        self._dispatcher.join()
+        if threading.current_thread() is not self._dispatcher:
+            self._dispatcher.join()
+        self._slots.close()
         self._ended.set()
 
     def wait(self, timeout: float | None = None) -> str | None:

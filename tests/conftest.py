@@ -35,6 +35,8 @@ def descriptors() -> dict[int, str]:
     for number in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             what = os.readlink(f"/proc/self/fd/{number}")
+            if what.startswith("/memfd:shmrt-arena"):
+                continue  # the process's default arena lives as long as the process
             if what.startswith(("/memfd:", "/dev/shm/", "anon_inode:[pidfd]", "anon_inode:[eventfd]")):
                 found[int(number)] = what
     return found
