@@ -12,7 +12,9 @@ If the worker dies while packing, the task was still running and its outcome is 
 
 from __future__ import annotations
 
-from typing import Any
+TYPE_CHECKING = False  # workers start without typing, which would cost them more than all else
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["RemoteTraceback", "broken_reasons", "log_tails", "make_error", "pack_exception", "unpack_exception"]
 

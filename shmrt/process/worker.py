@@ -16,7 +16,7 @@ import os
 import sys
 
 from shmrt import _native
-from shmrt.process import inherit, signals
+from shmrt.process import inherit, remote, signals
 from shmrt.process.spawn import Job, close_all_but
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
@@ -29,6 +29,7 @@ __all__ = ["STACK_BYTES", "clean_main", "run", "watch_logging"]
 #: Bytes of the pool's stack file that belong to each worker, at pair * STACK_BYTES.
 STACK_BYTES = 65536
 
+_ = remote.pack_exception  # imported here, in the root, so that no worker pays for it
 _loop: Any = None  # the loop of this worker: log records go through it
 
 
