@@ -43,6 +43,7 @@ class ManualFutureSource:
 # native/py_bench.c
 
 def ping_pong_ns(rounds: int, /) -> float: ...
+
 # native/py_message.c, py_block.c, py_arena.c, py_ring.c
 
 def encode(obj: object, /) -> bytes: ...

@@ -15,7 +15,10 @@ from __future__ import annotations
 
 import queue
 import signal as _signal
-from typing import Any
+
+TYPE_CHECKING = False  # `typing` is not worth its time at start
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "AlreadyStarted",

@@ -19,22 +19,23 @@ import itertools
 import threading
 import weakref
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from shmrt import _native
 from shmrt.pool_map import AsyncResults, Results, UnorderedResults
 from shmrt.pool_options import PoolView, TaskOptions, check_attempts, nanoseconds
 from shmrt.spec import RingSpec, check_count, check_seconds, parse_size
 
+TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
     from types import TracebackType
+    from typing import Any, TypeVar
 
     from shmrt.runtimes import Runtime
 
-__all__ = ["Future", "Pool"]
+    T = TypeVar("T")
 
-T = TypeVar("T")
+__all__ = ["Future", "Pool"]
 
 Future: Any = _native.future_class()
 

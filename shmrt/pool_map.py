@@ -11,12 +11,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
 
 from shmrt.spec import check_count, check_seconds
 
+TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Any
 
     from shmrt.pool import Pool
     from shmrt.pool_options import TaskOptions

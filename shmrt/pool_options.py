@@ -6,14 +6,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from dataclasses import replace as _replace
-from typing import TYPE_CHECKING, Any
-
 from shmrt.spec import check_count, check_seconds
 
+TYPE_CHECKING = False  # `typing` and `dataclasses` would cost as much as starting the workers
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
 
     from shmrt.pool import Pool
 
@@ -31,20 +29,31 @@ def check_attempts(value: int) -> int:
     return check_count(value, "max_attempts", most=1000)
 
 
-@dataclass(frozen=True, slots=True)
 class TaskOptions:
-    """How one call is run. Seconds; None is no limit."""
+    """How one call is run. Seconds; None is no limit. Not changed after it was made."""
 
-    timeout: float | None = None
-    deadline: float | None = None
-    max_attempts: int = 1
-    retry_on: tuple[type[BaseException], ...] = ()
-    priority: int = 0
-    affinity: int = -1
+    __slots__ = ("affinity", "deadline", "max_attempts", "priority", "retry_on", "timeout")
+
+    def __init__(
+        self,
+        *,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        max_attempts: int = 1,
+        retry_on: tuple[type[BaseException], ...] = (),
+        priority: int = 0,
+        affinity: int = -1,
+    ) -> None:
+        self.timeout = timeout
+        self.deadline = deadline
+        self.max_attempts = max_attempts
+        self.retry_on = retry_on
+        self.priority = priority
+        self.affinity = affinity
 
     def replace(self, **options: Any) -> TaskOptions:
         """These options with some changed; each is checked and named if wrong."""
-        known = {field.name for field in fields(self)} - {"affinity"}
+        known = set(self.__slots__) - {"affinity"}
         for name in options:
             if name not in known:
                 raise TypeError(f"options() has no option {name!r}; there are {', '.join(sorted(known))}")
@@ -63,7 +72,7 @@ class TaskOptions:
                 if not (isinstance(kind, type) and issubclass(kind, BaseException)):
                     raise TypeError(f"retry_on must name exception types, not {kind!r}")
             options["retry_on"] = retry_on
-        return _replace(self, **options)
+        return TaskOptions(**{name: options.get(name, getattr(self, name)) for name in self.__slots__})
 
     def packed(self) -> tuple[Any, ...]:
         """What the C side takes."""

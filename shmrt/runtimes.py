@@ -22,15 +22,16 @@ import sys
 import threading
 import weakref
 from time import monotonic
-from typing import TYPE_CHECKING, Any
 
 from shmrt import _native
 from shmrt.errors import PoolBroken, RuntimeDown, SegmentError
 from shmrt.spec import parse_size
 
+TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+    from typing import Any
 
     from shmrt.pool import Pool
     from shmrt.spec import RingSpec

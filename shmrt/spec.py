@@ -14,12 +14,15 @@ Durations are float seconds; sizes are int bytes or strings such as `"64MiB"`. A
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+
+TYPE_CHECKING = False  # `typing` and `dataclasses` would be half of what importing this package costs
+if TYPE_CHECKING:
+    from typing import Any, Literal
+
+    OnFull = Literal["block", "raise", "drop_oldest", "drop_newest"]
 
 __all__ = ["OnFull", "RingSpec", "check_count", "check_seconds", "parse_duration", "parse_size"]
 
-OnFull = Literal["block", "raise", "drop_oldest", "drop_newest"]
 ON_FULL: tuple[OnFull, ...] = ("block", "raise", "drop_oldest", "drop_newest")
 
 _UNITS = {"": 1, "b": 1}
@@ -109,7 +112,6 @@ def check_count(value: int, argument: str, *, least: int = 1, most: int = 2**31 
     return value
 
 
-@dataclass(frozen=True, slots=True)
 class RingSpec:
     """The capacity of a ring and what a `put` does when it is full.
 
@@ -117,19 +119,43 @@ class RingSpec:
     (int or string); larger payloads travel by reference. `on_full`: `block`, `raise`, `drop_oldest`, `drop_newest`.
     """
 
-    slots: int = 1024
-    slot_bytes: int = 512
-    on_full: OnFull = "block"
+    __slots__ = ("on_full", "slot_bytes", "slots")
+    __match_args__ = ("slots", "slot_bytes", "on_full")
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "slots", check_count(self.slots, "slots", most=2**24))
-        size = parse_size(self.slot_bytes, "slot_bytes")
+    slots: int
+    slot_bytes: int
+    on_full: OnFull
+
+    def __init__(self, slots: int = 1024, slot_bytes: int | str = 512, on_full: OnFull = "block") -> None:
+        slots = check_count(slots, "slots", most=2**24)
+        size = parse_size(slot_bytes, "slot_bytes")
         if not 16 <= size <= 2**26:
-            raise ValueError(f"slot_bytes={self.slot_bytes!r} must be from 16 bytes to 64 MiB")
+            raise ValueError(f"slot_bytes={slot_bytes!r} must be from 16 bytes to 64 MiB")
+        if on_full not in ON_FULL:
+            raise ValueError(f"on_full={on_full!r} must be one of {', '.join(ON_FULL)}")
+        if slots * (size + 64) >= 2**40:
+            raise ValueError(f"slots={slots} of slot_bytes={size} take more than 1 TiB; use fewer")
+        object.__setattr__(self, "slots", slots)
         object.__setattr__(self, "slot_bytes", size)
-        if self.on_full not in ON_FULL:
-            raise ValueError(f"on_full={self.on_full!r} must be one of {', '.join(ON_FULL)}")
-        if self.slots * (self.slot_bytes + 64) >= 2**40:
-            raise ValueError(
-                f"slots={self.slots} of slot_bytes={self.slot_bytes} take more than 1 TiB; use fewer or smaller"
-            )
+        object.__setattr__(self, "on_full", on_full)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a RingSpec cannot be changed; make another one with {name}={value!r}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a RingSpec cannot be changed; {name} cannot be deleted")
+
+    def _key(self) -> tuple[int, int, str]:
+        return (self.slots, self.slot_bytes, self.on_full)
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, RingSpec) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return f"RingSpec(slots={self.slots}, slot_bytes={self.slot_bytes}, on_full={self.on_full!r})"
+
+    def __reduce__(self) -> Any:
+        return (RingSpec, self._key())

@@ -98,7 +98,9 @@ def open_named(name: str) -> int:
     try:
         return int(posix_ipc.SharedMemory("/" + _file_name(name)).fd)
     except posix_ipc.ExistentialError:
-        raise NotFound(f"no ring named {name!r} for user {os.geteuid()}; Ring.create(name={name!r}) makes one") from None
+        raise NotFound(
+            f"no ring named {name!r} for user {os.geteuid()}; Ring.create(name={name!r}) makes one"
+        ) from None
     except (OSError, posix_ipc.Error) as error:
         raise SegmentError(f"the ring named {name!r} cannot be opened: {error}") from error
 

@@ -200,9 +200,7 @@ class Ring(_native.RingCore):
             names.check_name(name)
             most = _native.default_limit() if limit is None else parse_size(limit, "limit")
             size = cls._file_size(spec.slots, spec.slot_bytes, most)
-            names.create_named(
-                name, size, lambda fd: made._make_in(fd, spec.slots, spec.slot_bytes, policy, most)
-            )
+            names.create_named(name, size, lambda fd: made._make_in(fd, spec.slots, spec.slot_bytes, policy, most))
         made._set_up(spec, name)
         return made
 

@@ -13,10 +13,11 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 __all__ = ["FunctionTable", "dumps"]
 

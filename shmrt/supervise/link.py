@@ -22,7 +22,6 @@ import os
 import sys
 import threading
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Any
 
 from shmrt import _native
 from shmrt.decide.intensity import Intensity
@@ -32,8 +31,10 @@ from shmrt.process.signals import KILL
 from shmrt.process.worker import STACK_BYTES
 from shmrt.supervise.protocol import Channel
 
+TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 __all__ = ["RootLink", "make_spec"]
 
