@@ -288,12 +288,14 @@ class Delivery:
                     node.starving = self._source_open and not node.open
             self._grant()
         effects, self._effects = self._effects, []
+        # A Stop ends the run wherever in this step it was decided: it comes last, and nothing is started beside it.
+        stops = [effect for effect in effects if isinstance(effect, Stop)][:1]
+        if stops:
+            effects = [effect for effect in effects if not isinstance(effect, (Stop, Submit))]
         if self._out:
-            stop = effects.pop() if self._over and effects and isinstance(effects[-1], Stop) else None
             effects.append(Deliver(self._out))
             self._out = []
-            if stop is not None:
-                effects.append(stop)
+        effects += stops
         if drained and not self._over:
             self._over = True
             effects.append(Finished(self._source_error))

@@ -11,6 +11,7 @@ import asyncio
 import concurrent.futures as cf
 import gc
 import logging
+import os
 import random
 import subprocess
 import sys
@@ -293,7 +294,7 @@ def test_wait_is_ended_by_the_dispatcher(source: Any, when: str) -> None:
     def dispatch() -> None:
         started.wait(LIMIT_S)
         while sum(name == "watch" for name, _ in source.calls) < 10:
-            time.sleep(0.001)
+            os.sched_yield()
         for token in range(10):
             source.post(token, "exception" if token == 5 else "value", KeyError(token))
         source.dispatch()

@@ -121,7 +121,8 @@ def check_calls(module: str, text: str) -> Iterator[str]:
 def check_shared_memory(module: str, text: str) -> Iterator[str]:
     """The standard library's shared memory has a tracker that unlinks what others use."""
     for line, other in imports_of(ast.parse(text)):
-        if other.startswith("multiprocessing"):
+        # Its descriptor passing has no tracker: a ring that is pickled to a spawned process needs it.
+        if other.startswith("multiprocessing") and other != "multiprocessing.reduction":
             yield f"{module}:{line} imports {other}: segments come from shmrt.memory, processes from shmrt.process"
 
 
