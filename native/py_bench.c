@@ -4,7 +4,7 @@
  * machine it moves by a factor of several. A forked child answers a word in a page that both map; both are pinned.
  *
  * Bytes: two words, SHMRT_LINE apart. `ping` is written by the caller only, `pong` by the child only.
- * Edges: B1 ping store -> child's ping load; B2 pong store -> caller's pong load. The words carry nothing else.
+ * Edges: P1 ping store -> child's ping load; P2 pong store -> caller's pong load. The words carry nothing else.
  * If the child dies, the caller sees its pong no more: it gives up after a second and says so. If the caller dies,
  * the child is ended by its parent-death signal.
  */
@@ -54,21 +54,21 @@ static void answer(struct shmrt_bench_page *page, pid_t parent, int cpu) {
 		_exit(1);
 	uint64_t seen = 0;
 	for (;;) {
-		uint64_t now = atomic_load_explicit(&page->ping, memory_order_acquire); /* B1 */
+		uint64_t now = atomic_load_explicit(&page->ping, memory_order_acquire); /* P1 */
 		if (now == UINT64_MAX)
 			_exit(0);
 		if (now != seen) {
 			seen = now;
-			atomic_store_explicit(&page->pong, seen, memory_order_release); /* B2 */
+			atomic_store_explicit(&page->pong, seen, memory_order_release); /* P2 */
 		}
 	}
 }
 
 /* One round trip. False when no answer came within the patience. */
 static bool ask(struct shmrt_bench_page *page, uint64_t number) {
-	atomic_store_explicit(&page->ping, number, memory_order_release); /* B1 */
+	atomic_store_explicit(&page->ping, number, memory_order_release); /* P1 */
 	uint64_t spins = 0, end = 0;
-	while (atomic_load_explicit(&page->pong, memory_order_acquire) != number) { /* B2 */
+	while (atomic_load_explicit(&page->pong, memory_order_acquire) != number) { /* P2 */
 		if ((++spins & 0xFFFFF) != 0)
 			continue;
 		uint64_t now = shmrt_now_ns();
@@ -135,7 +135,7 @@ static PyObject *ping_pong_ns(PyObject *module, PyObject *argument) {
 	Py_BEGIN_ALLOW_THREADS;
 	if (pin(cpus[0]) == 0)
 		answered = measure(page, rounds, &median);
-	atomic_store_explicit(&page->ping, UINT64_MAX, memory_order_release); /* B1: the word to end */
+	atomic_store_explicit(&page->ping, UINT64_MAX, memory_order_release); /* P1: the word to end */
 	if (!answered)
 		kill(child, SIGKILL);
 	while (waitpid(child, NULL, 0) < 0 && errno == EINTR)

@@ -392,7 +392,7 @@ static PyObject *slots_generation(SlotsObject *self, void *unused) {
 	(void)unused;
 	if (!self->control)
 		return PyErr_Format(PyExc_ValueError, "the process table is closed");
-	return PyLong_FromUnsignedLongLong(atomic_load_explicit(&self->control->root_generation, memory_order_acquire));
+	return PyLong_FromUnsignedLongLong(atomic_load_explicit(&self->control->root_generation, memory_order_acquire)); /* a count by itself */
 }
 static PyObject *slots_fd(SlotsObject *self, void *unused) {
 	(void)unused;

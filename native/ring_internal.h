@@ -18,7 +18,7 @@ struct shmrt_ring_view {
 	uint64_t head, next, tail, holes;
 };
 
-static inline void shmrt_ring_step(void) { atomic_signal_fence(memory_order_seq_cst); }
+static inline void shmrt_ring_step(void) { atomic_signal_fence(memory_order_seq_cst); } /* orders the compiler only */
 
 static inline uint64_t shmrt_ring_load(const _Atomic uint64_t *word) {
 	return atomic_load_explicit(word, memory_order_relaxed); /* R1, or only a hint */

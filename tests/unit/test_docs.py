@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from shmrt import _native
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 NATIVE = sorted((ROOT / "native").glob("*.[ch]"))
@@ -54,3 +56,62 @@ def rows(page: str) -> list[list[str]]:
 def test_examples_are_found() -> None:
     """The extraction sees the tutorial."""
     assert len(blocks("tutorial.md")) >= 10
+
+
+def test_every_byte_map_is_that_of_the_code() -> None:
+    """layout.md names every field of every struct with its offset, and every size."""
+    found = {row[1]: int(row[0]) for row in rows("layout.md") if row[0].isdigit()}
+    fields = {name: value for name, value in _native.LAYOUT.items() if "." in name}
+    assert found == fields
+    sizes = dict(re.findall(r"^`(\w+)`, (\d+) bytes", (DOCS / "layout.md").read_text(), re.M))
+    assert {name: int(size) for name, size in sizes.items()} == {
+        name: _native.LAYOUT[name] for name in {field.split(".")[0] for field in fields}
+    }
+    assert f"Layout version {_native.LAYOUT_VERSION}." in (DOCS / "layout.md").read_text()
+
+
+def comments(text: str) -> str:
+    return "\n".join(re.findall(r"/\*.*?\*/", text, re.DOTALL))
+
+
+def test_every_edge_label_is_in_the_table_and_the_other_way_round() -> None:
+    """ordering.md has the labels of the C sources, no more and no less."""
+    labels = {label for path in NATIVE for label in re.findall(r"\b[A-Z]\d\b", comments(path.read_text()))}
+    assert {row[0] for row in rows("ordering.md") if re.fullmatch(r"[A-Z]\d", row[0])} == labels
+
+
+ORDERED = re.compile(r"memory_order_(acquire|release|acq_rel|seq_cst)")
+
+
+def unexplained(text: str) -> list[int]:
+    """Lines with an ordering that neither they nor their neighbours explain: two lines either way."""
+    lines = text.splitlines()
+    return [
+        number
+        for number, line in enumerate(lines, 1)
+        if ORDERED.search(line) and not any("*/" in near for near in lines[max(number - 4, 0) : number + 2])
+    ]
+
+
+def test_every_ordering_is_explained() -> None:
+    """An acquire or release without a comment is a guess."""
+    found = {path.name: lines for path in NATIVE if (lines := unexplained(path.read_text()))}
+    assert not found
+    assert unexplained("x = atomic_load_explicit(&a, memory_order_acquire);\n") == [1]
+
+
+def test_named_files_and_tests_exist() -> None:
+    """What a page names in backquotes as a file or a test is there."""
+    tests = {
+        name
+        for path in [*ROOT.glob("tests/**/*.py"), *ROOT.glob("tests/**/*.c")]
+        for name in re.findall(r"^(?:def|static void|void|static int|int) (test_\w+)", path.read_text(), re.M)
+    }
+    missing = []
+    for page in DOCS.rglob("*.md"):
+        for word in re.findall(r"`([\w./-]+)`", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)):
+            if re.fullmatch(r"(native|shmrt|tests|bench|docs)/[\w./-]+\.\w+", word) and not (ROOT / word).exists():
+                missing.append(f"{page.name}: {word}")
+            if re.fullmatch(r"test_\w+", word) and word not in tests:
+                missing.append(f"{page.name}: {word}")
+    assert not missing
