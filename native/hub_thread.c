@@ -73,7 +73,7 @@ int shmrt_hub_start_thread(struct shmrt_hub *hub) {
 	if (failed)
 		return SHMRT_SYSTEM;
 	hub->thread_started = true;
-	while (atomic_load_explicit(&hub->thread_running, memory_order_acquire) == 0) {
+	while (atomic_load_explicit(&hub->thread_running, memory_order_acquire) == 0) { /* thread_main says that it runs */
 		int result = shmrt_futex_wait(&hub->thread_running, 0, SHMRT_FOREVER);
 		(void)result;
 	}
