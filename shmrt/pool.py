@@ -144,7 +144,7 @@ class Pool(Executor):
         )
         self._core = self._opened.core
         if self._max_pending is None and type(self).submit is Pool.submit:
-            self.submit = self._core.submit  # the C method itself: the shortest way in
+            self.submit = self._core.submit  # the C method itself: the shortest way in  # type: ignore[method-assign]
 
     # ---- calls ----------------------------------------------------------------------------------------------------
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Any:

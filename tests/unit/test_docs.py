@@ -6,6 +6,7 @@ lines say. Byte maps agree with LAYOUT, edge labels with the C sources, named te
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -115,3 +116,25 @@ def test_named_files_and_tests_exist() -> None:
             if re.fullmatch(r"test_\w+", word) and word not in tests:
                 missing.append(f"{page.name}: {word}")
     assert not missing
+
+
+def test_the_types_of_the_core_are_those_of_the_core() -> None:
+    """_native.pyi names every public name and method of the built module, and no other."""
+    told: dict[str, set[str]] = {}
+    for node in ast.parse((ROOT / "shmrt" / "_native.pyi").read_text()).body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            told[node.target.id] = set()
+        elif isinstance(node, ast.FunctionDef):
+            told[node.name] = set()
+        elif isinstance(node, ast.ClassDef):
+            names = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
+            names |= {
+                part.target.id for part in node.body if isinstance(part, ast.AnnAssign) and hasattr(part.target, "id")
+            }
+            told[node.name] = {name for name in names if not name.startswith("__")}
+    real = {
+        name: {part for part in vars(value) if not part.startswith("__")} if isinstance(value, type) else set()
+        for name, value in vars(_native).items()
+        if not name.startswith("_")
+    }
+    assert {name: parts for name, parts in told.items() if not name.startswith("_")} == real
