@@ -323,16 +323,25 @@ class Pool(Executor):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.shutdown(wait=True)
-        else:  # by an exception or Ctrl-C: nobody waits for what was queued
-            for results in list(self._maps):
-                results.close()
-            self._core.close()
-            self._core.fail_backlog(True)
-            self._core.wait_pending(0, nanoseconds(_GRACE_S) if not issubclass(kind, KeyboardInterrupt) else 0)
-            self._opened.finish(0.0)
+        try:
+            if kind is None:
+                self.shutdown(wait=True)
+            else:  # nobody waits for what was queued
+                self._abandon(0.0 if issubclass(kind, KeyboardInterrupt) else _GRACE_S)
+        except BaseException:  # a Ctrl-C while waiting: what still runs is killed
+            self._abandon(0.0)
+            raise
+
+    def _abandon(self, grace: float) -> None:
+        """Cancels what has not begun, gives what runs the grace time, and ends the workers."""
+        with self._lock:
             self._shutdown = True
+        for results in list(self._maps):
+            results.close()
+        self._core.close()
+        self._core.fail_backlog(True)
+        self._core.wait_pending(0, nanoseconds(grace))
+        self._opened.finish(0.0)
 
     def __repr__(self) -> str:
         return f"<shmrt.Pool {self.name} of {self._max_workers} workers{', shut down' if self._shutdown else ''}>"

@@ -118,7 +118,6 @@ class _Opened:
         with self._ending:
             if self._ended:
                 return
-            self._ended = True
             self.core.stop_workers()
             link = self.runtime._link
             if not self.runtime._stopped and link.down is None:
@@ -129,6 +128,7 @@ class _Opened:
                     break
                 self.core.wait_pending(0, 1_000_000)
             self.runtime._close_pool(self)
+            self._ended = True  # last: an interrupted end is taken up again by the next call
 
 
 class Runtime:
