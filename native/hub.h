@@ -273,7 +273,6 @@ void shmrt_hub_break_pool(struct shmrt_hub_pool *); /* all pending end BROKEN or
 /* More or fewer workers at once (at most slot_count). The root starts and ends processes; this moves the bound of
  * dispatch and the lists of pinned tasks. */
 SHMRT_MUST_USE int shmrt_hub_resize(struct shmrt_hub_pool *, uint32_t max_workers);
-void shmrt_hub_stop_workers(struct shmrt_hub_pool *); /* STOP record to each when its lane is done */
 
 /* ---- the wheel (hub_dispatch.c, hub_death.c) ---- */
 /* One bounded round. Returns the monotonic time at which it wants to be called again at the latest (UINT64_MAX:

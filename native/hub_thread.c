@@ -204,23 +204,6 @@ int shmrt_hub_remove_pool(struct shmrt_hub *hub, struct shmrt_hub_pool *pool) {
 	return SHMRT_OK;
 }
 
-void shmrt_hub_stop_workers(struct shmrt_hub_pool *pool) {
-	pthread_mutex_lock(&pool->hub->mutex);
-	pool->closed = true;
-	for (uint32_t i = 0; i < pool->options.slot_count; i++) {
-		struct shmrt_hub_worker *worker = &pool->workers[i];
-		struct shmrt_record_header *record;
-		if (!worker->ready || worker->abandoned || worker->stop_sent ||
-		    shmrt_lane_reserve(&worker->tasks, 0, &record) != SHMRT_OK)
-			continue; /* the root's grace time ends whoever does not read this */
-		record->kind = SHMRT_RECORD_STOP;
-		shmrt_lane_commit(&worker->tasks);
-		worker->stop_sent = true;
-		shmrt_bell_ring(&worker->slot->bell);
-	}
-	pthread_mutex_unlock(&pool->hub->mutex);
-}
-
 void shmrt_hub__wake_dispatcher(struct shmrt_hub *hub) {
 	atomic_fetch_add_explicit(&hub->dispatcher_word, 1, memory_order_release); /* the futex below; the mutex orders the lists */
 	shmrt_futex_wake(&hub->dispatcher_word, INT32_MAX);

@@ -184,12 +184,6 @@ static PyObject *core_break(ShmrtPoolCore *self, PyObject *Py_UNUSED(ignored)) {
 	Py_RETURN_NONE;
 }
 
-static PyObject *core_stop_workers(ShmrtPoolCore *self, PyObject *Py_UNUSED(ignored)) {
-	if (self->pool)
-		shmrt_hub_stop_workers(self->pool);
-	Py_RETURN_NONE;
-}
-
 static PyObject *core_pause(ShmrtPoolCore *self, PyObject *paused) {
 	if (self->pool) {
 		pthread_mutex_lock(&self->pool->hub->mutex);
@@ -299,7 +293,6 @@ static PyMethodDef core_methods[] = {
 	{"close", (PyCFunction)core_close, METH_NOARGS, "Take no more tasks."},
 	{"fail_backlog", (PyCFunction)core_fail_backlog, METH_VARARGS, "End every task that has not begun."},
 	{"break_pool", (PyCFunction)core_break, METH_NOARGS, "The pool is broken."},
-	{"stop_workers", (PyCFunction)core_stop_workers, METH_NOARGS, "Tell every worker to end after what is in its lane."},
 	{"pause", (PyCFunction)core_pause, METH_O, "Stop (True) or go on (False) dispatching."},
 	{"remove", (PyCFunction)core_remove, METH_NOARGS, "Take the pool out of the hub; False while something is left."},
 	{"resize", (PyCFunction)core_resize, METH_O, "Use so many workers at once."},

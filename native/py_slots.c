@@ -250,7 +250,7 @@ static PyObject *slots_request_stop(SlotsObject *self, PyObject *index) {
 	struct shmrt_slot *slot = slot_at(self, index);
 	if (!slot)
 		return NULL;
-	atomic_store_explicit(&slot->stop_requested, 1, memory_order_release); /* B1: before the ring */
+	atomic_store_explicit(&slot->stop_requested, 1, memory_order_release); /* B1: before the ring, which fences */
 	shmrt_bell_ring(&slot->bell);
 	Py_RETURN_NONE;
 }

@@ -201,6 +201,11 @@ static int run_task(WorkerLoop *self, const struct shmrt_record_header *header, 
 
 /* ---- the loop ---- */
 
+/* TERM, or the word that its handler and the root store in the slot: looked at between two tasks. */
+static bool stop_wanted(const WorkerLoop *self) {
+	return self->stop_requested || atomic_load_explicit(&self->slot->stop_requested, memory_order_relaxed); /* a flag: its ring follows */
+}
+
 /* A caller that waits for each result sends the next task a few microseconds later: worth staying awake for, where another
  * CPU can run the caller meanwhile. */
 static bool spin_for_task(WorkerLoop *self) {
@@ -213,7 +218,7 @@ static bool spin_for_task(WorkerLoop *self) {
 				return true;
 			shmrt_pause();
 		}
-	} while (shmrt_now_ns() < end_ns && !self->stop_requested);
+	} while (shmrt_now_ns() < end_ns && !stop_wanted(self));
 	return false;
 }
 
@@ -221,7 +226,7 @@ static PyObject *loop_run(WorkerLoop *self, PyObject *Py_UNUSED(ignored)) {
 	int result = 0;
 	shmrt_slot_phase_set(self->slot, SHMRT_PHASE_SPIN);
 	shmrt_bell_ring(&self->control->slots[SHMRT_SLOT_PROGRAM].bell); /* ready: tasks may wait for us */
-	while (result == 0 && !self->stop_requested) {
+	while (result == 0 && !stop_wanted(self)) {
 		struct shmrt_record_header header;
 		const uint8_t *body;
 		if (PyErr_CheckSignals() < 0)
@@ -234,7 +239,8 @@ static PyObject *loop_run(WorkerLoop *self, PyObject *Py_UNUSED(ignored)) {
 				continue;
 			shmrt_slot_phase_set(self->slot, SHMRT_PHASE_PARKED);
 			shmrt_bell_arm(&self->slot->bell);
-			if (shmrt_lane_is_empty(&self->tasks) && !self->stop_requested)
+			result = PyErr_CheckSignals(); /* a handler that ran before we armed may have rung in vain */
+			if (result == 0 && shmrt_lane_is_empty(&self->tasks) && !stop_wanted(self))
 				result = shmrt_worker_sleep(self, SHMRT_FOREVER);
 			shmrt_slot_phase_set(self->slot, SHMRT_PHASE_SPIN);
 			shmrt_beat_wake();

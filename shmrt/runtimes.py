@@ -118,7 +118,6 @@ class _Opened:
         with self._ending:
             if self._ended:
                 return
-            self.core.stop_workers()
             link = self.runtime._link
             if not self.runtime._stopped and link.down is None:
                 link.remove_pool(self.number, 5.0 if grace is None else grace)

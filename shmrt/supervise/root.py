@@ -509,7 +509,9 @@ class Root:
             _native.pidfd_signal(crew.template.pidfd, signals.KILL)
         for one in crew.workers.values():
             if one.ready and one.pidfd >= 0:
-                _native.pidfd_signal(one.pidfd, signals.TERM)
+                # The word that the handler of TERM would store. A signal could come between the worker's last look
+                # and its sleep, and be slept over; a word and a ring cannot.
+                self.slots.request_stop(one.slot)
             else:
                 self.order_and_kill(one, _native.KILL_STOP)  # it serves nobody yet
 

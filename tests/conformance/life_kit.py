@@ -155,11 +155,11 @@ class Program:
             os.sched_yield()
 
 
-def run(source: str, **more: Any) -> tuple[int, str, str]:
+def run(source: str, text: str | None = None, **more: Any) -> tuple[int, str, str]:
     """Runs a program to its end and proves that nothing of it stays."""
     before = shared_names()
     with Program(source, **more) as program:
-        result = program.end()
+        result = program.end(text)
         _, left = program.seconds_until_nobody()
         assert not left, (left, result)
     assert shared_names() <= before
