@@ -89,8 +89,8 @@ try:
         pool.submit(sleep_for, 0).result()
         future = pool.submit(sleep_for, 1000)
         while not future.running(): pass
-        say("ready")
         try:
+            say("ready")
             future.result()
         except KeyboardInterrupt:
             say("first")
