@@ -73,7 +73,6 @@ enum shmrt_task_outcome {
 enum shmrt_task_flags {
 	SHMRT_TASK_WATCHED = 1,        /* its future has callbacks or waiters: for the dispatcher thread */
 	SHMRT_TASK_RETRY_TIMEOUT = 2,  /* a timeout counts as an attempt, not as the end */
-	SHMRT_TASK_STREAMED = 4,       /* outputs were published: it must not run again */
 	SHMRT_TASK_KILL = 8,           /* Future.kill() was called */
 	SHMRT_TASK_ALONE = 16,         /* last attempt of a suspect: a fresh worker, nothing else in its lane */
 };
@@ -193,7 +192,6 @@ enum shmrt_note_kind {
 	SHMRT_NOTE_LOG = 1,          /* payload: log record */
 	SHMRT_NOTE_EXIT = 2,         /* payload: what worker_exit returned */
 	SHMRT_NOTE_START_FAILED = 3, /* payload: packed exception */
-	SHMRT_NOTE_PARTIAL = 4,      /* payload: outputs of a streaming task; task_future: its future */
 	SHMRT_NOTE_REPLACE = 5,      /* this worker should be replaced: slot, epoch */
 	SHMRT_NOTE_GONE = 6,         /* a worker ended: crash says how */
 };
@@ -202,7 +200,6 @@ struct shmrt_note {
 	enum shmrt_note_kind kind;
 	uint32_t pool, slot, epoch, worker;
 	uint64_t task;
-	void *future; /* borrowed: PARTIAL notes are handed out before their task's completion */
 	struct shmrt_payload payload;
 	struct shmrt_crash crash;
 };

@@ -64,21 +64,10 @@ static void outcome_of(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *wor
 		shmrt_payload_clear(&stale);
 		return;
 	}
-	if (header->kind == SHMRT_RECORD_PARTIAL) {
-		struct shmrt_note *note = shmrt_hub__note(hub, SHMRT_NOTE_PARTIAL, pool, worker);
-		task->flags |= SHMRT_TASK_STREAMED;
-		if (note) {
-			note->task = task->id;
-			note->future = task->future;
-			if (read_message(hub, header, body, worker->owner, &note->payload) != SHMRT_OK)
-				pool->stale++;
-		}
-		return;
-	}
 	shmrt_list_remove(&worker->lane, task);
 	task->begun++;
 	bool again = header->kind == SHMRT_RECORD_ERROR && header->attempt /* the worker's word: in retry_on */ &&
-		     task->begun < task->max_attempts && !(task->flags & (SHMRT_TASK_STREAMED | SHMRT_TASK_KILL));
+		     task->begun < task->max_attempts && !(task->flags & SHMRT_TASK_KILL);
 	if (read_message(hub, header, body, worker->owner, &task->result) != SHMRT_OK) {
 		/* Bytes no correct worker leaves: treat it as that worker's failure, not as ours. */
 		shmrt_payload_clear(&task->result);
@@ -110,7 +99,6 @@ bool shmrt_hub__drain(struct shmrt_hub_pool *pool, uint32_t offset, uint32_t mos
 		switch (header.kind) {
 		case SHMRT_RECORD_RESULT:
 		case SHMRT_RECORD_ERROR:
-		case SHMRT_RECORD_PARTIAL:
 			outcome_of(pool, worker, &header, body);
 			break;
 		case SHMRT_RECORD_LOG:

@@ -68,7 +68,7 @@ static bool ordered_for_another(const struct shmrt_slot *slot, const struct shmr
 /* True if the task goes back to the backlog now; else its end is told once the exit status is known. */
 static bool try_again(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker, struct shmrt_task *task) {
 	uint32_t reason = atomic_load_explicit(&worker->slot->kill_reason, memory_order_acquire); /* H2 */
-	if (task->flags & (SHMRT_TASK_STREAMED | SHMRT_TASK_KILL) || task->max_attempts <= 1 || pool->broken ||
+	if (task->flags & SHMRT_TASK_KILL || task->max_attempts <= 1 || pool->broken ||
 	    reason == SHMRT_KILL_STOP)
 		return false;
 	if (ordered_for_another(worker->slot, task)) {
@@ -193,8 +193,7 @@ static void bury(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker) {
 			shmrt_hub__finish(task, SHMRT_TASK_TIMED_OUT);
 		else {
 			task->deaths += meant;
-			shmrt_hub__finish(task, task->max_attempts > 1 && task->begun >= task->max_attempts && meant &&
-							!(task->flags & SHMRT_TASK_STREAMED)
+			shmrt_hub__finish(task, task->max_attempts > 1 && task->begun >= task->max_attempts && meant
 						? SHMRT_TASK_POISON
 						: SHMRT_TASK_CRASHED);
 		}

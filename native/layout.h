@@ -182,10 +182,9 @@ enum shmrt_record_kind {
 	SHMRT_RECORD_STOP = 4,      /* leave the loop when all before it is done */
 	SHMRT_RECORD_RESULT = 16,   /* id: task, body: value */
 	SHMRT_RECORD_ERROR = 17,    /* id: task, body: exception */
-	SHMRT_RECORD_PARTIAL = 18,  /* id: task, body: list of outputs; more will come */
-	SHMRT_RECORD_LOG = 19,      /* body: log record */
-	SHMRT_RECORD_EXIT = 20,     /* body: what worker_exit returned; last record of a worker */
-	SHMRT_RECORD_START_FAILED = 21, /* body: why the worker could not become ready */
+	SHMRT_RECORD_LOG = 18,      /* body: log record */
+	SHMRT_RECORD_EXIT = 19,     /* body: what worker_exit returned; last record of a worker */
+	SHMRT_RECORD_START_FAILED = 20, /* body: why the worker could not become ready */
 };
 
 struct shmrt_record_header {

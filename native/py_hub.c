@@ -315,7 +315,7 @@ static PyObject *hub_dispatch_once(ShmrtHub *self, PyObject *Py_UNUSED(ignored))
 		note = next;
 	}
 	if (PyList_GET_SIZE(notes))
-		return notes; /* partial outputs are told before the completion of their task */
+		return notes;
 	if (shmrt_py_hub_apply(self, true) > 0) {
 		if (self->waiters)
 			shmrt_bell_ring_always(&self->control->slots[self->hub.self_slot].bell);

@@ -276,6 +276,12 @@ static void count_oom_kills(void *context, const char *directory, const char *gr
 		*kills = (int64_t)value; /* the innermost group that counts: the process's own */
 }
 
+static PyObject *usable_cpus(PyObject *module, PyObject *unused) {
+	(void)module;
+	(void)unused;
+	return PyLong_FromLong(shmrt_usable_cpus());
+}
+
 static PyObject *oom_kills(PyObject *module, PyObject *unused) {
 	(void)module, (void)unused;
 	int64_t kills = -1;
@@ -296,6 +302,7 @@ static PyMethodDef functions[] = {
 	{"recv_fds", recv_fds, METH_VARARGS, "recv_fds(socket, size) -> (data, fds), None if it would block"},
 	{"poll", poll_fds, METH_VARARGS, "poll([(fd, events)], timeout_ms) -> [(fd, events)]"},
 	{"memfd_create", memfd_create_sealed, METH_VARARGS, "memfd_create(name, size) -> descriptor of a sealed memfd"},
+	{"usable_cpus", usable_cpus, METH_NOARGS, "CPUs by affinity and the control group's quota; at least 1."},
 	{"oom_kills", oom_kills, METH_NOARGS, "Kills for want of memory in the own control group; -1: unknown."},
 	{NULL, NULL, 0, NULL},
 };

@@ -17,8 +17,6 @@
 
 #define SPIN_NS UINT64_C(5000)
 
-static WorkerLoop *the_loop; /* borrowed; a process runs at most one */
-
 /* ---- receiving ---- */
 
 /* Python objects for the record's blocks. movable: it runs once only, so the blocks become ours and writable. */
@@ -161,7 +159,6 @@ static int run_task(WorkerLoop *self, const struct shmrt_record_header *header, 
 		atomic_thread_fence(memory_order_seq_cst); /* H2 */
 	}
 	self->current_task = header->id;
-	self->streamed = false;
 	atomic_store_explicit(&self->slot->started, ++self->started, memory_order_relaxed); /* ours alone */
 	PyObject *buffers[SHMRT_MESSAGE_BLOCKS_MAX], *retry_on = NULL, *value = NULL;
 	bool received = header->block_count <= SHMRT_MESSAGE_BLOCKS_MAX && receive_blocks(self, header, body, movable, buffers) == 0;
@@ -318,32 +315,6 @@ static PyObject *loop_log(WorkerLoop *self, PyObject *record) {
 	return PyBool_FromLong(sent);
 }
 
-static PyObject *emit_partial(PyObject *Py_UNUSED(module), PyObject *outputs) {
-	WorkerLoop *self = the_loop;
-	if (self == NULL || self->current_task == 0) {
-		PyErr_SetString(PyExc_RuntimeError, "emit_partial may be called only by a task that runs in a worker");
-		return NULL;
-	}
-	struct shmrt_encoder encoder = {0};
-	struct shmrt_message message;
-	int result = shmrt_encode(&encoder, outputs);
-	if (result == 0)
-		result = shmrt_worker_finish_message(self, &encoder, &message);
-	if (result == 0) {
-		if (message.flags & SHMRT_MESSAGE_HAS_PICKLE)
-			result = shmrt_worker_verify(self, &message, outputs);
-		if (result == 0)
-			result = shmrt_worker_publish(self, SHMRT_RECORD_PARTIAL, self->current_task, 0, &message);
-		shmrt_message_clear(&message, self->arena, result < 0);
-	}
-	shmrt_encoder_clear(&encoder);
-	if (result < 0)
-		return NULL;
-	shmrt_slot_phase_set(self->slot, SHMRT_PHASE_RUN);
-	shmrt_worker_ring_hub(self, true);
-	Py_RETURN_NONE;
-}
-
 /* ---- the type ---- */
 
 static int loop_init(WorkerLoop *self, PyObject *args, PyObject *kwargs) {
@@ -400,14 +371,11 @@ static int loop_init(WorkerLoop *self, PyObject *args, PyObject *kwargs) {
 	Py_DECREF(remote);
 	if (self->pack_exception == NULL)
 		return -1;
-	the_loop = self;
 	return 0;
 }
 
 static void loop_dealloc(WorkerLoop *self) {
 	PyTypeObject *type = Py_TYPE(self);
-	if (the_loop == self)
-		the_loop = NULL;
 	for (uint32_t i = 0; i < self->function_count; i++)
 		Py_XDECREF(self->functions[i]);
 	PyMem_Free(self->functions);
@@ -439,11 +407,6 @@ static PyType_Slot loop_slots[] = {
 
 static PyType_Spec loop_spec = {"shmrt._native.WorkerLoop", sizeof(WorkerLoop), 0, Py_TPFLAGS_DEFAULT, loop_slots};
 
-static PyMethodDef module_methods[] = {
-	{"emit_partial", emit_partial, METH_O, "Publish outputs of the running task before it ends; it will not run again."},
-	{NULL, NULL, 0, NULL},
-};
-
 int shmrt_py_add_worker(PyObject *module) {
 	PyObject *type = PyType_FromSpec(&loop_spec);
 	if (type == NULL || PyModule_AddObjectRef(module, "WorkerLoop", type) < 0) {
@@ -451,5 +414,5 @@ int shmrt_py_add_worker(PyObject *module) {
 		return -1;
 	}
 	Py_DECREF(type);
-	return PyModule_AddFunctions(module, module_methods);
+	return 0;
 }

@@ -22,7 +22,7 @@ typedef struct {
 	PyObject *pack_exception; /* shmrt.process.remote.pack_exception */
 	uint64_t current_task;
 	uint64_t last_ring_ns;
-	bool ring_deferred, stop_requested, running, streamed;
+	bool ring_deferred, stop_requested;
 	uint64_t started, done, busy_ns, blocked_ns, logs_dropped;
 } WorkerLoop;
 

@@ -53,7 +53,7 @@ class Pool(Executor):
     dies of it (1: never twice). task_timeout: seconds a task may run. spares: workers kept ready beyond max_workers.
     preload: module names imported once in a template that workers are forked from. max_restarts within max_seconds
     breaks the pool; None never does. threads_per_worker bounds BLAS and OpenMP threads. max_pending: how many tasks may
-    be accepted and not done; then `submit` blocks or raises `Overloaded` by on_full. seed fixes the workers' randomness.
+    be accepted and not done; then `submit` blocks or raises `Overloaded` by on_full. seed fixes their randomness.
     ring: RingSpec that sizes the lanes to and from each worker.
 
     Raises ValueError or TypeError for a wrong argument, SegmentError if shared memory is short.
@@ -117,7 +117,6 @@ class Pool(Executor):
         self._lock = threading.Lock()
         self._shutdown = False
         self._maps: weakref.WeakSet[Results] = weakref.WeakSet()
-        self._partials: dict[int, Callable[[list[Any]], None]] = {}
         self.exit_values: list[Any] = []
         self._runtime = runtime if runtime is not None else runtimes.current()
         self._opened = self._runtime._open_pool(
@@ -144,7 +143,7 @@ class Pool(Executor):
         )
         self._core = self._opened.core
         if self._max_pending is None and type(self).submit is Pool.submit:
-            self.submit = self._core.submit  # the C method itself: the shortest way in  # type: ignore[method-assign]
+            self.submit = self._core.submit  # type: ignore[method-assign]  # the C method itself: the shortest way in  # type: ignore[method-assign]
 
     # ---- calls ----------------------------------------------------------------------------------------------------
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Any:
@@ -194,20 +193,12 @@ class Pool(Executor):
         affinity: int | None = None,
         timeout: float | None = None,
         max_attempts: int = 3,
-        on_partial: Callable[[list[Any]], None] | None = None,
     ) -> Any:
-        """What a pipeline stage submits: `affinity` pins the task to one logical worker, in order; `on_partial` gets
-        what the running task streams. A task that streamed is never begun again."""
+        """What a pipeline stage submits: `affinity` pins the task to one logical worker, in order."""
         options = TaskOptions(timeout=timeout, max_attempts=max_attempts, affinity=-1 if affinity is None else affinity)
-        if on_partial is None:
-            return self._core.submit_with(options.packed(), fn, *args)
-        with self._opened.partials_lock:  # the note of a first output waits until its callback is known
-            future = self._core.submit_with(options.packed(), fn, *args)
-            self._partials[future.token] = on_partial
-        future.add_done_callback(lambda done: self._partials.pop(done.token, None))
-        return future
+        return self._core.submit_with(options.packed(), fn, *args)
 
-    def map(  # type: ignore[override]
+    def map(
         self,
         fn: Callable[..., T],
         /,

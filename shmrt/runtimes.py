@@ -104,7 +104,6 @@ class _Opened:
         self.lanes_fd = -1
         self.stacks_fd = -1
         self.removed = threading.Event()
-        self.partials_lock = threading.Lock()
         self.start_failures: list[str] = []
         self._ending = threading.Lock()
         self._ended = False
@@ -133,8 +132,8 @@ class _Opened:
 class Runtime:
     """The root supervisor process and what belongs to it.
 
-    shm_limit bounds the payload memory (bytes or "2GiB"; None: half of what is available). on_event(event) is called in a
-    daemon thread with what the root tells: ("started", slot, epoch, pid), ("gone", ...), ("root_lost", ...).
+    shm_limit bounds the payload memory (bytes or "2GiB"; None: half of what is available). on_event(event) is called
+    in a daemon thread with what the root tells: ("started", slot, epoch, pid), ("gone", ...), ("root_lost", ...).
     preload: modules imported once in a template for every pool that names none of its own.
 
     Raises SegmentError if shared memory is short, naming needed, free and whose limit it is.
@@ -423,11 +422,6 @@ class Runtime:
         elif kind == _native.NOTE_START_FAILED and value is not None:
             opened.start_failures.append(value[3].strip() or f"{value[1]}: {value[2]}")
             del opened.start_failures[:-50]
-        elif kind == _native.NOTE_PARTIAL:
-            with opened.partials_lock:
-                callback = pool._partials.get(task)
-            if callback is not None:
-                callback(value)
         elif kind == _native.NOTE_REPLACE:
             self._link.replace(slot, epoch)
 

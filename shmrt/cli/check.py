@@ -63,7 +63,7 @@ def pool_bytes(workers: int, ring: Any) -> int:
     capacity = max(1 << (ring.slots * ring.slot_bytes - 1).bit_length(), runtimes._LANE_MIN)
     slots = 2 * workers + 2
     lane = int(_native.LAYOUT["lane_shared.data"]) + capacity
-    return int(_native.LAYOUT["lanes"]) + slots * 2 * lane + slots * 65536
+    return int(int(_native.LAYOUT["lanes"]) + slots * 2 * lane + slots * 65536)
 
 
 def free_bytes() -> int:

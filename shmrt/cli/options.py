@@ -47,7 +47,7 @@ def ring_slots(text: str) -> int:
 
 @_refusing
 def slot_bytes(text: str) -> int:
-    return int(RingSpec(slot_bytes=text).slot_bytes)  # type: ignore[arg-type]
+    return int(RingSpec(slot_bytes=text).slot_bytes)
 
 
 @_refusing

@@ -246,7 +246,7 @@ def source_files(root: str | None = None, *, sample: int | None = None, seed: in
     )
     if sample is None or sample >= len(found):
         return found
-    # Copies mostly keep their name and size, so half of the sample is drawn from files that share both: it has clusters.
+    # Copies mostly keep their name and size: half of the sample is drawn from files that share both, to have clusters.
     alike: dict[tuple[str, int], list[str]] = {}
     for path in found:
         with contextlib.suppress(OSError):

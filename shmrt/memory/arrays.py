@@ -33,8 +33,8 @@ def empty(shape: int | Sequence[int], dtype: DTypeLike = float, *, order: str = 
         raise TypeError(f"dtype={kind!r} holds Python objects, which live in one process only; use a plain dtype")
     if order not in ("C", "F"):
         raise ValueError(f"order={order!r} must be 'C' or 'F'")
-    sizes = (shape,) if hasattr(shape, "__index__") else tuple(shape)  # type: ignore[arg-type]
-    lengths = tuple(int(size.__index__()) for size in sizes)  # type: ignore[union-attr]
+    sizes = (shape,) if hasattr(shape, "__index__") else tuple(shape)
+    lengths = tuple(int(size.__index__()) for size in sizes)
     if any(length < 0 for length in lengths):
         raise ValueError(f"shape={shape!r} has a negative length")
     size = math.prod(lengths) * kind.itemsize
@@ -42,5 +42,5 @@ def empty(shape: int | Sequence[int], dtype: DTypeLike = float, *, order: str = 
         return np.empty(lengths, kind, order="F" if order == "F" else "C")
     if size >= 2**63:
         raise ValueError(f"shape={shape!r} of {kind} takes {size} bytes, more than any memory holds")
-    block = _native.Arena.default().allocate(size)
+    block: Any = _native.Arena.default().allocate(size)  # it exports the buffer protocol
     return np.ndarray(lengths, kind, buffer=block, order="F" if order == "F" else "C")

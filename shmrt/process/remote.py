@@ -163,5 +163,7 @@ def make_error(kind: str, facts: dict[str, Any]) -> BaseException:
 
         reasons = broken_reasons.get(facts["pool"], [])
         last = f"; the last: {reasons[-1]}" if reasons else ""
-        return PoolBroken(f"pool {facts['pool']} is broken: its workers cannot be kept running{last}", reasons=reasons)
+        text = f"pool {facts['pool']} is broken: its workers cannot be kept running{last}"
+        broken: BaseException = PoolBroken(text, reasons=reasons)
+        return broken
     return errors.RuntimeDown(f"pool {facts['pool']} was closed before this task began", reason="shutdown")

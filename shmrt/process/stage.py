@@ -13,9 +13,6 @@ A stateful stage has one instance per worker process, made when the first item c
 for outputs up to `group_bytes`; if there are more, its iterator stays here under a token and the program asks for the
 next group when it has room, so that an endless generator is held back like everything else. If the process dies,
 instance and streams are gone; its replacement starts afresh and answers "lost" for streams that it never had.
-
-`emit_partial` hands outputs to the program before the task ends. Pipelines do without it, because it cannot be
-held back; it is there for functions submitted by other means.
 """
 
 from __future__ import annotations
@@ -31,7 +28,7 @@ from shmrt.clock import MONOTONIC
 from shmrt.decide.routing import weigh
 from shmrt.errors import RemoteError
 
-__all__ = ["bind_emitter", "collect", "emit_partial", "install", "pack_error", "run_chunk", "run_more", "unpack_error"]
+__all__ = ["collect", "install", "pack_error", "run_chunk", "run_more", "unpack_error"]
 
 ChunkResult = tuple[list[Any], dict[int, Any], "list[tuple[bool, Any]] | None", int, int]
 
@@ -96,24 +93,6 @@ def _dumps(value: Any) -> bytes:
         import cloudpickle  # classes of the program's __main__ come back as themselves this way
 
         return bytes(cloudpickle.dumps(value))
-
-
-# ---- partial outputs
-
-_emitter: Callable[[list[Any]], None] | None = None
-
-
-def bind_emitter(emitter: Callable[[list[Any]], None] | None) -> None:
-    """Called by the worker's loop around a task that may stream."""
-    global _emitter
-    _emitter = emitter
-
-
-def emit_partial(outputs: list[Any]) -> None:
-    """Hands `outputs` to the program now. From then on the running task is never run again."""
-    if _emitter is None:
-        raise RuntimeError("emit_partial works only inside a task that a pool runs with on_partial=")
-    _emitter(outputs)
 
 
 # ---- the stage

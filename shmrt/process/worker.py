@@ -30,6 +30,7 @@ __all__ = ["STACK_BYTES", "clean_main", "run", "watch_logging"]
 STACK_BYTES = 65536
 
 _ = remote.pack_exception  # imported here, in the root, so that no worker pays for it
+siblings = 0  # how many workers share the CPUs with this one; 0: this process is no worker
 _loop: Any = None  # the loop of this worker: log records go through it
 
 
@@ -54,7 +55,8 @@ def run(job: Job, middle_pid: int = 0) -> int:
         close_all_but([slots.fd, job.lanes_fd, job.stacks_fd, job.arena_fd])
     spec = job.spec
     _native.set_process_name(f"shmrt {spec['name']}/{job.number}")
-    global _loop
+    global _loop, siblings
+    siblings = int(str(spec["workers"]))
     options = {**spec.get("options", {}), "worker": job.number, "pool": spec["name"]}  # type: ignore[dict-item]
     _loop = _make_loop(spec)(slots, index, job.lanes_fd, job.pair, job.arena_fd, options)
     try:

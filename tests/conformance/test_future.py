@@ -16,7 +16,6 @@ import random
 import subprocess
 import sys
 import threading
-import time
 import traceback
 import tracemalloc
 import weakref

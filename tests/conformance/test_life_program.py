@@ -116,7 +116,11 @@ def test_killed_in_its_start_at_any_moment():
             assert not left
 
 
-BUSY = "pool = shmrt.Pool(2)\nfutures = [pool.submit(sleep_for, 1000) for _ in range(3)]\nwhile not futures[0].running(): pass\n"
+BUSY = """
+pool = shmrt.Pool(2)
+futures = [pool.submit(sleep_for, 1000) for _ in range(3)]
+while not futures[0].running(): pass
+"""
 IDLE = "pool = shmrt.Pool(2)\nassert list(pool.map(square, range(5))) == [0, 1, 4, 9, 16]\n"
 ENDS = {
     "falls off its end": (IDLE, 0),

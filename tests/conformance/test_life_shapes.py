@@ -108,7 +108,8 @@ if pid == 0:
     except shmrt.RuntimeDown as error:
         text = str(error)
         own = shmrt.Pool(1)
-        os._exit(0 if str(os.getpid()) in text and str(os.getppid()) in text and own.submit(abs, -3).result() == 3 else 1)
+        named = str(os.getpid()) in text and str(os.getppid()) in text
+        os._exit(0 if named and own.submit(abs, -3).result() == 3 else 1)
     os._exit(2)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), pool.submit(abs, -2).result())
 """
