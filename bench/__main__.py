@@ -65,7 +65,7 @@ def main() -> int:
     parser.add_argument("verb", choices=("run", "list"))
     parser.add_argument("names", nargs="*", help="default: all")
     parser.add_argument("--smoke", action="store_true", help="small parameters: does it work, not how fast is it")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if arguments.verb == "list":
         for name in names():
             print(f"{name:<16}{(importlib.import_module(f'bench.{name}').__doc__ or '').splitlines()[0]}")

@@ -8,6 +8,7 @@ and the controller, which ends last, looks at the machine.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import secrets
 import sys
@@ -73,6 +74,8 @@ def close_default_runtime() -> None:
     default = getattr(module, "_default", None)
     if default is not None:
         default.stop()
+        module.__dict__["_default"] = default = None
+    gc.collect()
 
 
 def settled(look: object, *arguments: object) -> object:
