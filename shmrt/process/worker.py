@@ -69,8 +69,13 @@ def run(job: Job, middle_pid: int = 0) -> int:
     slots.ready(index)
     slots.ring(_native.SLOT_ROOT)
     slots.ring(_native.SLOT_PROGRAM)
-    _loop.run()
-    return _leave(spec)
+    code = 0
+    try:
+        _loop.run()
+    except SystemExit as error:  # a task called sys.exit: the process ends as an interpreter would
+        code = _exit_code(error)
+    left = _leave(spec)
+    return code or left
 
 
 def _make_loop(spec: dict[str, object]) -> Any:
@@ -197,6 +202,19 @@ def _add_handler(logging: Any, level: Any) -> None:
 
 
 # ---- the end ------------------------------------------------------------------------------------------------------
+def _exit_code(error: SystemExit) -> int:
+    """What an interpreter makes of it: None is 0, a number itself, anything else is shown and is 1."""
+    if error.code is None:
+        return 0
+    if isinstance(error.code, int):
+        return error.code & 0xFF
+    try:
+        sys.stderr.write(f"{error.code}\n")
+    except Exception:
+        pass  # its __str__ raises, or nobody reads
+    return 1
+
+
 def _leave(spec: dict[str, object]) -> int:
     """worker_exit, then everything that a normal exit of an interpreter does for its user."""
     code = 0

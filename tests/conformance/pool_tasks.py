@@ -1,0 +1,142 @@
+"""Functions that the tests of the pool run in workers, importable there, and what the tests themselves share."""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import functools
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+LIMIT_S = 120.0  # generous: it only ends what hangs
+
+
+@contextmanager
+def watchdog() -> Iterator[None]:
+    """A test that hangs shows where, and ends its process."""
+    faulthandler.dump_traceback_later(LIMIT_S, exit=True, file=sys.__stderr__)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def until(condition: Callable[[], Any], what: str = "") -> Any:
+    """Waits for what has no event of its own; the watchdog bounds it."""
+    end = time.monotonic() + LIMIT_S
+    while not (value := condition()):
+        assert time.monotonic() < end, what or condition
+        os.sched_yield()
+    return value
+
+
+def ready(pool: Any) -> list[dict[str, Any]]:
+    return [row for row in pool._core.workers() if row["ready"]]
+
+
+# ---- tasks ----
+
+
+def same(value: Any) -> Any:
+    return value
+
+
+def pid(*_: Any) -> int:
+    return os.getpid()
+
+
+def kill_self() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def segfault() -> None:
+    ctypes.string_at(0)
+
+
+def exit_at_once(code: int = 7) -> None:
+    os._exit(code)
+
+
+def abort() -> None:
+    os.abort()
+
+
+def overflow_c_stack() -> Any:
+    sys.setrecursionlimit(10**9)
+
+    def deeper(_: object) -> Any:
+        return functools.reduce(lambda a, b: deeper(b), [1, 2, 3])
+
+    return deeper(0)
+
+
+def sys_exit(code: Any = 3) -> None:
+    sys.exit(code)
+
+
+def exec_other() -> None:
+    os.execv("/bin/sleep", ["sleep", "1000"])
+
+
+def leave_main_thread() -> None:
+    """The main thread ends, another one lives on."""
+    threading.Thread(target=signal.pause, daemon=True).start()
+    ctypes.CDLL(None).syscall(60, 0)
+
+
+def note(path: str, text: str = "x") -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(fd, f"{text}\n".encode())
+    finally:
+        os.close(fd)
+
+
+def notes(path: Any) -> list[str]:
+    try:
+        with open(path) as file:
+            return file.read().split()
+    except FileNotFoundError:
+        return []
+
+
+def note_and_return(path: str, value: Any) -> Any:
+    note(path, str(value))
+    return value
+
+
+def die_first(path: str, times: int, value: Any) -> Any:
+    """Kills its worker in its first `times` attempts."""
+    note(path, str(os.getpid()))
+    if len(notes(path)) <= times:
+        kill_self()
+    return value
+
+
+def raise_first(path: str, times: int, error: BaseException, value: Any) -> Any:
+    note(path, str(os.getpid()))
+    if len(notes(path)) <= times:
+        raise error
+    return value
+
+
+def raise_it(error: BaseException) -> None:
+    raise error
+
+
+def wait_for_file(path: str, value: Any = None) -> Any:
+    """Runs until somebody makes the file."""
+    while not os.path.exists(path):
+        time.sleep(0.001)
+    return value
+
+
+def started_then_wait(started: str, path: str, value: Any = None) -> Any:
+    note(started, str(os.getpid()))
+    return wait_for_file(path, value)
