@@ -126,7 +126,6 @@ def apply(description: dict[str, Any], threads: int | None = None) -> None:
     os.umask(get("umask"))
     os.chdir(get("directory"))
     sys.path[:] = get("path")
-    sys.path_importer_cache.clear()
     sys.argv = list(get("argv"))
     sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix = get("prefix")
     sys.executable = get("executable")
@@ -138,7 +137,8 @@ def apply(description: dict[str, Any], threads: int | None = None) -> None:
         sys.set_int_max_str_digits(get("int_max_str_digits"))
     _apply_hooks(get("path_hooks"), sys.path_hooks)
     _apply_hooks(get("meta_path"), sys.meta_path)
-    sys.path_importer_cache.clear()
+    if get("path_hooks"):
+        sys.path_importer_cache.clear()  # what they would find must not be hidden by what was found without them
     _apply_warnings(description)
     if get("has_site"):
         _add_builtins()

@@ -41,8 +41,16 @@ __all__ = ["main"]
 _GAP_NS = 1_000_000_000  # a loop that comes back this much too late was stopped: deadlines start anew
 _STACK_NS = 30_000_000  # what a hung worker gets to write its stack before SIGKILL
 _IN = _native.POLLIN
-_WARM_MS = 20  # a root that has nothing to do for so long, once it has served, gets ready for the next start
-_WARM = ("pickle", "traceback", "functools", "contextlib", "typing")  # what nearly every worker imports first
+_WARM_MS = 5  # a root that has nothing to do for so long, once it has served, gets ready for the next start
+_WARM = (
+    "pickle",
+    "faulthandler",
+    "_sitebuiltins",
+    "traceback",
+    "functools",
+    "contextlib",
+    "typing",
+)  # what nearly every worker imports first
 
 
 class Root:
