@@ -165,6 +165,7 @@ struct shmrt_pool_options {
 
 struct shmrt_hub_pool {
 	struct shmrt_hub *hub;
+	uint32_t keep_workers; /* workers with an index at or above it are surplus: they end when their lane is empty */
 	bool full; /* the last dispatch found no room anywhere and nothing was freed since */
 	struct shmrt_pool_options options;
 	struct shmrt_lanes *lanes; /* mapped */
@@ -269,7 +270,7 @@ uint64_t shmrt_hub_fail_backlog(struct shmrt_hub_pool *, enum shmrt_task_outcome
 void shmrt_hub_break_pool(struct shmrt_hub_pool *); /* all pending end BROKEN or, if begun, as their worker ends */
 /* More or fewer workers at once (at most slot_count). The root starts and ends processes; this moves the bound of
  * dispatch and the lists of pinned tasks. */
-SHMRT_MUST_USE int shmrt_hub_resize(struct shmrt_hub_pool *, uint32_t max_workers);
+SHMRT_MUST_USE int shmrt_hub_resize(struct shmrt_hub_pool *, uint32_t max_workers, uint32_t keep_workers);
 
 /* ---- the wheel (hub_dispatch.c, hub_death.c) ---- */
 /* One bounded round. Returns the monotonic time at which it wants to be called again at the latest (UINT64_MAX:

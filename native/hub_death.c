@@ -291,12 +291,30 @@ static void watch_time(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *wor
 	sooner(next_ns, now_ns + STACK_STEP_NS);
 }
 
+static void send_stop(struct shmrt_hub_worker *worker) {
+	struct shmrt_record_header *record;
+	if (shmrt_lane_reserve(&worker->tasks, 0, &record) != SHMRT_OK)
+		return; /* the next round tries again */
+	record->kind = SHMRT_RECORD_STOP;
+	shmrt_lane_commit(&worker->tasks);
+	worker->stop_sent = true;
+	shmrt_bell_ring(&worker->slot->bell);
+}
+
 /* Recycling: a worker that has served long enough is replaced first and stopped then. */
 static void watch_age(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker, uint64_t now_ns) {
 	struct shmrt_slot *slot = worker->slot;
 	const struct shmrt_pool_options *options = &pool->options;
 	if (!worker->ready || worker->stop_sent)
 		return;
+	uint32_t index = atomic_load_explicit(&slot->worker, memory_order_relaxed); /* fixed for this epoch */
+	bool surplus = index >= pool->keep_workers;
+	if (surplus) {
+		worker->retiring = true;
+		if (worker->lane.count == 0)
+			send_stop(worker);
+		return;
+	}
 	if (!worker->retiring) {
 		uint64_t born_ns = atomic_load_explicit(&slot->spawn_ns, memory_order_relaxed); /* fixed for this epoch */
 		bool old = options->max_age_ns && now_ns - born_ns > options->max_age_ns;
@@ -311,19 +329,12 @@ static void watch_age(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *work
 		worker->replace_asked = shmrt_hub__note(pool->hub, SHMRT_NOTE_REPLACE, pool, worker) != NULL;
 	if (worker->lane.count)
 		return;
-	uint32_t index = atomic_load_explicit(&slot->worker, memory_order_relaxed); /* fixed for this epoch */
 	for (uint32_t i = 0; i < options->slot_count; i++) {
 		struct shmrt_hub_worker *other = &pool->workers[i];
 		if (other == worker || !other->ready || other->retiring ||
 		    atomic_load_explicit(&other->slot->worker, memory_order_relaxed) != index) /* fixed for its epoch */
 			continue;
-		struct shmrt_record_header *record;
-		if (shmrt_lane_reserve(&worker->tasks, 0, &record) != SHMRT_OK)
-			return;
-		record->kind = SHMRT_RECORD_STOP;
-		shmrt_lane_commit(&worker->tasks);
-		worker->stop_sent = true;
-		shmrt_bell_ring(&slot->bell);
+		send_stop(worker);
 		return;
 	}
 }

@@ -207,7 +207,7 @@ void shmrt_hub_watch(struct shmrt_hub *hub, uint64_t id) {
 
 /* ---- ends ---- */
 
-int shmrt_hub_resize(struct shmrt_hub_pool *pool, uint32_t max_workers) {
+int shmrt_hub_resize(struct shmrt_hub_pool *pool, uint32_t max_workers, uint32_t keep_workers) {
 	if (max_workers == 0 || max_workers > pool->options.slot_count)
 		return SHMRT_INVALID;
 	pthread_mutex_lock(&pool->hub->mutex);
@@ -217,6 +217,7 @@ int shmrt_hub_resize(struct shmrt_hub_pool *pool, uint32_t max_workers) {
 		struct shmrt_task_list *old = pool->pinned;
 		pool->pinned = pinned;
 		pool->options.max_workers = max_workers;
+		pool->keep_workers = keep_workers;
 		for (uint32_t i = 0; i < before; i++)
 			while (old[i].first) {
 				struct shmrt_task *task = old[i].first;

@@ -152,6 +152,7 @@ int shmrt_hub_add_pool(struct shmrt_hub *hub, const struct shmrt_pool_options *o
 		pool->lanes_size = size;
 		pool->pair_bytes = pair_bytes;
 		pool->task_capacity = task_capacity;
+		pool->keep_workers = UINT32_MAX;
 		pool->result_capacity = result_capacity;
 		hub->pools[at] = pool;
 		if (at == hub->pool_high)

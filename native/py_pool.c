@@ -212,15 +212,17 @@ static PyObject *core_remove(ShmrtPoolCore *self, PyObject *Py_UNUSED(ignored)) 
 	Py_RETURN_TRUE;
 }
 
-static PyObject *core_resize(ShmrtPoolCore *self, PyObject *count) {
-	unsigned long value = PyLong_AsUnsignedLong(count);
-	if (PyErr_Occurred())
+/* resize(max_workers, keep_workers) */
+static PyObject *core_resize(ShmrtPoolCore *self, PyObject *args) {
+	unsigned int count, keep;
+	if (!PyArg_ParseTuple(args, "II", &count, &keep))
 		return NULL;
-	if (self->pool && shmrt_hub_resize(self->pool, (uint32_t)value) != SHMRT_OK) {
-		PyErr_Format(PyExc_ValueError, "a pool cannot be resized to %lu workers: at most %u fit into its slots", value,
+	if (self->pool && shmrt_hub_resize(self->pool, count, keep) != SHMRT_OK) {
+		PyErr_Format(PyExc_ValueError, "a pool cannot be resized to %u workers: at most %u fit into its slots", count,
 			     self->pool->options.slot_count);
 		return NULL;
 	}
+	shmrt_hub_make_urgent(&self->hub->hub);
 	Py_RETURN_NONE;
 }
 
@@ -295,7 +297,7 @@ static PyMethodDef core_methods[] = {
 	{"break_pool", (PyCFunction)core_break, METH_NOARGS, "The pool is broken."},
 	{"pause", (PyCFunction)core_pause, METH_O, "Stop (True) or go on (False) dispatching."},
 	{"remove", (PyCFunction)core_remove, METH_NOARGS, "Take the pool out of the hub; False while something is left."},
-	{"resize", (PyCFunction)core_resize, METH_O, "Use so many workers at once."},
+	{"resize", (PyCFunction)core_resize, METH_VARARGS, "Use so many workers at once, and end those above the second number."},
 	{NULL, NULL, 0, NULL},
 };
 

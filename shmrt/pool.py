@@ -114,6 +114,7 @@ class Pool(Executor):
             timeout=check_seconds(task_timeout, "task_timeout", allow_zero=False),
             max_attempts=check_attempts(max_attempts),
         )
+        self._spares = check_count(spares, "spares", least=0, most=runtimes.WORKERS_MAX)
         self._lock = threading.Lock()
         self._shutdown = False
         self._maps: weakref.WeakSet[Results] = weakref.WeakSet()
@@ -122,7 +123,7 @@ class Pool(Executor):
         self._opened = self._runtime._open_pool(
             self,
             max_workers=max_workers,
-            spares=check_count(spares, "spares", least=0, most=runtimes.WORKERS_MAX),
+            spares=self._spares,
             ring=ring or RingSpec(),
             timeout_ns=nanoseconds(self._defaults.timeout),
             max_attempts=self._defaults.max_attempts,
@@ -258,7 +259,7 @@ class Pool(Executor):
     def resize(self, max_workers: int) -> None:
         """Another number of workers. More start now; surplus ones end after what is in their lanes."""
         count = check_count(max_workers, "max_workers")
-        self._core.resize(count)
+        self._core.resize(count, count + self._spares)
         self._max_workers = count
         self._runtime._link.resize(self._opened.number, count)
 

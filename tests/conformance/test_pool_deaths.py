@@ -133,7 +133,9 @@ def memory_group() -> Iterator[str]:
     except OSError as error:
         if group.exists():
             group.rmdir()
-        pytest.skip(f"NO MEMORY CONTROL GROUP CAN BE MADE HERE, the death by the kernel's OOM killer is not tested: {error}")
+        pytest.skip(
+            f"NO MEMORY CONTROL GROUP CAN BE MADE HERE, the death by the kernel's OOM killer is not tested: {error}"
+        )
     yield str(group)
     tasks.until(lambda: _removed(group))
 
