@@ -180,6 +180,15 @@ static int run_task(WorkerLoop *self, const struct shmrt_record_header *header, 
 		result = shmrt_worker_publish_object(self, SHMRT_RECORD_RESULT, header->id, 0, value, false);
 		if (result < 0 && PyErr_Occurred() && shmrt_lane_has_uncommitted(&self->results))
 			shmrt_lane_abort(&self->results);
+		if (result < 0 && PyErr_ExceptionMatches(PyExc_SystemExit)) {
+			/* sys.exit in its reduction is sys.exit in the task: raised in the program it would end that. */
+			PyObject *type, *error, *traceback;
+			PyErr_Fetch(&type, &error, &traceback);
+			Py_DECREF(value);
+			release_buffers(buffers, header->block_count);
+			PyErr_Restore(type, error, traceback);
+			return 1;
+		}
 		if (result < 0)
 			result = shmrt_worker_publish_exception(self, SHMRT_RECORD_ERROR, header->id, retry_on);
 		Py_DECREF(value);
