@@ -14,7 +14,7 @@ import pool_tasks as tasks
 import pytest
 from pool_tasks import LIMIT_S
 
-from shmrt import Pool, PoisonMessage, WorkerCrashed
+from shmrt import PoisonMessage, Pool, WorkerCrashed
 
 HERE = Path(__file__).parent
 
