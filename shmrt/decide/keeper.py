@@ -25,6 +25,7 @@ from shmrt.decide.intensity import Intensity
 __all__ = ["Keeper"]
 
 _MS = 1_000_000
+_WHOLE = 10  # what a start failure weighs; a kill from outside weighs 1
 
 #: Deaths before ready: the cause is often outside (a file, a port) and needs time to go away.
 START_BACKOFF = Backoff(free=1, first_ns=10 * _MS, cap_ns=1000 * _MS)
@@ -73,13 +74,17 @@ class Keeper:
         self._failures = 0
         self.reasons.clear()
 
-    def on_start_failed(self, now_ns: int, reason: str, *, ready: int, random: float) -> None:
-        """A worker or its template died before it was ready. `ready` others are."""
-        self._failures += 1
+    def on_start_failed(
+        self, now_ns: int, reason: str, *, ready: int, random: float, from_outside: bool = False
+    ) -> None:
+        """A worker or its template died before it was ready. `ready` others are. `from_outside`: a SIGKILL that says
+        nothing of the start itself weighs a tenth, and the next start does not wait for it."""
+        self._failures += 1 if from_outside else _WHOLE
         self.reasons.append(reason)
         del self.reasons[: -2 * self.start_failures_max]
-        self.next_ns = max(self.next_ns, now_ns + START_BACKOFF.delay_ns(self._failures, random))
-        if not ready and self._failures >= self.start_failures_max:
+        if not from_outside:
+            self.next_ns = max(self.next_ns, now_ns + START_BACKOFF.delay_ns(self._failures // _WHOLE, random))
+        if not ready and self._failures >= self.start_failures_max * _WHOLE:
             self.broken = True
         self._count(now_ns)
 

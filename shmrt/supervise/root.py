@@ -246,9 +246,11 @@ class Root:
         self.slots.ring_all()
         self.channel.send(("gone", one.slot, one.epoch, 1 << 8, False))
 
-    def start_failed(self, crew: Crew, slot: int, epoch: int, reason: str) -> None:
+    def start_failed(self, crew: Crew, slot: int, epoch: int, reason: str, *, from_outside: bool = False) -> None:
         self.channel.send(("start_failed", crew.id, slot, epoch, reason))
-        crew.keeper.on_start_failed(monotonic_ns(), reason, ready=crew.ready, random=self.random())
+        crew.keeper.on_start_failed(
+            monotonic_ns(), reason, ready=crew.ready, random=self.random(), from_outside=from_outside
+        )
 
     @staticmethod
     def random() -> float:
@@ -411,7 +413,8 @@ class Root:
         if one.ready:
             self.judge(one, reason, left=status == 0)
         elif not ordered:
-            self.start_failed(crew, one.slot, one.epoch, f"{reason} before it was ready")
+            killed = not oom and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signals.KILL
+            self.start_failed(crew, one.slot, one.epoch, f"{reason} before it was ready", from_outside=killed)
         self.slots.gone(one.slot, status, oom)
         self.slots.ring_all()
         self.channel.send(("gone", one.slot, one.epoch, status, oom))

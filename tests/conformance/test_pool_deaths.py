@@ -118,7 +118,8 @@ def memory_group() -> Iterator[str]:
     """A control group whose memory limit is real."""
     name = f"shmrt-test-{os.getpid()}"
     v1 = Path("/sys/fs/cgroup/memory")
-    own = next((line.split(":", 2) for line in open("/proc/self/cgroup") if ":memory:" in line), None)
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    own = next((line.split(":", 2) for line in lines if ":memory:" in line), None)
     base = v1 if own is not None and v1.is_dir() else Path("/sys/fs/cgroup")
     group = base / name
     try:
