@@ -45,6 +45,7 @@ enum shmrt_tag {
 	SHMRT_TAG_BUFFER_BYTES, /* buffer:4; arrives as bytes */
 	SHMRT_TAG_BUFFER_BYTEARRAY, /* buffer:4; arrives as bytearray */
 	SHMRT_TAG_PICKLE,       /* size:8, pickle; the whole object. Its buffers are all the body's, in order */
+	SHMRT_TAG_ARRAY,        /* py_array.c: character:1, order:1, dimensions:1, lengths:8 each, then a buffer or bytes */
 	SHMRT_TAG_CALL,         /* positional:4, objects, named:4, (name, object)... */
 };
 

@@ -397,6 +397,10 @@ static int put_object(struct shmrt_encoder *encoder, PyObject *object, int depth
 		shmrt_write_f64(at + 9, value.imag);
 		return 0;
 	}
+	if (type == shmrt_array_type()) {
+		CHECK_SEEN(encoder, object, depth);
+		return shmrt_array_append(encoder, object);
+	}
 	return SLOW;
 }
 
@@ -661,6 +665,27 @@ static PyObject *get_set(struct shmrt_decoder *decoder, int depth, bool frozen) 
 	return set;
 }
 
+static PyObject *get_array(struct shmrt_decoder *decoder) {
+	const uint8_t *head = take(decoder, 3), *lengths = NULL, *at = NULL;
+	if (head != NULL && (lengths = take(decoder, 8 * (size_t)head[2])) != NULL)
+		at = take(decoder, 1);
+	if (at == NULL)
+		return NULL;
+	PyObject *buffer = NULL;
+	if (*at != 0) {
+		size_t size;
+		if ((at = take_sized(decoder, false, &size)) != NULL)
+			buffer = PyByteArray_FromStringAndSize((const char *)at, (Py_ssize_t)size);
+	} else if ((at = take(decoder, 4)) != NULL) {
+		buffer = shmrt_decode_buffer_view(decoder, shmrt_read_u32(at));
+	}
+	if (buffer == NULL)
+		return NULL;
+	PyObject *array = shmrt_array_make(head, lengths, buffer);
+	Py_DECREF(buffer);
+	return array;
+}
+
 static PyObject *get_object(struct shmrt_decoder *decoder, int depth) {
 	const uint8_t *at = take(decoder, 1);
 	if (at == NULL)
@@ -708,6 +733,8 @@ static PyObject *get_object(struct shmrt_decoder *decoder, int depth) {
 		at = take(decoder, 4);
 		return at ? shmrt_decode_buffer_copy(decoder, shmrt_read_u32(at), as_bytes) : NULL;
 	}
+	case SHMRT_TAG_ARRAY:
+		return get_array(decoder);
 	default:
 		break;
 	}

@@ -22,6 +22,13 @@ Py_ssize_t shmrt_encoder_add_buffer(struct shmrt_encoder *, Py_buffer *view);
 /* Appends TAG_PICKLE and the pickle of `object`; -1 with an exception. Runs user code. */
 int shmrt_pickle_append(struct shmrt_encoder *, PyObject *object);
 
+/* numpy.ndarray if this process has it; borrowed. */
+PyTypeObject *shmrt_array_type(void);
+/* Appends an exact ndarray: 0, -1 with an exception, 1 if pickle has to take it. */
+int shmrt_array_append(struct shmrt_encoder *, PyObject *array);
+/* head: character, order, dimensions. New reference: an array on `buffer`. */
+PyObject *shmrt_array_make(const uint8_t *head, const uint8_t *lengths, PyObject *buffer);
+
 /* One message being decoded. */
 struct shmrt_decoder {
 	const uint8_t *at, *end;

@@ -20,24 +20,9 @@
 
 /* ---- arrays that go by reference -------------------------------------------------------------------------- */
 
-static PyTypeObject *array_type(void) {
-	static PyTypeObject *type; /* numpy is never unloaded */
-	if (type == NULL) {
-		PyObject *numpy = PyDict_GetItemString(PyImport_GetModuleDict(), "numpy"); /* borrowed; never imported here */
-		PyObject *found = numpy ? PyObject_GetAttrString(numpy, "ndarray") : NULL;
-		if (found == NULL)
-			PyErr_Clear();
-		else if (PyType_Check(found))
-			type = (PyTypeObject *)found;
-		else
-			Py_DECREF(found);
-	}
-	return type;
-}
-
 /* The Block at the end of an array's chain of bases, borrowed; NULL if it is no array on a Block. */
 static ShmrtBlock *block_of_array(PyObject *object) {
-	PyTypeObject *type = array_type();
+	PyTypeObject *type = shmrt_array_type();
 	PyObject *at = Py_NewRef(object);
 	for (int i = 0; type != NULL && i < 64 && PyObject_TypeCheck(at, type); i++) {
 		PyObject *base = PyObject_GetAttrString(at, "base");
@@ -70,7 +55,7 @@ static int is_writable(PyObject *array) {
 
 /* The array and every array it is a view of become read-only; remembered for a thaw. */
 static int freeze(struct shmrt_encoder *encoder, PyObject *array) {
-	PyTypeObject *type = array_type();
+	PyTypeObject *type = shmrt_array_type();
 	if (encoder->frozen == NULL && (encoder->frozen = PyList_New(0)) == NULL)
 		return -1;
 	PyObject *at = Py_NewRef(array);

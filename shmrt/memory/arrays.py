@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from shmrt import _native
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["empty"]
 
 
-def empty(shape: int | Sequence[int], dtype: DTypeLike = float, *, order: str = "C") -> np.ndarray[Any, Any]:
+def empty(shape: SupportsIndex | Sequence[SupportsIndex], dtype: DTypeLike = float, *, order: str = "C") -> np.ndarray[Any, Any]:
     """An uninitialised array in shared memory. dtypes that hold Python objects are a TypeError."""
     import numpy as np
 
@@ -33,14 +33,13 @@ def empty(shape: int | Sequence[int], dtype: DTypeLike = float, *, order: str = 
         raise TypeError(f"dtype={kind!r} holds Python objects, which live in one process only; use a plain dtype")
     if order not in ("C", "F"):
         raise ValueError(f"order={order!r} must be 'C' or 'F'")
-    sizes = (shape,) if hasattr(shape, "__index__") else tuple(shape)
-    lengths = tuple(int(size.__index__()) for size in sizes)
-    if any(length < 0 for length in lengths):
+    lengths = (shape.__index__(),) if hasattr(shape, "__index__") else tuple(n.__index__() for n in shape)
+    if lengths and min(lengths) < 0:
         raise ValueError(f"shape={shape!r} has a negative length")
     size = math.prod(lengths) * kind.itemsize
     if size == 0:
-        return np.empty(lengths, kind, order="F" if order == "F" else "C")
+        return np.empty(lengths, kind, order)  # type: ignore[call-overload, no-any-return]
     if size >= 2**63:
         raise ValueError(f"shape={shape!r} of {kind} takes {size} bytes, more than any memory holds")
-    block: Any = _native.Arena.default().allocate(size)  # it exports the buffer protocol
-    return np.ndarray(lengths, kind, buffer=block, order="F" if order == "F" else "C")
+    block: Any = _native.Arena.default().allocate(size)
+    return np.ndarray(lengths, kind, block, 0, None, order)  # type: ignore[arg-type]
