@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["empty"]
 
 
-def empty(shape: SupportsIndex | Sequence[SupportsIndex], dtype: DTypeLike = float, *, order: str = "C") -> np.ndarray[Any, Any]:
+def empty(
+    shape: SupportsIndex | Sequence[SupportsIndex], dtype: DTypeLike = float, *, order: str = "C"
+) -> np.ndarray[Any, Any]:
     """An uninitialised array in shared memory. dtypes that hold Python objects are a TypeError."""
     import numpy as np
 
