@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import sys
 from typing import Any
 
 from shmrt.cli import options as kinds
@@ -103,6 +104,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         elif not screen.json:
             screen.line(repr(item))
 
+    if target.consume is None and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)  # an output is seen when it is there, not when 8 KiB are
     outcome = drive.drive(
         target,
         screen,

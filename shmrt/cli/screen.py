@@ -167,5 +167,5 @@ class Screen:
         try:
             sys.stderr.write(text)
             sys.stderr.flush()
-        except (OSError, ValueError):
-            pass  # stderr is closed or full; there is nowhere left to say so
+        except (OSError, ValueError, RuntimeError):
+            pass  # stderr is closed, full, or was being written when a signal came; there is nowhere left to say so
