@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -109,63 +110,74 @@ def test_chaos_does_not_change_the_answer(here: Path) -> None:
     assert found["outputs"] == 3000 and found["same_as_serial"] is True and found["dead_letters"] == []
 
 
-def started(here: Path, target: str, *words: str) -> subprocess.Popen[str]:
-    """A run that has put out its first line."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "shmrt", "run", target, *words],
-        cwd=here,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() != "", process.communicate()
-    return process
+class Started:
+    """A run that has put out its first line. Its stderr goes to a file: reading two pipes by turns would lose lines."""
+
+    def __init__(self, here: Path, target: str, *words: str) -> None:
+        self._errors = here / "stderr"
+        with self._errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "shmrt", "run", target, *words],
+                cwd=here,
+                env=environment(),
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+        self._watchdog = threading.Timer(WATCHDOG_S, self.process.kill)
+        self._watchdog.start()
+        assert self.process.stdout is not None
+        self.out = self.process.stdout
+        assert self.out.readline() != "", self.errors()
+
+    def errors(self) -> str:
+        return self._errors.read_text()
+
+    def end(self) -> tuple[str, int]:
+        """The rest of its output and its exit code."""
+        rest = "" if self.out.closed else self.out.read()
+        code = self.process.wait()
+        self._watchdog.cancel()
+        self.out.close()
+        return rest, code
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_drains(here: Path, number: signal.Signals) -> None:
     """Everything accepted comes out, without a gap, and the command ends by that signal."""
-    process = started(here, "targets:endless")
-    process.send_signal(number)
-    out, err = process.communicate(timeout=WATCHDOG_S)
-    assert process.returncode == -number, err
-    assert f"{number.name}: draining" in err and "Traceback" not in err
+    run = Started(here, "targets:endless")
+    run.process.send_signal(number)
+    out, code = run.end()
+    assert code == -number, run.errors()
+    assert f"{number.name}: draining" in run.errors() and "Traceback" not in run.errors()
     values = [int(line) for line in out.splitlines()]
     assert values == list(range(2, len(values) + 2))
 
 
 def test_a_drain_that_takes_too_long_is_ended(here: Path) -> None:
-    process = started(here, "targets:stuck", "--drain-timeout", "200ms")
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=WATCHDOG_S)
-    assert process.returncode == -signal.SIGTERM
-    assert "stopped before everything accepted was done" in err and "Traceback" not in err
+    run = Started(here, "targets:stuck", "--drain-timeout", "200ms")
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end()[1] == -signal.SIGTERM
+    assert "stopped before everything accepted was done" in run.errors() and "Traceback" not in run.errors()
 
 
 def test_the_second_signal_stops_now(here: Path) -> None:
-    process = started(here, "targets:stuck", "--drain-timeout", "1h")
-    process.send_signal(signal.SIGINT)
-    assert process.stderr is not None and "draining" in process.stderr.readline()
+    run = Started(here, "targets:stuck", "--drain-timeout", "1h")
     # One so soon after the first counts as the same one; so it is sent until the process has had enough.
-    while True:
-        process.send_signal(signal.SIGINT)
+    while run.process.poll() is None:
+        run.process.send_signal(signal.SIGINT)
         try:
-            _, err = process.communicate(timeout=0.3)
-            break
+            run.process.wait(0.3)
         except subprocess.TimeoutExpired:
             continue
-    assert process.returncode == -signal.SIGINT, err
+    assert run.end()[1] == -signal.SIGINT, run.errors()
 
 
 def test_a_reader_that_left_ends_the_run_quietly(here: Path) -> None:
-    process = started(here, "targets:endless", "-q")
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.close()
-    err = process.stderr.read()
-    assert process.wait(WATCHDOG_S) == -signal.SIGPIPE
-    assert err == ""
+    run = Started(here, "targets:endless", "-q")
+    run.out.close()
+    assert run.end()[1] == -signal.SIGPIPE
+    assert run.errors() == ""
 
 
 def test_check_counts_what_a_pool_reserves(here: Path) -> None:
