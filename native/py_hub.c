@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #define SPIN_NS UINT64_C(50000) /* about one sleeping wake: spinning longer than that never pays */
+#define SIGNAL_NS UINT64_C(250000000) /* how late Ctrl-C may be noticed by a thread that waits for a result, at worst */
 
 static _Atomic uint32_t fork_count; /* raised in every forked child */
 
@@ -136,7 +137,6 @@ int shmrt_py_hub_wait(PyObject *hub, PyObject *future, int64_t timeout_ns) {
 		}
 		if (now_ns >= end_ns)
 			break;
-		int slept = SHMRT_OK;
 		Py_BEGIN_ALLOW_THREADS
 		bool moved;
 		uint64_t next_ns;
@@ -157,11 +157,15 @@ int shmrt_py_hub_wait(PyObject *hub, PyObject *future, int64_t timeout_ns) {
 				look_again_ns = now_ns + SHMRT_RING_EVERY_NS;
 			if (look_again_ns > now_ns && look_again_ns < until_ns)
 				until_ns = look_again_ns;
-			slept = shmrt_hub_park(&self->hub, until_ns, true);
+			/* A signal that comes between the look for signals and the sleep, or to another thread, interrupts nothing. */
+			if (until_ns > now_ns + SIGNAL_NS)
+				until_ns = now_ns + SIGNAL_NS;
+			int slept = shmrt_hub_park(&self->hub, until_ns, true);
+			(void)slept; /* whatever ended it: look at everything */
 			now_ns = shmrt_now_ns();
 		}
 		Py_END_ALLOW_THREADS
-		if (slept == SHMRT_INTERRUPTED && PyErr_CheckSignals() < 0) {
+		if (PyErr_CheckSignals() < 0) {
 			result = -1;
 			break;
 		}

@@ -117,6 +117,7 @@ class Pool(Executor):
         self._spares = check_count(spares, "spares", least=0, most=runtimes.WORKERS_MAX)
         self._lock = threading.Lock()
         self._shutdown = False
+        self._aborted = False
         self._maps: weakref.WeakSet[Results] = weakref.WeakSet()
         self.exit_values: list[Any] = []
         self._runtime = runtime if runtime is not None else runtimes.current()
@@ -315,25 +316,34 @@ class Pool(Executor):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if kind is not None:
+            self._abort(_GRACE_S)
+            return
         try:
-            if kind is None:
-                self.shutdown(wait=True)
-            else:  # nobody waits for what was queued
-                self._abandon(0.0 if issubclass(kind, KeyboardInterrupt) else _GRACE_S)
-        except BaseException:  # a Ctrl-C while waiting: what still runs is killed
-            self._abandon(0.0)
+            self.shutdown(wait=True)
+        except BaseException:  # Ctrl-C during the wait: from here on as if it had come before
+            self._abort(_GRACE_S)
             raise
 
-    def _abandon(self, grace: float) -> None:
-        """Cancels what has not begun, gives what runs the grace time, and ends the workers."""
-        with self._lock:
-            self._shutdown = True
+    def _cancel_queue(self) -> None:
+        """Takes no more and cancels what has not begun; what runs goes on."""
+        self._shutdown = True
         for results in list(self._maps):
             results.close()
         self._core.close()
         self._core.fail_backlog(True)
-        self._core.wait_pending(0, nanoseconds(grace))
-        self._opened.finish(0.0)
+
+    def _abort(self, grace: float) -> None:
+        """By an exception or Ctrl-C: nobody waits for what was queued; what runs has `grace` seconds to end. Another
+        Ctrl-C during that time kills it at once."""
+        if self._aborted:
+            grace = 0.0  # a second Ctrl-C came at any point of the first one's way out
+        self._aborted = True
+        try:
+            self._cancel_queue()
+            self._core.wait_pending(0, nanoseconds(grace))
+        finally:
+            self._opened.finish(0.0)
 
     def __repr__(self) -> str:
         return f"<shmrt.Pool {self.name} of {self._max_workers} workers{', shut down' if self._shutdown else ''}>"

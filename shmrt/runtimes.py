@@ -43,6 +43,7 @@ WORKERS_MAX = 256
 _LANE_MIN = 64 << 10  # a smaller lane could not hold what a result with many buffers needs
 _FIRST_WORKER = 2
 _LOG_TAIL = 20
+_GRACE_S = 5.0  # what runs may take this long to end when its pool is left by an exception
 
 _lock = threading.RLock()
 _default: Runtime | None = None
@@ -119,12 +120,17 @@ class _Opened:
                 return
             link = self.runtime._link
             if not self.runtime._stopped and link.down is None:
-                link.remove_pool(self.number, 5.0 if grace is None else grace)
-                self.removed.wait()
+                link.remove_pool(self.number, _GRACE_S if grace is None else grace)
+                try:
+                    self.removed.wait()
+                except BaseException:  # Ctrl-C: the workers get no more time; whoever comes next does the rest
+                    link.remove_pool(self.number, 0.0)
+                    raise
             while not self.core.remove():
                 if self.runtime._stopped:
                     break
                 self.core.wait_pending(0, 1_000_000)
+            self._ended = True
             self.runtime._close_pool(self)
             self._ended = True  # last: an interrupted end is taken up again by the next call
 
@@ -244,10 +250,27 @@ class Runtime:
         with _lock:
             if self in _current:
                 _current.remove(self)
-        if kind is None:
-            for opened in list(self._pools.values()):
-                opened.pool.shutdown(wait=True)
-        self.stop()
+        try:
+            if kind is None:
+                for opened in list(self._pools.values()):
+                    opened.pool.shutdown(wait=True)
+            else:
+                self._abort()
+        except BaseException as error:
+            if kind is None and not isinstance(error, Exception):  # Ctrl-C during the wait
+                self._abort()
+            raise
+        finally:
+            self.stop()
+
+    def _abort(self) -> None:
+        """By an exception or Ctrl-C: what is queued is cancelled, what runs in any pool has the same few seconds."""
+        pools = [opened.pool for opened in list(self._pools.values())]
+        for pool in pools:
+            pool._cancel_queue()
+        end = monotonic() + _GRACE_S
+        for pool in pools:
+            pool._abort(max(end - monotonic(), 0.0))
 
     def _check(self) -> None:
         if not self._is_mine:
@@ -260,15 +283,22 @@ class Runtime:
             raise RuntimeDown(f"this runtime has ended: {self._down or 'it was stopped'}", reason=self._down)
 
     def _at_exit(self) -> None:
-        """A pool left open at interpreter exit finishes accepted work."""
+        """A pool left open at interpreter exit finishes accepted work, unless Ctrl-C is what ended the program."""
         if not self._is_mine or self._stopped:
             return
-        for opened in list(self._pools.values()):
-            try:
-                opened.pool.shutdown(wait=True)
-            except Exception:
-                sys.excepthook(*sys.exc_info())
-        self.stop()
+        try:
+            if getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1"):
+                self._abort()
+            for opened in list(self._pools.values()):
+                try:
+                    opened.pool.shutdown(wait=True)
+                except Exception:
+                    sys.excepthook(*sys.exc_info())
+        except KeyboardInterrupt:
+            self._abort()
+            raise
+        finally:
+            self.stop()
 
     # ---- pools ----------------------------------------------------------------------------------------------------
     def _open_pool(

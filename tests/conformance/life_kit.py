@@ -62,7 +62,8 @@ class Program:
     ) -> None:
         self.word = secrets.token_hex(8)
         env = {**os.environ, **environment, WORD: self.word, "PYTHONPATH": str(ROOT)}
-        env.pop("PYTHONDONTWRITEBYTECODE", None)
+        for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"):  # unbuffered, lines of two processes could mix
+            env.pop(name, None)
         command = [*prefix, python, "-c", source, *arguments] if how == "-c" else [*prefix, python, how, *arguments]
         self.process = subprocess.Popen(
             command,
