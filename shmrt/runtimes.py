@@ -130,7 +130,6 @@ class _Opened:
                 if self.runtime._stopped:
                     break
                 self.core.wait_pending(0, 1_000_000)
-            self._ended = True
             self.runtime._close_pool(self)
             self._ended = True  # last: an interrupted end is taken up again by the next call
 

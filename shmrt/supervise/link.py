@@ -18,6 +18,8 @@ A forked child of the program owns nothing of this: every call raises RuntimeDow
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import sys
 import threading
@@ -42,6 +44,11 @@ _ENTER = "import sys; sys.path.append(sys.argv.pop()); from shmrt.supervise.root
 # Variables that shape an interpreter before it runs anything; all other PYTHON* ones are for the user's programs.
 _KEPT = ("PYTHONHOME", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONCOERCECLOCALE", "PYTHONMALLOC", "PYTHONPLATLIBDIR")
 _hash_seed = ""
+_LIMITS = {  # what an answer of the kernel's is about
+    errno.EMFILE: " (see `ulimit -n`: shmrt needs about 16 descriptors, and 2 for each pool)",
+    errno.EAGAIN: " (see `ulimit -u` and the pids limit of the cgroup)",
+    errno.ENOMEM: " (see `ulimit -v` and the memory of the machine)",
+}
 
 
 def make_spec(name: str, workers: int, **more: Any) -> dict[str, Any]:
@@ -256,24 +263,29 @@ class RootLink:
         slots = self.slots
         self.generation = slots.raise_generation()
         slots.claim(_native.SLOT_ROOT, 0, 0)
-        ours, theirs = _native.socketpair(False)
-        own_pidfd = _native.pidfd_open(os.getpid())
-        passed = [theirs, slots.fd, self.arena_fd, own_pidfd]
-        # High copies first, so that no descriptor is overwritten by another's new number.
-        import fcntl
-
-        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) if fd >= 0 else -1 for fd in passed]
-        actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
-        numbers: list[int] = []
-        for fd in high:
-            if fd >= 0:
-                actions.append((os.POSIX_SPAWN_DUP2, fd, 3 + sum(number >= 0 for number in numbers)))
-            numbers.append(3 + sum(number >= 0 for number in numbers) if fd >= 0 else -1)
-        top = 3 + sum(number >= 0 for number in numbers)
         package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        words = [str(number) for number in (*numbers, top, os.getpid())]
-        command = [*_interpreter(), "-c", _ENTER, *words, package]
+        opened: list[int] = []
+        ours = -1
         try:
+            ours, theirs = _native.socketpair(False)
+            opened.append(theirs)
+            own_pidfd = _native.pidfd_open(os.getpid())
+            opened.append(own_pidfd)
+            passed = [theirs, slots.fd, self.arena_fd, own_pidfd]
+            actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
+            numbers: list[int] = []
+            top = 3
+            for fd in passed:
+                if fd < 0:
+                    numbers.append(-1)
+                    continue
+                # High copies first, so that no descriptor is overwritten by another's new number.
+                opened.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(passed)))
+                actions.append((os.POSIX_SPAWN_DUP2, opened[-1], top))
+                numbers.append(top)
+                top += 1
+            words = [str(number) for number in (*numbers, top, os.getpid())]
+            command = [*_interpreter(), "-c", _ENTER, *words, package]
             pid = os.posix_spawn(
                 command[0],
                 command,
@@ -283,15 +295,16 @@ class RootLink:
                 setsigmask=[],
                 setsigdef=range(1, 32),
             )
-        except OSError:
-            os.close(ours)
+        except OSError as error:
+            if ours >= 0:
+                os.close(ours)
             slots.gone(_native.SLOT_ROOT, 1 << 8, False)
             slots.free(_native.SLOT_ROOT)
-            raise
+            limit = _LIMITS.get(error.errno or 0, "")
+            raise OSError(error.errno, f"the root supervisor could not be started: {error.strerror}{limit}") from error
         finally:
-            for fd in (*high, theirs, own_pidfd):
-                if fd >= 0:
-                    os.close(fd)
+            for fd in opened:
+                os.close(fd)
         self.root_pid = pid
         self._root_pidfd = _native.pidfd_open(pid)
         self._channel = Channel(ours)

@@ -61,7 +61,7 @@ class Program:
         **environment: str,
     ) -> None:
         self.word = secrets.token_hex(8)
-        env = {**os.environ, **environment, WORD: self.word, "PYTHONPATH": str(ROOT)}
+        env = {**os.environ, **environment, WORD: self.word, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
         for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"):  # unbuffered, lines of two processes could mix
             env.pop(name, None)
         command = [*prefix, python, "-c", source, *arguments] if how == "-c" else [*prefix, python, how, *arguments]
@@ -116,7 +116,12 @@ class Program:
 
     def end(self, text: str | None = None) -> tuple[int, str, str]:
         """Waits for the program's own end; status, what else it printed, its errors."""
-        out, err = self.process.communicate(None if text is None else text.encode(), timeout=PATIENCE_S)
+        try:
+            out, err = self.process.communicate(None if text is None else text.encode(), timeout=PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.kill(signal.SIGABRT)  # says where it hangs
+            out, err = self.process.communicate(timeout=PATIENCE_S)
+            raise AssertionError(f"it hangs, after {out!r}: {err.decode(errors='replace')}") from None
         return self.process.returncode, (self._text + out).decode(), err.decode(errors="replace")
 
     def kill(self, number: int = signal.SIGKILL) -> None:

@@ -32,6 +32,8 @@ WAITS = {
     "map_unordered": "    r = pool.map_unordered(s, [1000] * 6); begun(pool, 2); list(r)",
     "as_completed": "    import concurrent.futures as c\n"
     "    f = pool.submit(s, 1000); begun(pool); list(c.as_completed([f]))",
+    "concurrent.futures.wait": "    import concurrent.futures as c\n"
+    "    f = pool.submit(s, 1000); begun(pool); c.wait([f])",
     "shutdown": "    f = pool.submit(s, 1000); begun(pool); pool.shutdown()",
     "leaving with": "    f = pool.submit(s, 1000); begun(pool)",
     "drain": "    f = pool.submit(s, 1000); begun(pool); pool.drain()",
@@ -146,6 +148,34 @@ with shmrt.Pool(1) as pool:
     with Program(source, arguments=("0", str(seed))) as program:
         status, out, errors = program.end()
         assert (status, out.splitlines()[-1]) == (0, "all"), errors
+
+
+@pytest.mark.slow
+def test_an_interrupt_on_the_way_out_by_another_exception():
+    source = (
+        PRELUDE
+        + """
+old = shmrt.Pool._cancel_queue
+def noted(pool): old(pool); print("graceful", flush=True)
+shmrt.Pool._cancel_queue = noted
+try:
+    with shmrt.Pool(1) as pool:
+        f = pool.submit(s, 1000)
+        begun(pool)
+        raise ValueError("first")
+except KeyboardInterrupt as error:
+    print(repr(error.__context__))
+"""
+    )
+    with Program(source, arguments=("100000",)) as program:
+        lines_until_go(program)
+        while program.line() != "graceful":
+            pass
+        os.killpg(program.pid, signal.SIGINT)
+        status, out, errors = program.end()
+        assert (status, out) == (0, "ValueError('first')\n"), errors
+        _, left = program.seconds_until_nobody()
+        assert not left
 
 
 def test_workers_do_not_hear_the_terminal():
