@@ -10,6 +10,7 @@ imported late and most programs never pay for it.
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 from collections.abc import Callable
@@ -39,13 +40,20 @@ def _reduce_view(view: memoryview) -> Any:
     return _rebuild_view, (pickle.PickleBuffer(whole), view.format, tuple(view.shape or ()))
 
 
-def dumps_by_value(obj: object, buffer_callback: Callable[[pickle.PickleBuffer], object] | None) -> bytes:
-    """The pickle of `obj` by cloudpickle, buffers given to `buffer_callback`."""
+@functools.cache
+def _pickler() -> Any:
     import cloudpickle
 
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        # In front of cloudpickle's own table, which would make bytes of a view; the registry of copyreg stays as
+        # the user made it. C reads the attribute when a pickler is made, so it has to be the class's.
+        dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({memoryview: _reduce_view})
+
+    return Pickler
+
+
+def dumps_by_value(obj: object, buffer_callback: Callable[[pickle.PickleBuffer], object] | None) -> bytes:
+    """The pickle of `obj` by cloudpickle, buffers given to `buffer_callback`."""
     with io.BytesIO() as file:
-        pickler = cloudpickle.Pickler(file, protocol=5, buffer_callback=buffer_callback)
-        # In front of cloudpickle's own table; the registry of copyreg stays as the user made it.
-        pickler.dispatch_table = pickler.dispatch_table.new_child({memoryview: _reduce_view})
-        pickler.dump(obj)
+        _pickler()(file, protocol=5, buffer_callback=buffer_callback).dump(obj)
         return file.getvalue()
