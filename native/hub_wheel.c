@@ -80,7 +80,8 @@ int shmrt_hub_park(struct shmrt_hub *hub, uint64_t until_ns, bool urgent) {
 	bool work = has_work(hub);
 	hub->sleeps += !work;
 	pthread_mutex_unlock(&hub->mutex);
-	if (work)
+	/* stop_thread sets the word before it rings: a ring that came before we armed is seen here. */
+	if (work || atomic_load_explicit(&hub->stop, memory_order_acquire) != 0) /* B1 */
 		return SHMRT_OK;
 	uint64_t now_ns = until_ns == UINT64_MAX ? 0 : shmrt_now_ns();
 	if (until_ns != UINT64_MAX && until_ns <= now_ns)

@@ -24,7 +24,8 @@ typedef struct {
 typedef struct {
 	PyObject_HEAD
 	ShmrtHub *hub;
-	struct shmrt_hub_pool *pool; /* NULL once removed */
+	struct shmrt_hub_pool *pool; /* NULL once removed; not freed while anybody waits in it */
+	uint32_t waiters;            /* threads inside wait_pending; under the GIL */
 	PyObject *name;
 	PyObject *worker_names;      /* list of str, by worker index */
 	PyObject *register_function; /* callable(fn, retry_on) -> number; keeps the table */

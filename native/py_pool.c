@@ -117,14 +117,7 @@ static PyObject *core_workers(ShmrtPoolCore *self, PyObject *Py_UNUSED(ignored))
 
 /* ---- ends ---- */
 
-/* wait_pending(at_most, timeout_ns) -> bool: until no more than so many tasks are pending. Negative: forever. */
-static PyObject *core_wait_pending(ShmrtPoolCore *self, PyObject *args) {
-	unsigned long long at_most;
-	long long timeout_ns;
-	if (!PyArg_ParseTuple(args, "KL", &at_most, &timeout_ns) || shmrt_py_hub_check(self->hub) < 0)
-		return NULL;
-	if (self->pool == NULL)
-		Py_RETURN_TRUE;
+static PyObject *wait_until_few(ShmrtPoolCore *self, unsigned long long at_most, long long timeout_ns) {
 	struct shmrt_hub *hub = &self->hub->hub;
 	uint64_t end_ns = timeout_ns < 0 ? UINT64_MAX : shmrt_now_ns() + (uint64_t)timeout_ns;
 	for (;;) {
@@ -153,6 +146,20 @@ static PyObject *core_wait_pending(ShmrtPoolCore *self, PyObject *args) {
 		if (shmrt_py_hub_check(self->hub) < 0)
 			return NULL;
 	}
+}
+
+/* wait_pending(at_most, timeout_ns) -> bool: until no more than so many tasks are pending. Negative: forever. */
+static PyObject *core_wait_pending(ShmrtPoolCore *self, PyObject *args) {
+	unsigned long long at_most;
+	long long timeout_ns;
+	if (!PyArg_ParseTuple(args, "KL", &at_most, &timeout_ns) || shmrt_py_hub_check(self->hub) < 0)
+		return NULL;
+	if (self->pool == NULL)
+		Py_RETURN_TRUE;
+	self->waiters++; /* the pool stays until we are out, whoever removes it meanwhile */
+	PyObject *answer = wait_until_few(self, at_most, timeout_ns);
+	self->waiters--;
+	return answer;
 }
 
 static PyObject *core_close(ShmrtPoolCore *self, PyObject *Py_UNUSED(ignored)) {
@@ -202,6 +209,8 @@ static PyObject *core_remove(ShmrtPoolCore *self, PyObject *Py_UNUSED(ignored)) 
 		Py_RETURN_TRUE;
 	shmrt_hub_pump(&self->hub->hub, &moved);
 	shmrt_py_hub_apply(self->hub, false);
+	if (self->waiters > 0 || self->pool == NULL) /* the second: applying ran user code, which may end the pool too */
+		return PyBool_FromLong(self->pool == NULL);
 	if (shmrt_hub_remove_pool(&self->hub->hub, self->pool) != SHMRT_OK)
 		Py_RETURN_FALSE;
 	self->pool = NULL;
