@@ -118,6 +118,16 @@ def test_named_files_and_tests_exist() -> None:
     assert not missing
 
 
+def test_every_death_names_its_test() -> None:
+    """Each row of the crash model's first table ends with a test: a function or a C program."""
+    table = rows("crash-model.md")
+    heads = [number for number, row in enumerate(table) if row[0] == "dies"]
+    assert table[heads[0]][-1] == "test"
+    deaths = table[heads[0] + 2 : heads[1]]
+    assert len(deaths) > 10
+    assert not [row for row in deaths if not re.fullmatch(r"test_\w+|tests/native/\w+\.c", row[-1])]
+
+
 def test_the_types_of_the_core_are_those_of_the_core() -> None:
     """_native.pyi names every public name and method of the built module, and no other."""
     told: dict[str, set[str]] = {}
