@@ -133,7 +133,7 @@ def raise_it(error: BaseException) -> None:
 def wait_for_file(path: str, value: Any = None) -> Any:
     """Runs until somebody makes the file."""
     while not os.path.exists(path):
-        time.sleep(0.001)
+        os.sched_yield()
     return value
 
 
