@@ -18,10 +18,10 @@ A `Ring` pickled to another process attaches there. A named one (`Ring.create(sp
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
-from weakref import WeakValueDictionary
 
 from shmrt import _native
 from shmrt.errors import SegmentError
@@ -133,12 +133,18 @@ def _transfer(fd: int) -> Any:
     import sys
 
     context = sys.modules.get("multiprocessing.context")
-    spawning = context is not None and context.get_spawning_popen() is not None
-    if not spawning and os.stat("/proc/self").st_uid == os.geteuid():
+    child = None if context is None else context.get_spawning_popen()
+    if child is None and os.stat("/proc/self").st_uid == os.geteuid():
         return None
     from multiprocessing.reduction import DupFd
 
-    return DupFd(fd)
+    if child is None:
+        return DupFd(fd)
+    # The child may start when this process has dropped the ring. Each handle passes a number of its own, since
+    # a number may be passed only once; ours lives as long as multiprocessing's object for the child.
+    own = os.dup(fd)
+    weakref.finalize(child, os.close, own)
+    return DupFd(own)
 
 
 def _rebuild(cls: type[Ring], token: bytes, ring: _Handle, arena: _Handle, pickle: bool, spec: RingSpec) -> Ring:
@@ -274,4 +280,4 @@ class Ring(_native.RingCore):
 
 
 # Anonymous rings of this process by token.
-_known: WeakValueDictionary[bytes, Ring] = WeakValueDictionary()
+_known: weakref.WeakValueDictionary[bytes, Ring] = weakref.WeakValueDictionary()
