@@ -348,8 +348,8 @@ bool shmrt_hub__look_at_worker(struct shmrt_hub_pool *pool, uint32_t offset, uin
 		return false;
 	uint32_t epoch = atomic_load_explicit(&slot->epoch, memory_order_relaxed); /* F2: after state */
 	if (worker->epoch != epoch) {
-		if (atomic_load_explicit(&slot->pid, memory_order_acquire) == 0) /* F2 */
-			return false; /* claimed, not forked yet */
+		if (state != SHMRT_SLOT_GONE && atomic_load_explicit(&slot->pid, memory_order_acquire) == 0) /* F2 */
+			return false; /* claimed, not forked yet; GONE without a pid: the fork failed */
 		adopt(pool, worker, epoch);
 		moved = true;
 	}

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -42,6 +43,17 @@ static PyObject *arena_wrap(struct shmrt_arena *arena, const struct stat *status
 	return (PyObject *)self;
 }
 
+static uint64_t address_space_used(void) {
+	unsigned long long pages = 0;
+	FILE *file = fopen("/proc/self/statm", "re");
+	if (file == NULL)
+		return 0;
+	if (fscanf(file, "%llu", &pages) != 1)
+		pages = 0;
+	fclose(file);
+	return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
 PyObject *shmrt_py_arena_create(uint64_t limit_bytes) {
 	struct shmrt_arena arena;
 	struct shmrt_shortage shortage = {0};
@@ -52,6 +64,13 @@ PyObject *shmrt_py_arena_create(uint64_t limit_bytes) {
 	if (outcome == SHMRT_INVALID)
 		return shmrt_raise("SegmentError", "an arena of %llu bytes cannot be made; use a smaller shm_limit",
 				   (unsigned long long)limit_bytes);
+	struct rlimit space;
+	if (outcome != SHMRT_OK && errno == ENOMEM && getrlimit(RLIMIT_AS, &space) == 0 && space.rlim_cur != RLIM_INFINITY) {
+		uint64_t used = address_space_used();
+		shortage = (struct shmrt_shortage){.needed = limit_bytes, .free = space.rlim_cur > used ? space.rlim_cur - used : 0};
+		snprintf(shortage.limit, sizeof(shortage.limit), "address space of this process (ulimit -v)");
+		return shmrt_raise_shortage(&shortage);
+	}
 	if (outcome != SHMRT_OK)
 		return shmrt_raise("SegmentError", "an arena of %llu bytes could not be made: %s",
 				   (unsigned long long)limit_bytes, strerror(errno));
@@ -105,6 +124,10 @@ PyObject *shmrt_py_arena_attach(int fd, uint64_t file_offset) {
 uint64_t shmrt_arena_default_limit(void) {
 	long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
 	uint64_t limit = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page / 2 : UINT64_C(1) << 30;
+	struct rlimit space;
+	/* Under `ulimit -v` every process of the runtime maps it all beside what it needs itself. */
+	if (getrlimit(RLIMIT_AS, &space) == 0 && space.rlim_cur != RLIM_INFINITY && limit > space.rlim_cur / 8)
+		limit = space.rlim_cur / 8;
 	return limit < UINT64_C(64) << 20 ? UINT64_C(64) << 20 : limit;
 }
 

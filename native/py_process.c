@@ -14,6 +14,8 @@
 #include <unistd.h>
 
 #include "cgroup.h"
+#include "py_message.h"
+#include "segment.h"
 #include "ops.h"
 #include "py_module.h"
 
@@ -289,6 +291,18 @@ static PyObject *oom_kills(PyObject *module, PyObject *unused) {
 	return PyLong_FromLongLong(kills);
 }
 
+/* check_memory(bytes): SegmentError if machine or control groups have not that much left. */
+static PyObject *check_memory(PyObject *module, PyObject *bytes) {
+	(void)module;
+	struct shmrt_shortage shortage;
+	unsigned long long needed = PyLong_AsUnsignedLongLong(bytes);
+	if (PyErr_Occurred())
+		return NULL;
+	if (shmrt_budget_check(needed, -1, &shortage) != SHMRT_OK)
+		return shmrt_raise_shortage(&shortage);
+	Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
 	{"set_parent_death_signal", set_parent_death_signal, METH_O, "Signal for this process when its parent thread ends; 0: none."},
 	{"set_child_subreaper", set_child_subreaper, METH_O, "Whether orphans among the descendants become own children."},
@@ -303,6 +317,7 @@ static PyMethodDef functions[] = {
 	{"poll", poll_fds, METH_VARARGS, "poll([(fd, events)], timeout_ms) -> [(fd, events)]"},
 	{"memfd_create", memfd_create_sealed, METH_VARARGS, "memfd_create(name, size) -> descriptor of a sealed memfd"},
 	{"usable_cpus", usable_cpus, METH_NOARGS, "CPUs by affinity and the control group's quota; at least 1."},
+	{"check_memory", check_memory, METH_O, "check_memory(bytes): SegmentError if the machine or a control group has not that much left."},
 	{"oom_kills", oom_kills, METH_NOARGS, "Kills for want of memory in the own control group; -1: unknown."},
 	{NULL, NULL, 0, NULL},
 };

@@ -43,6 +43,10 @@ WORKERS_MAX = 256
 _LANE_MIN = 64 << 10  # a smaller lane could not hold what a result with many buffers needs
 _FIRST_WORKER = 2
 _LOG_TAIL = 20
+# What a process needs of its own before it does anything for the user; without that much left nothing is started,
+# since the kernel would have to kill somebody, perhaps the program.
+_ROOT_BYTES = 12 << 20
+_WORKER_BYTES = 3 << 20
 _GRACE_S = 5.0  # what runs may take this long to end when its pool is left by an exception
 
 _lock = threading.RLock()
@@ -168,6 +172,7 @@ class Runtime:
         self._ended = threading.Event()
         self._link: Any = None
         self._hub: Any = None
+        self._slots: Any = None
 
     # ---- life -----------------------------------------------------------------------------------------------------
     @property
@@ -194,24 +199,42 @@ class Runtime:
                 return self
             from shmrt.supervise.link import RootLink
 
-            self._slots = _native.Slots.create(_SLOTS)
-            self._arena = _native.Arena.default() if self.shm_limit is None else _native.Arena.create(self.shm_limit)
-            self._link = RootLink.start(
-                self._slots,
-                self._arena.fd,
-                on_event=self._handle_event,
-                on_down=self._handle_down,
-            )
-            self._slots.claim(_native.SLOT_PROGRAM, 0, 0)
-            self._slots.set_process(_native.SLOT_PROGRAM, os.getpid())
-            self._hub = _native.Hub(self._slots.fd, self._arena)
-            self._hub.start()
-            self._slots.ring(_native.SLOT_ROOT)
-            self._dispatcher = threading.Thread(target=self._dispatch, name="shmrt-dispatch", daemon=True)
-            self._dispatcher.start()
+            _native.check_memory(_ROOT_BYTES)
+            try:
+                self._start(RootLink)
+            except BaseException:
+                self._undo_start()
+                raise
             _finish_at_exit(self)
             self._started = True
         return self
+
+    def _start(self, link: Any) -> None:
+        self._slots = _native.Slots.create(_SLOTS)
+        self._arena = _native.Arena.default() if self.shm_limit is None else _native.Arena.create(self.shm_limit)
+        self._link = link.start(
+            self._slots,
+            self._arena.fd,
+            on_event=self._handle_event,
+            on_down=self._handle_down,
+        )
+        self._slots.claim(_native.SLOT_PROGRAM, 0, 0)
+        self._slots.set_process(_native.SLOT_PROGRAM, os.getpid())
+        self._hub = _native.Hub(self._slots.fd, self._arena)
+        self._hub.start()
+        self._slots.ring(_native.SLOT_ROOT)
+        self._dispatcher = threading.Thread(target=self._dispatch, name="shmrt-dispatch", daemon=True)
+        self._dispatcher.start()
+
+    def _undo_start(self) -> None:
+        """No thread or descriptor was left for one of the steps: what the others made goes away."""
+        if self._link is not None:
+            self._link.close(0.0)
+        if self._hub is not None:
+            self._hub.stop()
+        if self._slots is not None:
+            self._slots.close()
+        self._link = self._hub = self._slots = None
 
     def stop(self, grace: float = 5.0) -> None:
         """Ends every pool (what is pending is lost with RuntimeDown), then the root. Nothing is left afterwards."""
@@ -333,6 +356,7 @@ class Runtime:
             opened = _Opened(self, pool, number, first, count)
             self._pools[number] = opened
         try:
+            _native.check_memory(max_workers * _WORKER_BYTES)
             opened.lanes_fd = _native.lanes_create(count, capacity, capacity)
             opened.stacks_fd = _native.memfd_create("shmrt-stacks", count * 65536)
             table: list[Any] = []

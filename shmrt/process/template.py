@@ -21,7 +21,7 @@ import sys
 
 from shmrt import _native
 from shmrt.process import inherit, signals, worker
-from shmrt.process.spawn import Job, close_all_but
+from shmrt.process.spawn import Job, close_all_but, die_first
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def run(job: Job, socket: int) -> int:
         return 1
     _native.set_process_name(f"shmrt-template {job.spec['name']}")
     close_all_but([job.slots.fd, job.lanes_fd, job.stacks_fd, job.arena_fd, socket])
+    die_first()
     gc.enable()
     try:
         _preload(job.spec)

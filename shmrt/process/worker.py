@@ -17,7 +17,7 @@ import sys
 
 from shmrt import _native
 from shmrt.process import inherit, remote, signals
-from shmrt.process.spawn import Job, close_all_but
+from shmrt.process.spawn import Job, close_all_but, die_first
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def run(job: Job, middle_pid: int = 0) -> int:
     slots.start_beat(index, job.root_pid)
     if not middle_pid:
         close_all_but([slots.fd, job.lanes_fd, job.stacks_fd, job.arena_fd])
+        die_first()
     spec = job.spec
     _native.set_process_name(f"shmrt {spec['name']}/{job.number}")
     global _loop, siblings

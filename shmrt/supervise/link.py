@@ -152,11 +152,27 @@ class RootLink:
         max_seconds: float = 60.0,
     ) -> RootLink:
         link = cls(slots, arena_fd, on_event, on_root_lost, on_down, max_restarts, max_seconds)
-        with link._lock:
-            link._start_root()
-        link._thread = threading.Thread(target=link._run, name="shmrt-link", daemon=True)
-        link._thread.start()
+        try:
+            with link._lock:
+                link._start_root()
+            link._thread = threading.Thread(target=link._run, name="shmrt-link", daemon=True)
+            link._thread.start()
+        except BaseException:
+            link._undo_start()
+            raise
         return link
+
+    def _undo_start(self) -> None:
+        """There is no thread to serve the root with: it ends here."""
+        if self._channel is not None:
+            _native.pidfd_signal(self._root_pidfd, KILL)
+            _native.poll([(self._root_pidfd, _native.POLLIN)], -1)
+            self._reap(self.root_pid)
+            os.close(self._root_pidfd)
+            os.close(self._channel.fd)
+            self._channel, self._root_pidfd = None, -1
+        os.close(self._wake)
+        self._wake = -1
 
     # ---- commands ---------------------------------------------------------------------------------------------------
     def add_pool(

@@ -28,7 +28,7 @@ from time import monotonic_ns
 
 from shmrt import _native
 from shmrt.process import death, signals, template, worker
-from shmrt.process.spawn import Job, fork_child
+from shmrt.process.spawn import Job, die_first, fork_child
 from shmrt.supervise.crew import Crew, Template, Worker
 from shmrt.supervise.protocol import Channel
 
@@ -570,6 +570,7 @@ def main() -> None:
     os.closerange(top, 1 << 30)  # whatever the program had made inheritable
     os.chdir("/")
     _native.set_process_name("shmrt-root")
+    die_first(900)  # after the workers, before the program, which can start another root
     _native.set_child_subreaper(True)
     # Forking beside the death watch, which holds no lock, is meant; newer interpreters would warn of it.
     import _warnings
