@@ -139,7 +139,7 @@ def test_the_kernel_takes_a_worker_before_the_program() -> None:
     source = """
 def adjusted(pid='self'): return open(f"/proc/{pid}/oom_score_adj").read()
 with shmrt.Pool(1) as pool, shmrt.Pool(1, preload=["decimal"]) as other:
-    print(int(pool.submit(adjusted).result()), int(other.submit(adjusted).result()), 
+    print(int(pool.submit(adjusted).result()), int(other.submit(adjusted).result()),
           int(adjusted(shmrt.runtime().pid)), int(adjusted()) < 900)
 """
     assert run(PRELUDE + source) == (0, "1000 1000 900 True\n", "")
