@@ -4,15 +4,17 @@
     >>> image = shmrt.empty((480, 640, 3), "uint8")
     >>> image[:] = 0
 
-Sending such an array (whole: a slice that begins elsewhere is copied) makes the sender's array read-only, and
-every array it is a view of; the receiver's is read-only, too. The memory is used again only when neither side
-looks at it any more, also if one of them is killed.
+Sending such an array (whole: a slice that begins elsewhere is copied) makes it read-only, and the array that
+`empty` returned if it is a view of that; the receiver's is read-only, too. Other views of the same memory keep
+their own flag and must not be written to any more. The memory is used again only when neither side looks at it,
+also if one of them is killed.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from shmrt import _native
@@ -35,7 +37,7 @@ def empty(
         raise TypeError(f"dtype={kind!r} holds Python objects, which live in one process only; use a plain dtype")
     if order not in ("C", "F"):
         raise ValueError(f"order={order!r} must be 'C' or 'F'")
-    lengths = (shape.__index__(),) if hasattr(shape, "__index__") else tuple(n.__index__() for n in shape)
+    lengths = (index(shape),) if hasattr(shape, "__index__") else tuple(map(index, shape))
     if lengths and min(lengths) < 0:
         raise ValueError(f"shape={shape!r} has a negative length")
     size = math.prod(lengths) * kind.itemsize
