@@ -23,7 +23,6 @@ a file is a random word of this run, so no file found on a disk can do it.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import os
@@ -52,6 +51,7 @@ WINDOW = 5
 LEAST_SHINGLES = 24
 """Smaller files are all alike (`from .x import *`), so they are counted but not clustered."""
 SIMILAR = 0.8
+SAMPLE_SIZE_MOST = 48 << 10
 SIZE_MOST = 4 << 20
 """Files beyond this many bytes are listed as failed instead of read."""
 
@@ -244,13 +244,17 @@ def source_files(root: str | None = None, *, sample: int | None = None, seed: in
     found = sorted(
         os.path.join(folder, name) for folder, _, names in os.walk(top) for name in names if name.endswith(".py")
     )
-    if sample is None or sample >= len(found):
+    if sample is None:
+        return found
+    # A worker that is killed ten times a second seldom lives through a second's work, and a busy machine makes
+    # a second of what is little: a sample, which is for showing, leaves large files out.
+    found = [path for path in found if _size_of(path) <= SAMPLE_SIZE_MOST]
+    if sample >= len(found):
         return found
     # Copies mostly keep their name and size: half of the sample is drawn from files that share both, to have clusters.
     alike: dict[tuple[str, int], list[str]] = {}
     for path in found:
-        with contextlib.suppress(OSError):
-            alike.setdefault((os.path.basename(path), os.path.getsize(path)), []).append(path)
+        alike.setdefault((os.path.basename(path), _size_of(path)), []).append(path)
     groups = sorted(group for group in alike.values() if 2 <= len(group) <= 8)
     generator = random.Random(seed)
     generator.shuffle(groups)
@@ -259,6 +263,13 @@ def source_files(root: str | None = None, *, sample: int | None = None, seed: in
         chosen.update(groups.pop())
     others = [path for path in found if path not in chosen]
     return sorted([*chosen, *generator.sample(others, sample - len(chosen))])[:sample]
+
+
+def _size_of(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0  # a dangling link is a file that cannot be read, which is a result like any other
 
 
 class _Input:
