@@ -295,6 +295,8 @@ void shmrt_hub__measure(struct shmrt_hub_pool *);
 bool shmrt_hub__drain(struct shmrt_hub_pool *, uint32_t offset, uint32_t most);
 bool shmrt_hub__look_at_worker(struct shmrt_hub_pool *, uint32_t offset, uint64_t now_ns, uint64_t *next_ns);
 bool shmrt_hub__revoke(struct shmrt_task *);
+/* Its worker's end was ordered because of this task, which was running then: its outcome is decided. */
+bool shmrt_hub__is_condemned(const struct shmrt_hub_worker *, const struct shmrt_task *);
 void shmrt_hub__rebalance(struct shmrt_hub_pool *, uint64_t now_ns, uint64_t *next_ns);
 struct shmrt_task *shmrt_hub__find(struct shmrt_hub *, uint64_t id);
 void shmrt_hub__id_give_back(struct shmrt_hub *, const struct shmrt_task *);

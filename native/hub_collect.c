@@ -56,7 +56,10 @@ static void outcome_of(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *wor
 		       const struct shmrt_record_header *header, const uint8_t *body) {
 	struct shmrt_hub *hub = pool->hub;
 	struct shmrt_task *task = shmrt_hub__find(hub, header->id);
-	if (task == NULL || task->state != SHMRT_TASK_LANE || &pool->workers[task->worker] != worker || task->pool != pool) {
+	if (task == NULL || task->state != SHMRT_TASK_LANE || &pool->workers[task->worker] != worker || task->pool != pool ||
+	    shmrt_hub__is_condemned(worker, task)) {
+		/* A condemned task's time was over while it ran: what it still published may come of the very signal that asked
+		 * for its stack. It stays in the lane until its worker is dead. */
 		pool->stale++;
 		struct shmrt_payload stale = {0};
 		if (read_message(hub, header, body, worker->owner, &stale) == SHMRT_OK)

@@ -65,6 +65,12 @@ static bool ordered_for_another(const struct shmrt_slot *slot, const struct shmr
 	return atomic_load_explicit(&slot->kill_task_id, memory_order_relaxed) != task->id; /* H2 */
 }
 
+bool shmrt_hub__is_condemned(const struct shmrt_hub_worker *worker, const struct shmrt_task *task) {
+	uint32_t reason = atomic_load_explicit(&worker->slot->kill_reason, memory_order_acquire); /* H2 */
+	return (reason == SHMRT_KILL_TIMEOUT || reason == SHMRT_KILL_CANCEL) &&
+	       atomic_load_explicit(&worker->slot->kill_task_id, memory_order_relaxed) == task->id; /* H2 */
+}
+
 /* True if the task goes back to the backlog now; else its end is told once the exit status is known. */
 static bool try_again(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker, struct shmrt_task *task) {
 	uint32_t reason = atomic_load_explicit(&worker->slot->kill_reason, memory_order_acquire); /* H2 */
@@ -111,12 +117,16 @@ static void take_leave(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *wor
 	uint64_t running = atomic_load_explicit(&slot->task_id, memory_order_relaxed); /* F1: with phase */
 	bool begun = phase >= SHMRT_PHASE_DECODE && phase <= SHMRT_PHASE_BLOCKED;
 	uint64_t start_ns = atomic_load_explicit(&slot->task_start_ns, memory_order_relaxed); /* F1: with phase */
+	/* Once an order is confirmed for the oldest, no task behind it is begun (H2), whatever the phase says. */
+	struct shmrt_task *oldest = worker->lane.first;
+	bool condemned = oldest && shmrt_hub__is_condemned(worker, oldest);
 	/* From the youngest to the oldest, each to the front: their order stays. */
 	while (worker->lane.last) {
 		struct shmrt_task *task = worker->lane.last;
 		shmrt_list_remove(&worker->lane, task);
-		if (begun && task->id == running) {
-			worker->crash_elapsed_ns = shmrt_now_ns() - start_ns;
+		if (condemned ? task == oldest : begun && task->id == running) {
+			if (worker->crash_elapsed_ns == 0) /* else it is the time at which the order was given */
+				worker->crash_elapsed_ns = shmrt_now_ns() - start_ns;
 			if (!try_again(pool, worker, task)) {
 				task->state = SHMRT_TASK_VICTIM;
 				worker->victim = task;

@@ -75,7 +75,6 @@ static void release_buffers(PyObject **buffers, uint16_t count) {
 }
 
 static int learn_function(WorkerLoop *self, const struct shmrt_record_header *header, const uint8_t *body) {
-	PyObject *buffers[SHMRT_MESSAGE_BLOCKS_MAX];
 	uint32_t number = header->function;
 	if (number >= UINT32_C(1) << 24 || header->block_count > SHMRT_MESSAGE_BLOCKS_MAX)
 		return 0;
@@ -90,15 +89,38 @@ static int learn_function(WorkerLoop *self, const struct shmrt_record_header *he
 		self->functions = functions;
 		self->function_count = count;
 	}
-	PyObject *function = NULL;
-	if (receive_blocks(self, header, body, false, buffers) == 0) {
-		uint64_t references = (uint64_t)header->block_count * sizeof(struct shmrt_block_reference);
-		function = shmrt_decode_message(body + references, header->inline_size, header->flags, buffers,
-						header->block_count, true);
-		release_buffers(buffers, header->block_count);
+	/* Kept as it came: unpickling may import or run anything, which belongs to the first task that names it. */
+	uint64_t size = (uint64_t)header->block_count * sizeof(struct shmrt_block_reference) + header->inline_size;
+	PyObject *record = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(sizeof(*header) + size));
+	if (record == NULL)
+		return -1;
+	memcpy(PyBytes_AS_STRING(record), header, sizeof(*header));
+	memcpy(PyBytes_AS_STRING(record) + sizeof(*header), body, size);
+	Py_XSETREF(self->functions[number], record);
+	return 0;
+}
+
+/* The (callable, retry_on) of a function, or the exception that its unpickling raised; borrowed. Its blocks stay the
+ * program's while a task that names it is not done. */
+static PyObject *function_of(WorkerLoop *self, uint32_t number) {
+	PyObject *entry = number < self->function_count ? self->functions[number] : NULL;
+	if (entry == NULL)
+		return shmrt_raise("SegmentError", "this worker was never sent function %u", number);
+	if (!PyBytes_Check(entry))
+		return entry;
+	PyObject *buffers[SHMRT_MESSAGE_BLOCKS_MAX], *function = NULL;
+	struct shmrt_record_header header;
+	memcpy(&header, PyBytes_AS_STRING(entry), sizeof(header));
+	const uint8_t *body = (const uint8_t *)PyBytes_AS_STRING(entry) + sizeof(header);
+	Py_INCREF(entry);
+	if (receive_blocks(self, &header, body, false, buffers) == 0) {
+		uint64_t references = (uint64_t)header.block_count * sizeof(struct shmrt_block_reference);
+		function = shmrt_decode_message(body + references, header.inline_size, header.flags, buffers, header.block_count, true);
+		release_buffers(buffers, header.block_count);
 	}
+	Py_DECREF(entry);
 	if (function == NULL || !PyTuple_Check(function) || PyTuple_GET_SIZE(function) != 2) {
-		/* Each task that names it will fail with this; the worker lives on. */
+		/* Each task that names it fails with this; the worker lives on. */
 		Py_XDECREF(function);
 		PyObject *type, *value, *traceback;
 		if (!PyErr_Occurred())
@@ -112,16 +134,16 @@ static int learn_function(WorkerLoop *self, const struct shmrt_record_header *he
 		function = value;
 	}
 	Py_XSETREF(self->functions[number], function);
-	return 0;
+	return function;
 }
 
 /* ---- one task ---- */
 
 static PyObject *call_function(WorkerLoop *self, const struct shmrt_record_header *header, const uint8_t *body,
 			       PyObject **buffers, PyObject **retry_on) {
-	PyObject *entry = header->function < self->function_count ? self->functions[header->function] : NULL;
+	PyObject *entry = function_of(self, header->function);
 	if (entry == NULL)
-		return shmrt_raise("SegmentError", "this worker was never sent function %u", header->function);
+		return NULL;
 	if (!PyTuple_Check(entry)) {
 		PyErr_SetObject((PyObject *)Py_TYPE(entry), entry);
 		return NULL;
@@ -138,6 +160,10 @@ static PyObject *call_function(WorkerLoop *self, const struct shmrt_record_heade
 	return value;
 }
 
+static bool is_condemned(const WorkerLoop *self) {
+	return atomic_load_explicit(&self->slot->kill_reason, memory_order_relaxed) != SHMRT_KILL_NONE; /* H2 */
+}
+
 /* 0: went on; 1: the worker must end (SystemExit); -1: exception that ends the loop. */
 static int run_task(WorkerLoop *self, const struct shmrt_record_header *header, const uint8_t *body) {
 	_Atomic uint32_t *claim = (_Atomic uint32_t *)&((struct shmrt_record_header *)(void *)(uintptr_t)body - 1)->claim;
@@ -151,10 +177,17 @@ static int run_task(WorkerLoop *self, const struct shmrt_record_header *header, 
 	shmrt_slot_task_begin(self->slot, header->id, start_ns);
 	shmrt_slot_phase_set(self->slot, SHMRT_PHASE_DECODE);
 	atomic_thread_fence(memory_order_seq_cst); /* H2 */
-	while (atomic_load_explicit(&self->slot->kill_reason, memory_order_relaxed) != SHMRT_KILL_NONE) { /* H2 */
-		shmrt_slot_phase_set(self->slot, SHMRT_PHASE_STOPPING); /* not begun */
-		if (shmrt_worker_sleep(self, INT64_C(5000000)) < 0)
-			return -1;
+	while (is_condemned(self)) { /* H2 */
+		/* Not begun, and it stays so until the order is carried out or withdrawn. A phase that came back before that would
+		 * have the hub time this task, order again, and so on; and its time begins when it does. */
+		shmrt_slot_phase_set(self->slot, SHMRT_PHASE_STOPPING);
+		while (is_condemned(self)) {
+			shmrt_bell_arm(&self->slot->bell);
+			if (is_condemned(self) && shmrt_worker_sleep(self, INT64_C(5000000)) < 0)
+				return -1;
+		}
+		start_ns = shmrt_now_ns();
+		shmrt_slot_task_begin(self->slot, header->id, start_ns);
 		shmrt_slot_phase_set(self->slot, SHMRT_PHASE_DECODE);
 		atomic_thread_fence(memory_order_seq_cst); /* H2 */
 	}

@@ -17,7 +17,7 @@ typedef struct {
 	struct shmrt_lane_producer results;
 	ShmrtArena *arena;
 	struct shmrt_encoder encoder, log_encoder;
-	PyObject **functions; /* by number: (callable, retry_on) or an exception that its unpickling raised */
+	PyObject **functions; /* by number: the record as it came, (callable, retry_on), or what its unpickling raised */
 	uint32_t function_count;
 	PyObject *pack_exception; /* shmrt.process.remote.pack_exception */
 	uint64_t current_task;

@@ -6,6 +6,7 @@ import ctypes
 import faulthandler
 import functools
 import os
+import re
 import signal
 import sys
 import threading
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-LIMIT_S = 120.0  # generous: it only ends what hangs
+LIMIT_S = float(os.environ.get("SHMRT_TEST_LIMIT_S", 120))  # generous: it only ends what hangs
 
 
 @contextmanager
@@ -140,3 +141,47 @@ def wait_for_file(path: str, value: Any = None) -> Any:
 def started_then_wait(started: str, path: str, value: Any = None) -> Any:
     note(started, str(os.getpid()))
     return wait_for_file(path, value)
+
+
+def sleep_long() -> None:
+    time.sleep(1000)
+
+
+def hold_the_gil() -> None:
+    ctypes.PyDLL(None).usleep(1_000_000_000)
+
+
+def backtrack() -> Any:
+    return re.match(r"(a+)+$", "a" * 64 + "b")
+
+
+def masked_loop() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 64))
+    while True:
+        pass
+
+
+def ignoring_loop() -> None:
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        pass
+
+
+def hold_the_gil_for(seconds: float) -> int:
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+    return os.getpid()
+
+
+def hang_first(path: str, times: int, value: Any) -> Any:
+    note(path, str(os.getpid()))
+    if len(notes(path)) <= times:
+        time.sleep(1000)
+    return value
+
+
+def spin_for(seconds: float, value: Any) -> Any:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+    return value

@@ -17,7 +17,7 @@ import pool_tasks as tasks
 import pytest
 from pool_tasks import LIMIT_S
 
-from shmrt import Pool, RemoteError, WorkerCrashed
+from shmrt import PoisonMessage, Pool, RemoteError, TaskTimeout, WorkerCrashed
 
 HERE = Path(__file__).parent
 
@@ -174,6 +174,53 @@ def test_a_result_whose_reduction_ends_the_process_is_a_death_of_its_task(pool: 
 
 def test_a_value_whose_end_kills_concerns_no_other_task(pool: Pool) -> None:
     assert type(pool.submit(make_and_drop, True).exception(LIMIT_S)) is WorkerCrashed
+    serves(pool)
+
+
+class Callable:
+    """A function that is an object: its unpickling is done in the first task that names it."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+    def __call__(self) -> str:
+        return self.word
+
+    def __reduce__(self) -> Any:
+        return (make_callable, (self.word, os.getpid()))
+
+
+def make_callable(word: str, maker: int) -> Callable:
+    if os.getpid() != maker:
+        if word == "raise":
+            raise LookupError("not here")
+        if word == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if word == "exit":
+            sys.exit(6)
+        if word == "hang":
+            signal.pause()
+    return Callable(word)
+
+
+def test_a_function_that_cannot_be_read_there_fails_its_tasks(pool: Pool) -> None:
+    assert pool.submit(Callable("fine")).result(LIMIT_S) == "fine"
+    raises = Callable("raise")
+    errors = [pool.submit(raises).exception(LIMIT_S) for _ in range(3)]
+    assert [type(error) for error in errors] == [LookupError] * 3
+    serves(pool)
+    assert pool.stats()["restarts"] == 0
+
+
+def test_a_function_whose_reading_ends_the_worker_is_a_death_of_the_task(pool: Pool) -> None:
+    error = pool.submit(Callable("kill")).exception(LIMIT_S)
+    assert (type(error), error.signal) == (WorkerCrashed, signal.SIGKILL)
+    error = pool.submit(Callable("exit")).exception(LIMIT_S)
+    assert (type(error), error.exitcode) == (WorkerCrashed, 6)
+    error = pool.options(timeout=0.3).submit(Callable("hang")).exception(LIMIT_S)
+    assert type(error) is TaskTimeout
+    poison = pool.options(max_attempts=2).submit(Callable("kill"))
+    assert type(poison.exception(LIMIT_S)) is PoisonMessage
     serves(pool)
 
 
