@@ -194,7 +194,7 @@ for limit in range(1, 11):
         with shmrt.Runtime(), shmrt.Pool(2) as pool: results.append(pool.submit(abs, -limit).result())
     except (OSError, RuntimeError) as error: results.append(0)
 assert results[0] == 0 and results[-1] == 10, results
-assert len(os.listdir("/proc/self/task")) == 1, os.listdir("/proc/self/task")
+while len(os.listdir("/proc/self/task")) > 1: pass  # a joined thread is listed a moment longer
 try: os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT); print("a child is left")
 except ChildProcessError: print("fine")
 """
