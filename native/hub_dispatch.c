@@ -111,6 +111,8 @@ static struct shmrt_hub_worker *choose(struct shmrt_hub_pool *pool, bool spare_w
 			continue;
 		if (worker->lane.count == 0 && spare_waits)
 			continue; /* a spare waits for a death */
+		if (pool->options.max_tasks_per_worker && worker->sent >= pool->options.max_tasks_per_worker)
+			continue; /* it has had its share: the next round retires it */
 		struct shmrt_task_list *found = next_list(pool, worker);
 		if (found == NULL)
 			continue;
@@ -122,6 +124,8 @@ static struct shmrt_hub_worker *choose(struct shmrt_hub_pool *pool, bool spare_w
 	if (best && best->lane.count == 0 && soon > 2) {
 		for (uint32_t i = 0; i < count; i++) {
 			struct shmrt_hub_worker *awake = &pool->workers[i];
+			if (pool->options.max_tasks_per_worker && awake->sent >= pool->options.max_tasks_per_worker)
+				continue;
 			if (!awake->ready || awake->lane.count == 0 || awake->lane.count >= soon || awake->lane_full || !may_take(awake))
 				continue;
 			struct shmrt_task_list *found = next_list(pool, awake);
