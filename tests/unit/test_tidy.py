@@ -39,7 +39,7 @@ IMPURE = {
     *("mmap", "ctypes", "asyncio", "datetime", "io", "tempfile", "pathlib"),
 }
 UNFINISHED = re.compile(r"\b(FIXME|XXX|TODO|HACK)\b")
-ELSEWHERE = re.compile(r"/work/|/tmp/wt\b|/home/\w+/")
+ELSEWHERE = re.compile(r"/home/\w+/|/root/\w+")
 
 
 def layer_of(module: str) -> int:
@@ -229,7 +229,7 @@ def test_tests_do_not_sleep() -> None:
         (check_sleep, "test_x.py", "import time\nwhile True:\n    time.sleep(0.1)"),
         (check_text, "x.py", "pass\n" * (LINES_MOST + 1)),
         (check_text, "x.py", "# TO" + "DO later"),
-        (check_text, "x.py", "see /wo" + "rk/notes"),
+        (check_text, "x.py", "see /ho" + "me/me/notes"),
         (check_c, "ring.c", "#include <Python.h>"),
         (check_c, "ring.c", "x = atomic_load(&word);"),
         (check_c, "ring.c", "volatile int x;"),
