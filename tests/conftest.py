@@ -30,6 +30,16 @@ def shared_names() -> set[str]:
     return set()
 
 
+def unused(names: set[str]) -> set[str]:
+    """Those that no living process has mapped: what another run on this machine works with is not a leftover."""
+    if names:
+        for entry in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                maps = Path(f"/proc/{entry}/maps").read_text(errors="replace")
+                names = {name for name in names if f"/dev/shm/{name}\n" not in maps}
+    return names
+
+
 def descriptors() -> dict[int, str]:
     """What a leak would look like: memory, processes, and event descriptors; not files of pytest's own."""
     found = {}
@@ -121,7 +131,7 @@ def leftovers(config: pytest.Config) -> Iterator[str]:
     )
     if processes:
         yield f"processes left behind: {processes}"
-    new = settled(lambda: shared_names() - names)
+    new = settled(lambda: unused(shared_names() - names))
     if new:
         yield f"shared memory left in /dev/shm: {new}"
 

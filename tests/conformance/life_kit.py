@@ -19,6 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WORD = "SHMRT_LIFE_WORD"
+OWNER_PID = (1 << 22) - 1  # the bits of an owner id that are the pid (`native/ops.c`)
 PATIENCE_S = 60.0  # nothing is judged by it: a test that gets here hangs
 
 
@@ -42,8 +43,17 @@ def command_of(pid: int) -> str:
     return ""
 
 
-def shared_names() -> set[str]:
-    return {name for name in os.listdir("/dev/shm") if "shmrt" in name}
+def shared_names(pid: int) -> set[str]:
+    """Names below /dev/shm that a process has made: the files of rings in the making carry its owner id, and the
+    programs here put their pid into every name they choose. Other tests make names of their own meanwhile."""
+    prefix = f"shmrt-{os.geteuid()}-new-"
+    found = set()
+    for name in os.listdir("/dev/shm"):
+        owner = name.removeprefix(prefix).partition("-")[0]
+        made = name.startswith(prefix) and owner.isdigit() and int(owner) & OWNER_PID == pid
+        if made or (name.startswith("shmrt-") and name.endswith(f"-{pid}")):
+            found.add(name)
+    return found
 
 
 class Program:
@@ -163,10 +173,9 @@ class Program:
 
 def run(source: str, text: str | None = None, **more: Any) -> tuple[int, str, str]:
     """Runs a program to its end and proves that nothing of it stays."""
-    before = shared_names()
     with Program(source, **more) as program:
         result = program.end(text)
         _, left = program.seconds_until_nobody()
         assert not left, (left, result)
-    assert shared_names() <= before
+    assert not shared_names(program.pid)
     return result

@@ -83,7 +83,6 @@ say("ready"); time.sleep(1000)
 @pytest.mark.slow
 @pytest.mark.parametrize("state", STATES)
 def test_after_kill_nothing_stays(state, record_property):
-    before = shared_names()
     with Program(PRELUDE + STATES[state]) as program:
         assert program.line() == "ready"
         if state == "children of user code":
@@ -98,7 +97,7 @@ def test_after_kill_nothing_stays(state, record_property):
         print(f"{state}: nobody left after {taken * 1e3:.0f} ms")
         record_property("seconds", taken)
         assert not left
-    assert shared_names() <= before
+    assert not shared_names(program.pid)
 
 
 @pytest.mark.slow
@@ -201,7 +200,6 @@ ENDS = {
 @pytest.mark.parametrize("end", ENDS)
 def test_every_end_leaves_nothing(end):
     source, status = ENDS[end]
-    before = shared_names()
     with Program(PRELUDE + source) as program:
         result = program.end()
         assert result[0] == status, result
@@ -211,7 +209,7 @@ def test_every_end_leaves_nothing(end):
         if status >= 0:
             allowed = {"unhandled exception": "mine"}.get(end)
             assert result[2] == "" or (allowed and allowed in result[2]), result[2]
-    assert shared_names() <= before
+    assert not shared_names(program.pid)
 
 
 def test_exit_finishes_accepted_work():

@@ -32,6 +32,7 @@ from shmrt import (
     RingClosed,
     RingSpec,
     SegmentError,
+    _native,
 )
 
 METHODS = ("spawn", "fork", "forkserver")
@@ -778,9 +779,10 @@ def test_a_maker_killed_half_way_leaves_a_name_that_the_next_one_sweeps(named: s
         "import sys, os, signal; from shmrt.memory import names;"
         "names.create_named(sys.argv[1], 1 << 20, lambda fd: os.kill(os.getpid(), signal.SIGKILL))"
     )
-    before = set(os.listdir("/dev/shm"))
     assert subprocess.run([sys.executable, "-c", die, named], check=False).returncode == -signal.SIGKILL
-    left = {entry for entry in set(os.listdir("/dev/shm")) - before if entry.startswith(f"shmrt-{os.geteuid()}-new-")}
+    prefix = f"shmrt-{os.geteuid()}-new-"
+    made = {entry for entry in os.listdir("/dev/shm") if entry.startswith(prefix)}
+    left = {entry for entry in made if not _native.owner_is_alive(int(entry.removeprefix(prefix).partition("-")[0]))}
     with pytest.raises(NotFound):
         Ring.attach(named)
     ring = Ring.create(name=named)
