@@ -135,8 +135,9 @@ def apply(description: dict[str, Any], threads: int | None = None) -> None:
     sys.setswitchinterval(get("switch_interval"))
     if get("int_max_str_digits") is not None:
         sys.set_int_max_str_digits(get("int_max_str_digits"))
-    _apply_hooks(get("path_hooks"), sys.path_hooks)
-    _apply_hooks(get("meta_path"), sys.meta_path)
+    for position, data in get("meta_path"):
+        sys.meta_path.insert(min(position, len(sys.meta_path)), _DescribedFinder(data))
+    _apply_path_hooks(get("path_hooks"))
     if get("path_hooks"):
         sys.path_importer_cache.clear()  # what they would find must not be hidden by what was found without them
     _apply_warnings(description)
@@ -144,18 +145,40 @@ def apply(description: dict[str, Any], threads: int | None = None) -> None:
         _add_builtins()
 
 
-def _apply_hooks(described: list[tuple[int, bytes]], hooks: list[Any]) -> None:
-    if not described:
-        return
-    import pickle
+def _load_hook(data: bytes) -> Any:
+    """The hook itself, or None: its module cannot be imported here; what it would find raises ImportError by name."""
+    from _pickle import loads  # `pickle` may be half imported here: it looks for a module that exists in Jython only
 
+    try:
+        return loads(data)
+    except Exception:
+        return None
+
+
+class _DescribedFinder:
+    """Stands in `sys.meta_path` for a finder of the program until a module is looked for that no finder before it
+    knows. An editable install puts its finder last, and loading it would cost a new worker more than all else."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data: bytes | None = data
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> Any:
+        if self._data is None:
+            return None  # what loading it imports comes here too; so does everything, if it could not be loaded
+        data, self._data = self._data, None
+        finder = _load_hook(data)
+        if finder is None or finder in sys.meta_path:
+            return None
+        sys.meta_path[sys.meta_path.index(self)] = finder
+        find = getattr(finder, "find_spec", None)
+        return None if find is None else find(name, path, target)
+
+
+def _apply_path_hooks(described: list[tuple[int, bytes]]) -> None:
     for position, data in described:
-        try:
-            hook = pickle.loads(data)
-        except Exception:
-            continue  # its module cannot be imported here; the modules it would find raise ImportError by name
-        if hook not in hooks:
-            hooks.insert(min(position, len(hooks)), hook)
+        hook = _load_hook(data)
+        if hook is not None and hook not in sys.path_hooks:
+            sys.path_hooks.insert(min(position, len(sys.path_hooks)), hook)
 
 
 def _apply_warnings(description: dict[str, Any]) -> None:

@@ -12,8 +12,13 @@ worker    INT is ignored, since Ctrl-C belongs to the program, which then ends i
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import os
 
 from shmrt import _native
+
+TYPE_CHECKING = False  # the module `typing` costs more than all else here
+if TYPE_CHECKING:
+    from shmrt.process.spawn import Job
 
 __all__ = ["CHLD", "KILL", "TERM", "USR1", "for_root", "for_template", "for_worker"]
 
@@ -42,9 +47,11 @@ def for_template() -> None:
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
 
 
-def for_worker(slots: _native.Slots, index: int) -> None:
+def for_worker(job: Job) -> None:
     def leave(number: int, frame: object) -> None:
-        slots.request_stop(index)
+        if job.index < 0:
+            os._exit(0)  # it stands by and serves nobody yet
+        job.slots.request_stop(job.index)
 
     _signal.set_wakeup_fd(-1)
     _native.reset_signals()

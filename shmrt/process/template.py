@@ -5,6 +5,7 @@ subreaper), which can reap it, and survives the template. The root learns the wo
 process, before the worker can be the root's child.
 
     root -> template    ("spawn", slot, epoch, pair, number, restarts)
+                        ("stand_by", number) with the pipe of its orders; its answers name slot -1 and that number
     template -> root    ("ready", native_threads, names) or ("failed", text)
     middle -> root      ("spawned", slot, epoch, pid) or ("not_spawned", slot, epoch, text)
 
@@ -56,7 +57,15 @@ def run(job: Job, socket: int) -> int:
             continue
         if not received[0]:
             return 0
-        _spawn(job, socket, marshal.loads(received[0]))
+        verb, *rest = marshal.loads(received[0])
+        orders = received[1][0] if received[1] else -1
+        if verb == "spawn":
+            job.index, job.epoch, job.pair, job.number, job.restarts = rest
+        else:
+            job.index, job.epoch = -1, rest[0]
+        _spawn(job, socket, orders)
+        if orders >= 0:
+            os.close(orders)
 
 
 def _preload(spec: dict[str, object]) -> None:
@@ -95,14 +104,13 @@ def _send(socket: int, message: tuple[Any, ...]) -> None:
         os._exit(1)  # the root is gone
 
 
-def _spawn(pattern: Job, socket: int, command: tuple[str, int, int, int, int, int]) -> None:
-    _, slot, epoch, pair, number, restarts = command
+def _spawn(job: Job, socket: int, orders: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     try:
         middle = os.fork()
     except OSError as error:
-        _send(socket, ("not_spawned", slot, epoch, f"fork: {error}"))
+        _send(socket, ("not_spawned", job.index, job.epoch, f"fork: {error}"))
         return
     if middle:
         try:
@@ -116,15 +124,13 @@ def _spawn(pattern: Job, socket: int, command: tuple[str, int, int, int, int, in
         try:
             pid = os.fork()
         except OSError as error:
-            _send(socket, ("not_spawned", slot, epoch, f"fork: {error}"))
+            _send(socket, ("not_spawned", job.index, job.epoch, f"fork: {error}"))
             os._exit(1)
         if pid:
-            _send(socket, ("spawned", slot, epoch, pid))
+            _send(socket, ("spawned", job.index, job.epoch, pid))
             os._exit(0)
         os.close(socket)
-        job = pattern
-        job.index, job.epoch, job.pair, job.number, job.restarts = slot, epoch, pair, number, restarts
-        code = worker.run(job, middle_pid=parent)
+        code = worker.run(job, parent, orders)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:

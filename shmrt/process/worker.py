@@ -5,6 +5,10 @@ group, parent-death signal, descriptors, death mutex, beat, then the program's o
 initializer, READY, the dispatch loop, and a normal exit. Every step that can fail before READY is reported
 through the loop as the reason of a start failure.
 
+A worker that *stands by* was forked before anybody needed it. It has gone as far as it can without a slot: it has its
+surroundings, runs nothing of the user's, and waits in a read of its pipe for the slot that it is to take. Dead, it
+costs nobody anything: the next worker is then forked when it is needed. The end of its pipe ends it.
+
 A spec may name another loop than the native one (`"loop": "module:attribute"`); it is called with
 (slots, slot, lanes_fd, pair, arena_fd, options) and has start_failed, run, log and exit_value.
 """
@@ -12,6 +16,7 @@ A spec may name another loop than the native one (`"loop": "module:attribute"`);
 from __future__ import annotations
 
 import gc
+import marshal
 import os
 import sys
 
@@ -34,9 +39,10 @@ siblings = 0  # how many workers share the CPUs with this one; 0: this process i
 _loop: Any = None  # the loop of this worker: log records go through it
 
 
-def run(job: Job, middle_pid: int = 0) -> int:
-    """The life of a worker; returns its exit code. `middle_pid` is the parent that a template's worker outlives."""
-    signals.for_worker(job.slots, job.index)
+def run(job: Job, middle_pid: int = 0, orders: int = -1) -> int:
+    """The life of a worker; returns its exit code. `middle_pid` is the parent that a template's worker outlives,
+    `orders` the pipe from which a worker that stands by learns its slot."""
+    signals.for_worker(job)
     os.setpgid(0, 0)
     if middle_pid:
         # Armed before it is the root's child, the signal would come when the middle process exits.
@@ -45,15 +51,16 @@ def run(job: Job, middle_pid: int = 0) -> int:
     _native.set_parent_death_signal(signals.KILL)
     if os.getppid() != job.root_pid:
         return 1  # the root died in between: nobody would end this process any more
+    if not middle_pid:  # a template has done so, and what it opened since is its preload's
+        close_all_but([job.slots.fd, job.lanes_fd, job.stacks_fd, job.arena_fd, orders])
+    if orders >= 0 and not _stand_by(job, orders, from_template=bool(middle_pid)):
+        return 1
     slots, index = job.slots, job.index
     if slots.epoch(index) != job.epoch or slots.state(index) != _native.SLOT_STARTING:
         return 1  # given up by the root meanwhile
     slots.set_process(index, os.getpid())
     slots.hold_death_mutex(index)
     slots.start_beat(index, job.root_pid)
-    if not middle_pid:
-        close_all_but([slots.fd, job.lanes_fd, job.stacks_fd, job.arena_fd])
-        die_first()
     spec = job.spec
     _native.set_process_name(f"shmrt {spec['name']}/{job.number}")
     global _loop, siblings
@@ -61,7 +68,9 @@ def run(job: Job, middle_pid: int = 0) -> int:
     options = {**spec.get("options", {}), "worker": job.number, "pool": spec["name"]}  # type: ignore[dict-item]
     _loop = _make_loop(spec)(slots, index, job.lanes_fd, job.pair, job.arena_fd, options)
     try:
-        _prepare(job, from_template=bool(middle_pid))
+        if orders < 0:
+            _settle_in(job, from_template=bool(middle_pid))
+        _prepare(job)
     except BaseException as error:  # SystemExit, too: an initializer that exits has not made the worker ready
         _loop.start_failed(error)
         _end_quietly()
@@ -79,6 +88,22 @@ def run(job: Job, middle_pid: int = 0) -> int:
     return code or left
 
 
+def _stand_by(job: Job, orders: int, *, from_template: bool) -> bool:
+    """Gets ready as far as it goes, then sleeps until the root names the slot to take; False when it names none."""
+    try:
+        _settle_in(job, from_template=from_template)
+    except BaseException:
+        return False  # a worker that is started when it is needed will say why
+    _native.set_process_name(f"shmrt-standby {job.spec['name']}")
+    gc.collect()
+    gc.freeze()
+    message = os.read(orders, 4096)  # shorter than what a pipe takes at once, so it comes whole
+    os.close(orders)
+    if message:
+        job.index, job.epoch, job.pair, job.number, job.restarts = marshal.loads(message)
+    return bool(message)
+
+
 def _make_loop(spec: dict[str, object]) -> Any:
     name = spec.get("loop")
     if not name:
@@ -88,21 +113,26 @@ def _make_loop(spec: dict[str, object]) -> Any:
     return getattr(__import__(module, fromlist=[attribute]), attribute)
 
 
-def _prepare(job: Job, *, from_template: bool) -> None:
-    spec = job.spec
-    _open_stack_file(job)
+def _settle_in(job: Job, *, from_template: bool) -> None:
+    """What needs no slot: everything about this process that is the program's choice, but for its code."""
     gc.enable()
     if from_template:
         import atexit
 
         atexit._clear()  # what the template registered is the template's to run
     else:
-        inherit.apply(spec["inherit"], spec.get("threads_per_worker"))  # type: ignore[arg-type]
+        die_first()
+        inherit.apply(job.spec["inherit"], job.spec.get("threads_per_worker"))  # type: ignore[arg-type]
         clean_main()
-        watch_logging(spec)
+        watch_logging(job.spec)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a kill must not eat whole lines
+
+
+def _prepare(job: Job) -> None:
+    spec = job.spec
+    _open_stack_file(job)
     inherit.reseed(spec.get("seed"), job.number, job.restarts)  # type: ignore[arg-type]
     initializer = spec.get("initializer")
     if initializer:

@@ -11,7 +11,7 @@ TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["Crew", "Template", "Worker"]
+__all__ = ["Crew", "Standby", "Template", "Worker"]
 
 
 class Worker:
@@ -68,6 +68,19 @@ class Template:
         self.said_why = ""
 
 
+class Standby:
+    """The process that will be the next worker of its pool: forked in a quiet moment, settled in, without a slot.
+
+    `pid` is 0 while a template has not said it yet, `orders` the pipe that tells it its slot."""
+
+    __slots__ = ("number", "orders", "pid")
+
+    def __init__(self, number: int, orders: int, pid: int = 0) -> None:
+        self.number = number
+        self.orders = orders
+        self.pid = pid
+
+
 class Crew:
     """One pool."""
 
@@ -84,6 +97,8 @@ class Crew:
         "restarts",
         "spec",
         "stacks_fd",
+        "standby",
+        "standby_wanted",
         "template",
         "workers",
     )
@@ -104,6 +119,8 @@ class Crew:
         self.replacing: list[tuple[int, int]] = []
         self.restarts: dict[int, int] = {}  # by number: how often that worker was started
         self.template: Template | None = None
+        self.standby: Standby | None = None
+        self.standby_wanted = False  # some worker became ready since the last one was asked for
         self.removing = False
         self.end_ns = 0  # when the grace of a removal is over
         self.broken_told = False
@@ -115,6 +132,12 @@ class Crew:
     @property
     def ready(self) -> int:
         return sum(worker.ready and not worker.dying for worker in self.workers.values())
+
+    @property
+    def may_stand_by(self) -> bool:
+        if self.standby is not None or not self.standby_wanted or self.removing or self.keeper.broken:
+            return False
+        return not self.spec.get("preload") or (self.template is not None and self.template.ready)
 
     def free_number(self) -> int:
         used = {worker.number for worker in self.workers.values() if worker.stays}

@@ -1,0 +1,70 @@
+"""Everybody whom the root has started, and what its parts share: slots, channel, and how a process is ended.
+
+`starting.py` adds to it, `reaping.py` takes from it, `root.py` asks both; no other state of the root exists.
+"""
+
+from __future__ import annotations
+
+import os
+
+from shmrt import _native
+from shmrt.process import signals
+from shmrt.process.spawn import Job
+from shmrt.supervise.crew import Crew, Worker
+from shmrt.supervise.protocol import Channel
+
+__all__ = ["Staff"]
+
+
+class Staff:
+    """The root's processes, by crew and by pid."""
+
+    def __init__(self, channel: Channel, slots: _native.Slots, arena_fd: int) -> None:
+        self.channel = channel
+        self.slots = slots
+        self.arena_fd = arena_fd
+        self.pid = os.getpid()
+        self.crews: dict[int, Crew] = {}
+        self.workers: dict[int, Worker] = {}  # by pid
+        self.served = False  # some worker became ready
+        self.strays = False  # an adopted child may be there
+
+    def job(self, crew: Crew, one: Worker | None) -> Job:
+        """What a worker must know; without a worker, what its template or a standby can know before."""
+        return Job(
+            slots=self.slots,
+            index=one.slot if one else -1,
+            epoch=one.epoch if one else 0,
+            pair=one.slot - crew.first if one else -1,
+            number=one.number if one else 0,
+            restarts=crew.restarts[one.number] if one else 0,
+            spec=crew.spec,
+            lanes_fd=crew.lanes_fd,
+            stacks_fd=crew.stacks_fd,
+            arena_fd=self.arena_fd,
+            root_pid=self.pid,
+        )
+
+    def find(self, slot: int, epoch: int) -> Worker | None:
+        for crew in self.crews.values():
+            one = crew.workers.get(slot)
+            if one is not None and one.epoch == epoch:
+                return one
+        return None
+
+    def kill(self, one: Worker) -> None:
+        one.dying = True
+        one.kill_ns = 0
+        if one.pidfd >= 0:
+            _native.pidfd_signal(one.pidfd, signals.KILL)
+
+    def order_and_kill(self, one: Worker, reason: int, task_id: int = 0) -> None:
+        self.slots.order_kill(one.slot, reason, task_id)
+        one.judged = True  # an ordered death is nobody's fault
+        self.kill(one)
+
+    def tell_gone(self, one: Worker, status: int, oom: bool) -> None:
+        """Nothing of it is left that could write: its slot is GONE from here on."""
+        self.slots.gone(one.slot, status, oom)
+        self.slots.ring_all()
+        self.channel.send(("gone", one.slot, one.epoch, status, oom))

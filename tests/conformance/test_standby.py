@@ -1,0 +1,177 @@
+"""Workers that stand by: who is one, what it becomes, and that its death costs nobody anything."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+import stage as stage_module
+from life_kit import run
+from stage import Stage, gone, wait_gone
+
+import shmrt
+from shmrt.process import death
+
+MODES = {"forked by the root": {}, "forked by a template": {"preload": ("decimal",)}}
+
+
+@pytest.fixture
+def stage(monkeypatch):
+    monkeypatch.syspath_prepend(stage_module.HERE)
+    made = Stage()
+    yield made
+    made.close()
+    made.slots.close()
+
+
+def named(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def standbys(root: int) -> list[int]:
+    """Children of the root that sleep in wait for their slot."""
+    children = Path(f"/proc/{root}/task/{root}/children").read_text().split()
+    return [pid for pid in map(int, children) if named(pid).startswith("shmrt-standby") and not gone(pid)]
+
+
+def wait_standby(root: int, *, other_than: int = 0) -> int:
+    while True:
+        found = [pid for pid in standbys(root) if pid != other_than]
+        if found:
+            assert len(found) == 1, f"{len(found)} processes stand by for one pool"
+            return found[0]
+        os.sched_yield()
+
+
+def kill(stage, slot):
+    """Kills the worker in this slot; the pid of its replacement, once that is ready."""
+    mark = stage.mark()
+    os.kill(stage.pid(slot), signal.SIGKILL)
+    _, new_slot, epoch, pid = stage.wait("started", after=mark)
+    stage.wait("ready", new_slot, epoch)
+    return pid
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_it_takes_the_place_of_the_next_that_dies(stage, mode):
+    stage.pool(2, **MODES[mode])
+    stage.wait("ready", times=2)
+    for _ in range(5):
+        standby = wait_standby(stage.link.root_pid)
+        assert death.stat_fields(standby)[2] == standby, "it is not in a group of its own"
+        assert kill(stage, stage.ready_slots()[0]) == standby
+        assert not named(standby).startswith("shmrt-standby")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_its_death_is_nobodys_loss(stage, mode, number):
+    stage.pool(2, **MODES[mode])
+    stage.wait("ready", times=2)
+    standby = wait_standby(stage.link.root_pid)
+    mark = stage.mark()
+    os.kill(standby, number)
+    wait_gone(standby)
+    replaced = kill(stage, stage.ready_slots()[0])
+    assert replaced != standby
+    assert not stage.seen("start_failed", after=mark)
+    assert len(stage.seen("gone", after=mark)) <= 1, "the death of a standby was told as a worker's"
+    wait_standby(stage.link.root_pid)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_stopped_one_does_not_keep_its_pool_from_ending(stage, mode):
+    stage.pool(1, **MODES[mode])
+    stage.wait("ready")
+    standby = wait_standby(stage.link.root_pid)
+    os.kill(standby, signal.SIGSTOP)
+    stage.link.remove_pool(1, 30)
+    stage.wait("removed", 1)
+    assert gone(standby)
+
+
+def test_one_of_a_template_outlives_it(stage):
+    stage.pool(1, **MODES["forked by a template"])
+    stage.wait("ready")
+    root = stage.link.root_pid
+    standby = wait_standby(root)
+    children = map(int, Path(f"/proc/{root}/task/{root}/children").read_text().split())
+    (template,) = [pid for pid in children if named(pid).startswith("shmrt-template")]
+    os.kill(template, signal.SIGKILL)
+    stage.wait("template_gone", 1)
+    assert not gone(standby)
+    assert kill(stage, stage.ready_slots()[0]) == standby
+
+
+def test_one_that_cannot_settle_in_is_not_tried_again_and_again(stage, monkeypatch, tmp_path):
+    """Its directory is gone: the pool goes on, and only the success of another worker asks for the next standby."""
+    place = tmp_path / "place"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    stage.pool(1)
+    stage.wait("ready")
+    first = wait_standby(stage.link.root_pid)
+    os.kill(first, signal.SIGSTOP)  # nothing may stand by while the directory goes away
+    place.rmdir()
+    monkeypatch.chdir(tmp_path)
+    os.kill(first, signal.SIGKILL)
+    wait_gone(first)
+    mark = stage.mark()
+    os.kill(stage.pid(stage.ready_slots()[0]), signal.SIGKILL)
+    stage.wait("start_failed", 1, after=mark)  # the worker itself says what is wrong
+    assert not standbys(stage.link.root_pid)
+
+
+@pytest.mark.slow
+def test_worker_and_standby_killed_together():
+    """In both orders, from at once to a moment later: each task gets its answer, and somebody serves again."""
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    with shmrt.Runtime() as runtime, shmrt.Pool(1, max_attempts=1000) as pool:
+        pid = pool.submit(os.getpid).result()
+        for _ in range(60):
+            victims = [pid, wait_standby(runtime.pid)]
+            rng.shuffle(victims)
+            for victim in victims:
+                os.kill(victim, signal.SIGKILL)
+                for _ in range(rng.randrange(2000)):
+                    pass
+            pid = pool.submit(os.getpid).result()
+            assert pid not in victims
+        assert list(pool.map(abs, range(-50, 0))) == list(range(50, 0, -1))
+
+
+def test_the_programs_finder_is_loaded_only_when_it_is_asked(tmp_path):
+    """An import hook of the program costs a worker nothing until a module is looked for that nobody else finds."""
+    hidden = tmp_path / "hidden" / "found_by_hook.py"
+    hidden.parent.mkdir()
+    hidden.write_text("ANSWER = 42\n")
+    (tmp_path / "a_finder.py").write_text(f"""
+import importlib.util
+class Finder:
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name == "found_by_hook":
+            return importlib.util.spec_from_file_location(name, {str(hidden)!r})
+""")
+    source = f"""
+import sys
+sys.path.append({str(tmp_path)!r})
+import a_finder, shmrt
+sys.meta_path.append(a_finder.Finder)
+with shmrt.Pool(1) as pool:
+    say = lambda text: print(pool.submit(eval, text).result(), flush=True)
+    say("'a_finder' in __import__('sys').modules")
+    say("__import__('found_by_hook').ANSWER")
+    say("'a_finder' in __import__('sys').modules")
+    try: say("__import__('there_is_no_such_module')")
+    except ModuleNotFoundError as error: print(error)
+"""
+    assert run(source) == (0, "False\n42\nTrue\nNo module named 'there_is_no_such_module'\n", "")
