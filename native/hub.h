@@ -43,7 +43,7 @@
 #include "slots.h"
 
 #define SHMRT_RING_EVERY_NS UINT64_C(300000)
-#define SHMRT_STACK_BYTES 65536 /* of the stacks file, for each slot of a pool (shmrt/process/worker.py) */
+#define SHMRT_STACK_BYTES 65536 /* of the stacks file, for each slot of a pool (shmrt/process/spawn.py) */
 #define SHMRT_CREDIT_NS UINT64_C(50000) /* work a lane should hold */
 #define SHMRT_WAKE_NS UINT64_C(20000)   /* about what it takes a sleeper to wake up */
 #define SHMRT_CREDIT_MIN 2

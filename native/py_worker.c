@@ -100,6 +100,19 @@ static int learn_function(WorkerLoop *self, const struct shmrt_record_header *he
 	return 0;
 }
 
+/* The callable that another process found under (module, qualified name), with nothing to retry on. New reference. */
+static PyObject *find_by_name(PyObject *name) {
+	PyObject *found = PyImport_Import(PyTuple_GET_ITEM(name, 0)), *dot = PyUnicode_FromString(".");
+	PyObject *parts = dot ? PyUnicode_Split(PyTuple_GET_ITEM(name, 1), dot, -1) : NULL;
+	for (Py_ssize_t i = 0; found && parts && i < PyList_GET_SIZE(parts); i++)
+		Py_SETREF(found, PyObject_GetAttr(found, PyList_GET_ITEM(parts, i)));
+	PyObject *entry = found && parts ? PyTuple_Pack(2, found, Py_None) : NULL;
+	Py_XDECREF(found);
+	Py_XDECREF(parts);
+	Py_XDECREF(dot);
+	return entry;
+}
+
 /* The (callable, retry_on) of a function, or the exception that its unpickling raised; borrowed. Its blocks stay the
  * program's while a task that names it is not done. */
 static PyObject *function_of(WorkerLoop *self, uint32_t number) {
@@ -119,6 +132,9 @@ static PyObject *function_of(WorkerLoop *self, uint32_t number) {
 		release_buffers(buffers, header.block_count);
 	}
 	Py_DECREF(entry);
+	if (function && PyTuple_Check(function) && PyTuple_GET_SIZE(function) == 2 && PyUnicode_Check(PyTuple_GET_ITEM(function, 0)) &&
+	    PyUnicode_Check(PyTuple_GET_ITEM(function, 1)))
+		Py_SETREF(function, find_by_name(function));
 	if (function == NULL || !PyTuple_Check(function) || PyTuple_GET_SIZE(function) != 2) {
 		/* Each task that names it fails with this; the worker lives on. */
 		Py_XDECREF(function);

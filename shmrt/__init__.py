@@ -46,13 +46,14 @@ __all__ = [*sorted(_HOME), "errors"]
 def __getattr__(name: str) -> object:
     if name == "_native":
         # Asked for only while the submodule is not imported yet: a source folder without its core says so in words.
-        from importlib.util import find_spec
-
-        if find_spec("shmrt._native") is None:
+        try:
+            __import__("shmrt._native")
+        except ModuleNotFoundError:
             raise ImportError(
                 f"the C core of shmrt is not built in {__path__[0]}: run `pip install -e .` in that source folder, or "
                 "start Python elsewhere to use an installed shmrt"
-            )
+            ) from None
+        return _sys.modules["shmrt._native"]
     home = "shmrt.errors" if name == "errors" else _HOME.get(name)
     if home is None:  # the import machinery asks for submodules this way; the answer must cost nothing
         raise AttributeError(f"module 'shmrt' has no attribute {name!r}")

@@ -21,7 +21,7 @@ import weakref
 from concurrent.futures import Executor
 
 from shmrt import _native
-from shmrt.pool_map import AsyncResults, Results, UnorderedResults
+from shmrt.pool_opened import OpenedPool
 from shmrt.pool_options import PoolView, TaskOptions, check_attempts, nanoseconds
 from shmrt.spec import RingSpec, check_count, check_seconds, parse_size
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, TypeVar
 
+    from shmrt.pool_map import Results
     from shmrt.runtimes import Runtime
 
     T = TypeVar("T")
@@ -119,33 +120,29 @@ class Pool(Executor):
         self._shutdown = False
         self._aborted = False
         self._maps: weakref.WeakSet[Results] = weakref.WeakSet()
-        self.exit_values: list[Any] = []
         self._runtime = runtime if runtime is not None else runtimes.current()
-        self._opened = self._runtime._open_pool(
-            self,
-            max_workers=max_workers,
-            spares=self._spares,
-            ring=ring or RingSpec(),
-            timeout_ns=nanoseconds(self._defaults.timeout),
-            max_attempts=self._defaults.max_attempts,
-            max_tasks=max_tasks_per_child or 0,
-            max_rss=0 if max_rss is None else parse_size(max_rss, "max_rss"),
-            max_age_ns=nanoseconds(check_seconds(max_age, "max_age", allow_zero=False), none=0),
-            spec={
-                "initializer": (initializer, tuple(initargs)) if initializer is not None else None,
-                "worker_exit": worker_exit,
-                "preload": tuple(preload),
-                "max_restarts": None if max_restarts is None else check_count(max_restarts, "max_restarts", least=0),
-                "max_seconds": float(max_seconds),
-                "threads_per_worker": None
-                if threads_per_worker is None
-                else check_count(threads_per_worker, "threads_per_worker"),
-                "seed": None if seed is None else check_count(seed, "seed", least=0, most=2**63 - 1),
-            },
-        )
+        limits = {
+            "timeout_ns": nanoseconds(self._defaults.timeout),
+            "max_attempts": self._defaults.max_attempts,
+            "max_tasks": max_tasks_per_child or 0,
+            "max_rss": 0 if max_rss is None else parse_size(max_rss, "max_rss"),
+            "max_age_ns": nanoseconds(check_seconds(max_age, "max_age", allow_zero=False), none=0),
+        }
+        threads = threads_per_worker
+        spec = {
+            "initializer": (initializer, tuple(initargs)) if initializer is not None else None,
+            "worker_exit": worker_exit,
+            "preload": tuple(preload),
+            "max_restarts": None if max_restarts is None else check_count(max_restarts, "max_restarts", least=0),
+            "max_seconds": float(max_seconds),
+            "threads_per_worker": None if threads is None else check_count(threads, "threads_per_worker"),
+            "seed": None if seed is None else check_count(seed, "seed", least=0, most=2**63 - 1),
+        }
+        self._opened = OpenedPool(self._runtime, self, max_workers, self._spares)
+        self._opened.open(ring=ring or RingSpec(), spares=self._spares, limits=limits, spec=spec)
         self._core = self._opened.core
         if self._max_pending is None and type(self).submit is Pool.submit:
-            self.submit = self._core.submit  # type: ignore[method-assign]  # the C method itself: the shortest way in  # type: ignore[method-assign]
+            self.submit = self._core.submit  # type: ignore[method-assign]  # the C method itself: the shortest way in
 
     # ---- calls ----------------------------------------------------------------------------------------------------
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Any:
@@ -153,27 +150,32 @@ class Pool(Executor):
 
         Arguments that cannot be pickled raise here. With max_pending reached it blocks or raises Overloaded.
         """
-        self._make_room()
-        return self._core.submit(fn, *args, **kwargs)
+        if self._max_pending is None:
+            return self._core.submit(fn, *args, **kwargs)
+        return self._submit_bounded(self._core.submit, fn, *args, **kwargs)
 
     def _submit_with(self, options: TaskOptions, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        self._make_room()
-        return self._core.submit_with(options.packed(), fn, *args, **kwargs)
+        if self._max_pending is None:
+            return self._core.submit_with(options.packed(), fn, *args, **kwargs)
+        return self._submit_bounded(self._core.submit_with, options.packed(), fn, *args, **kwargs)
 
-    def _make_room(self) -> None:
+    def _submit_bounded(self, submit: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """As `submit`, once fewer than max_pending are pending; of two threads that find one place one gets it."""
         limit = self._max_pending
-        if limit is None or self._core.wait_pending(limit - 1, 0):
-            return
-        from shmrt.errors import Overloaded
+        assert limit is not None
+        while True:
+            with self._lock:
+                if self._core.wait_pending(limit - 1, 0):
+                    return submit(*args, **kwargs)
+            if self._on_full == "raise" or _in_event_loop() or self._runtime.is_own_worker:
+                from shmrt.errors import Overloaded
 
-        must_not_block = self._on_full == "raise" or _in_event_loop() or self._runtime.is_own_worker
-        if must_not_block:
-            raise Overloaded(
-                f"pool {self.name} has {limit} tasks pending, its max_pending; wait for some or raise the bound",
-                capacity=limit,
-                where=self.name,
-            )
-        self._core.wait_pending(limit - 1, -1)
+                raise Overloaded(
+                    f"pool {self.name} has {limit} tasks pending, its max_pending; wait for some or raise the bound",
+                    capacity=limit,
+                    where=self.name,
+                )
+            self._core.wait_pending(limit - 1, -1)
 
     def call(self, fn: Callable[..., T], /, *args: Any, timeout: float | None = None, **kwargs: Any) -> T:
         """fn(*args, **kwargs) in a worker, waited for here: the round trip of lowest latency. `timeout` is the
@@ -216,6 +218,8 @@ class Pool(Executor):
         and raises the bound of what is under way. Never iterated, it still runs to its end by shutdown(wait=True);
         started and dropped, what has not begun is cancelled.
         """
+        from shmrt.pool_map import Results
+
         return Results(self, self._defaults, fn, iterables, timeout, chunksize, buffersize)
 
     def map_unordered(
@@ -230,6 +234,8 @@ class Pool(Executor):
     ) -> Iterator[T]:
         """As `map`, in order of completion. return_exceptions: exceptions are yielded instead of raised."""
         options = (timeout, chunksize, buffersize)
+        from shmrt.pool_map import UnorderedResults
+
         return UnorderedResults(self, self._defaults, fn, iterables, *options, return_exceptions=return_exceptions)
 
     imap_unordered = map_unordered
@@ -244,6 +250,8 @@ class Pool(Executor):
         buffersize: int | None = None,
     ) -> AsyncIterator[T]:
         """As `map`, for `async for`."""
+        from shmrt.pool_map import AsyncResults
+
         return AsyncResults(self, self._defaults, fn, iterables, timeout, chunksize, buffersize)
 
     # ---- state ----------------------------------------------------------------------------------------------------
@@ -253,15 +261,18 @@ class Pool(Executor):
 
     def health(self) -> dict[str, Any]:
         """`status`: healthy (all workers ready), degraded (some) or unhealthy (none); and the numbers behind it."""
-        ready = self.stats().get("workers_ready", 0)
-        status = "healthy" if ready >= self._max_workers else "degraded" if ready else "unhealthy"
-        return {"status": status, "workers_ready": ready, "workers_wanted": self._max_workers}
+        return self._opened.health()
+
+    @property
+    def exit_values(self) -> list[Any]:
+        """What `worker_exit` returned in each worker that has ended, in the order of their ends."""
+        return self._opened.exit_values
 
     def resize(self, max_workers: int) -> None:
         """Another number of workers. More start now; surplus ones end after what is in their lanes."""
         count = check_count(max_workers, "max_workers")
         self._core.resize(count, count + self._spares)
-        self._max_workers = count
+        self._max_workers = self._opened.max_workers = count
         self._runtime._link.resize(self._opened.number, count)
 
     def drain(self, timeout: float | None = None) -> bool:
@@ -270,12 +281,7 @@ class Pool(Executor):
 
     def chaos_kill(self, rng: Any) -> bool:
         """SIGKILLs one ready worker, chosen by rng and ordered through the root; whether there was one."""
-        ready = [row for row in self._core.workers() if row["ready"]]
-        if not ready:
-            return False
-        row = rng.choice(ready)
-        self._runtime._link.kill(row["slot"], row["epoch"], _native.KILL_CHAOS)
-        return True
+        return self._opened.chaos_kill(rng)
 
     # ---- end ------------------------------------------------------------------------------------------------------
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

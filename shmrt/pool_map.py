@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from queue import Empty, SimpleQueue
+from queue import Empty, Full, SimpleQueue
 
+from shmrt import _native
 from shmrt.spec import check_count, check_seconds
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncResults", "Results", "UnorderedResults"]
 
+Future: Any = _native.future_class()
 _WINDOW_PER_WORKER = 512  # enough to keep the lanes of no-ops full; each pending task costs about 0.5 KB
 
 
@@ -56,24 +58,37 @@ class _Feed:
             self.window = min(self.window, limit)
         self.inputs = zip(*iterables, strict=False) if len(iterables) > 1 else ((item,) for item in iterables[0])
         self.ended = False
+        self._held: tuple[Any, ...] | None = None
         timeout = check_seconds(timeout, "timeout")
         self.end = None if timeout is None else time.monotonic() + timeout
 
     def next(self) -> Any:
-        """The future of the next input, or None at the end. An exception of the input ends it and is raised."""
+        """The future of the next input, or None at the end. An exception of the input ends it and is raised; one
+        that its pickling raises is its own outcome. Overloaded is raised, and the input kept for the next call."""
         if self.ended:
             return None
+        if self._held is None:
+            try:
+                self._held = next(self.inputs)
+            except StopIteration:
+                self.ended = True
+                return None
+            except BaseException:
+                self.ended = True
+                raise
+        pool = self.pool
         try:
-            args = next(self.inputs)
-        except StopIteration:
-            self.ended = True
-            return None
-        except BaseException:
-            self.ended = True
+            if pool._max_pending is None:
+                future = pool._core.submit_with(self.packed, self.fn, *self._held)
+            else:
+                future = pool._submit_bounded(pool._core.submit_with, self.packed, self.fn, *self._held)
+        except (RuntimeError, Full):  # no item's fault: the pool is full, shut down, broken, or its runtime is gone
             raise
-        if self.pool._max_pending is not None:
-            self.pool._make_room()
-        return self.pool._core.submit_with(self.packed, self.fn, *args)
+        except Exception as error:
+            future = Future()
+            future.set_exception(error)
+        self._held = None
+        return future
 
     def left(self) -> float | None:
         return None if self.end is None else max(self.end - time.monotonic(), 0.0)

@@ -24,7 +24,6 @@ import weakref
 from time import monotonic
 
 from shmrt import _native
-from shmrt.errors import PoolBroken, RuntimeDown, SegmentError
 from shmrt.spec import parse_size
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
@@ -33,20 +32,16 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from shmrt.pool import Pool
-    from shmrt.spec import RingSpec
+    from shmrt.pool_opened import OpenedPool
 
 __all__ = ["WORKERS_MAX", "Runtime", "current", "default_workers"]
 
-_SLOTS = 1024
+SLOTS = 1024
+FIRST_WORKER = 2  # slots 0 and 1 are the program's and the root's
 WORKERS_MAX = 256
-_LANE_MIN = 64 << 10  # a smaller lane could not hold what a result with many buffers needs
-_FIRST_WORKER = 2
-_LOG_TAIL = 20
-# What a process needs of its own before it does anything for the user; without that much left nothing is started,
-# since the kernel would have to kill somebody, perhaps the program.
+# What a root needs of its own; without that much left nothing is started, since the kernel would have to kill somebody,
+# perhaps the program.
 _ROOT_BYTES = 12 << 20
-_WORKER_BYTES = 3 << 20
 _GRACE_S = 5.0  # what runs may take this long to end when its pool is left by an exception
 
 _lock = threading.RLock()
@@ -75,10 +70,8 @@ def _finish_all() -> None:
 
 def default_workers() -> int:
     """The usable CPUs; inside a worker divided by its siblings, at least 1."""
-    from shmrt.process import worker
-
     cpus = int(_native.usable_cpus())
-    siblings = getattr(worker, "siblings", 0)
+    siblings = getattr(sys.modules.get("shmrt.process.worker"), "siblings", 0)  # loaded wherever somebody is a worker
     return max(cpus // siblings, 1) if siblings else max(cpus, 1)
 
 
@@ -94,48 +87,6 @@ def current() -> Runtime:
         runtime = _default
     runtime.start()
     return runtime
-
-
-class _Opened:
-    """One pool inside a runtime: its core, its slots, its descriptors."""
-
-    def __init__(self, runtime: Runtime, pool: Pool, number: int, first: int, count: int) -> None:
-        self.runtime = runtime
-        self.pool = pool
-        self.number = number
-        self.first = first
-        self.count = count
-        self.core: Any = None
-        self.lanes_fd = -1
-        self.stacks_fd = -1
-        self.removed = threading.Event()
-        self.start_failures: list[str] = []
-        self._ending = threading.Lock()
-        self._ended = False
-
-    def finish(self, grace: float | None) -> None:
-        """Waits for what is pending (grace None), then ends the workers and gives everything back. Idempotent."""
-        if not self.runtime._is_mine:
-            return
-        if grace is None and not self.runtime._stopped:
-            self.core.wait_pending(0, -1)
-        with self._ending:
-            if self._ended:
-                return
-            link = self.runtime._link
-            if not self.runtime._stopped and link.down is None:
-                link.remove_pool(self.number, _GRACE_S if grace is None else grace)
-                try:
-                    self.removed.wait()
-                except BaseException:  # Ctrl-C: the workers get no more time; whoever comes next does the rest
-                    link.remove_pool(self.number, 0.0)
-                    raise
-            while not self.core.remove():
-                if self.runtime._stopped:
-                    break
-                self.core.wait_pending(0, 1_000_000)
-            self.runtime._close_pool(self)
-            self._ended = True  # last: an interrupted end is taken up again by the next call
 
 
 class Runtime:
@@ -164,7 +115,7 @@ class Runtime:
         self._on_event = on_event
         self._owner_pid = os.getpid()
         self._lock = threading.RLock()
-        self._pools: dict[int, _Opened] = {}
+        self._pools: dict[int, OpenedPool] = {}
         self._next_pool = 1
         self._started = False
         self._stopped = False
@@ -182,9 +133,7 @@ class Runtime:
     @property
     def is_own_worker(self) -> bool:
         """Whether this process is a worker of shmrt itself, where a submit must not block for ever."""
-        from shmrt.process import worker
-
-        return getattr(worker, "_loop", None) is not None
+        return getattr(sys.modules.get("shmrt.process.worker"), "_loop", None) is not None
 
     @property
     def pid(self) -> int | None:
@@ -210,26 +159,23 @@ class Runtime:
         return self
 
     def _start(self, link: Any) -> None:
-        self._slots = _native.Slots.create(_SLOTS)
+        """The dispatcher first: beside a root that starts it would wait for a CPU. It goes on once this is over."""
+        self._dispatcher = threading.Thread(target=self._dispatch, name="shmrt-dispatch", daemon=True)
+        self._dispatcher.start()
+        self._link = link.start(self._make_memory, on_event=self._handle_event, on_down=self._handle_down)
+
+    def _make_memory(self) -> tuple[_native.Slots, int]:
+        """While the root's interpreter starts."""
+        self._slots = _native.Slots.create(SLOTS)
         self._arena = _native.Arena.default() if self.shm_limit is None else _native.Arena.create(self.shm_limit)
-        self._link = link.start(
-            self._slots,
-            self._arena.fd,
-            on_event=self._handle_event,
-            on_down=self._handle_down,
-        )
         self._slots.claim(_native.SLOT_PROGRAM, 0, 0)
         self._slots.set_process(_native.SLOT_PROGRAM, os.getpid())
         self._hub = _native.Hub(self._slots.fd, self._arena)
         self._hub.start()
-        self._slots.ring(_native.SLOT_ROOT)
-        self._dispatcher = threading.Thread(target=self._dispatch, name="shmrt-dispatch", daemon=True)
-        self._dispatcher.start()
+        return self._slots, self._arena.fd
 
     def _undo_start(self) -> None:
-        """No thread or descriptor was left for one of the steps: what the others made goes away."""
-        if self._link is not None:
-            self._link.close(0.0)
+        """No thread, descriptor or memory was left for one of the steps: what the others made goes away."""
         if self._hub is not None:
             self._hub.stop()
         if self._slots is not None:
@@ -275,7 +221,7 @@ class Runtime:
         try:
             if kind is None:
                 for opened in list(self._pools.values()):
-                    opened.pool.shutdown(wait=True)
+                    opened.shutdown()
             else:
                 self._abort()
         except BaseException as error:
@@ -287,14 +233,16 @@ class Runtime:
 
     def _abort(self) -> None:
         """By an exception or Ctrl-C: what is queued is cancelled, what runs in any pool has the same few seconds."""
-        pools = [opened.pool for opened in list(self._pools.values())]
-        for pool in pools:
-            pool._cancel_queue()
+        pools = list(self._pools.values())
+        for opened in pools:
+            opened.cancel_queue()
         end = monotonic() + _GRACE_S
-        for pool in pools:
-            pool._abort(max(end - monotonic(), 0.0))
+        for opened in pools:
+            opened.abort(max(end - monotonic(), 0.0))
 
     def _check(self) -> None:
+        from shmrt.errors import RuntimeDown
+
         if not self._is_mine:
             raise RuntimeDown(
                 f"this runtime belongs to process {self._owner_pid}, and this is its forked child {os.getpid()}, which "
@@ -313,7 +261,7 @@ class Runtime:
                 self._abort()
             for opened in list(self._pools.values()):
                 try:
-                    opened.pool.shutdown(wait=True)
+                    opened.shutdown()
                 except Exception:
                     sys.excepthook(*sys.exc_info())
         except KeyboardInterrupt:
@@ -323,105 +271,47 @@ class Runtime:
             self.stop()
 
     # ---- pools ----------------------------------------------------------------------------------------------------
-    def _open_pool(
-        self,
-        pool: Pool,
-        *,
-        max_workers: int,
-        spares: int,
-        ring: RingSpec,
-        timeout_ns: int,
-        max_attempts: int,
-        max_tasks: int,
-        max_rss: int,
-        max_age_ns: int,
-        spec: dict[str, Any],
-    ) -> _Opened:
-        from shmrt.process.functions import FunctionTable, dumps
-        from shmrt.supervise.link import make_spec
-
-        self.start()
-        for key in ("initializer", "worker_exit"):
-            spec[key] = dumps(spec[key]) if spec[key] is not None else None
-        spec["preload"] = spec["preload"] or self.preload
-        capacity = max(1 << (ring.slots * ring.slot_bytes - 1).bit_length(), _LANE_MIN)
-        # Twice the workers: a replacement starts while the dead one is still torn down, a recycled one before the old
-        # one leaves, and resize has room.
-        count = min(2 * (max_workers + spares) + 2, _SLOTS - _FIRST_WORKER)
+    def _add_pool(self, opened: OpenedPool) -> None:
+        """Gives it a number and a range of slots. Raises SegmentError when the process table has none left."""
         with self._lock:
             self._check()
-            first = self._free_range(count)
-            number = self._next_pool
+            opened.first = self._free_range(opened.count)
+            opened.number = self._next_pool
             self._next_pool += 1
-            opened = _Opened(self, pool, number, first, count)
-            self._pools[number] = opened
-        try:
-            _native.check_memory(max_workers * _WORKER_BYTES)
-            opened.lanes_fd = _native.lanes_create(count, capacity, capacity)
-            opened.stacks_fd = _native.memfd_create("shmrt-stacks", count * 65536)
-            table: list[Any] = []
-            opened.core = _native.PoolCore(
-                hub=self._hub,
-                name=pool.name,
-                pool=number,
-                first_slot=first,
-                slot_count=count,
-                max_workers=max_workers,
-                lanes_fd=opened.lanes_fd,
-                stacks_fd=opened.stacks_fd,
-                register_function=lambda fn, retry_on: table[0].number(fn, retry_on),
-                timeout_ns=timeout_ns,
-                max_attempts=max_attempts,
-                max_tasks=max_tasks,
-                max_rss=max_rss,
-                max_age_ns=max_age_ns,
-            )
-            table.append(FunctionTable(opened.core.add_function, opened.core.drop_function))
-            self._link.add_pool(
-                number,
-                make_spec(pool.name, max_workers, spares=spares, **spec),
-                first_slot=first,
-                slot_count=count,
-                lanes_fd=opened.lanes_fd,
-                stacks_fd=os.dup(opened.stacks_fd),
-            )
-        except BaseException:
-            if opened.core is not None:
-                opened.core.remove()
-            self._close_pool(opened)
-            raise
-        return opened
+            self._pools[opened.number] = opened
+
+    def _forget_pool(self, opened: OpenedPool) -> None:
+        with self._lock:
+            self._pools.pop(opened.number, None)
 
     def _free_range(self, count: int) -> int:
         taken = sorted((opened.first, opened.first + opened.count) for opened in self._pools.values())
-        start = _FIRST_WORKER
+        start = FIRST_WORKER
         for first, end in taken:
             if first - start >= count:
                 break
             start = end
-        if start + count > _SLOTS:
+        if start + count > SLOTS:
+            from shmrt.errors import SegmentError
+
             raise SegmentError(
                 f"the process table has no {count} slots in a row left; close a pool, or use a second Runtime",
                 needed=count,
-                free=_SLOTS - start,
+                free=SLOTS - start,
                 hint="close a pool",
             )
         return start
-
-    def _close_pool(self, opened: _Opened) -> None:
-        with self._lock:
-            self._pools.pop(opened.number, None)
-        for fd in (opened.lanes_fd, opened.stacks_fd):
-            if fd >= 0:
-                os.close(fd)
-        opened.lanes_fd = opened.stacks_fd = -1
 
     # ---- events ---------------------------------------------------------------------------------------------------
     def _handle_event(self, event: tuple[Any, ...]) -> None:
         """In the thread shmrt-link."""
         verb = event[0]
-        opened = self._pools.get(event[1]) if verb in ("removed", "pool_broken", "start_failed") else None
-        if opened is not None and verb == "removed":
+        about_pool = verb in ("removed", "pool_broken", "start_failed", "dropped")
+        opened = self._pools.get(event[1]) if about_pool else None
+        if opened is not None and verb == "dropped":
+            name = f"shmrt-end-{opened.name}"
+            threading.Thread(target=opened.finish, args=(None,), daemon=True, name=name).start()
+        elif opened is not None and verb == "removed":
             opened.removed.set()
         elif opened is not None and verb == "start_failed":
             opened.start_failures.append(str(event[4]))
@@ -434,12 +324,12 @@ class Runtime:
             except Exception:
                 sys.excepthook(*sys.exc_info())
 
-    def _break(self, opened: _Opened, reasons: list[str]) -> None:
+    def _break(self, opened: OpenedPool, reasons: list[str]) -> None:
         from shmrt.process import remote
 
         # The workers' own words come through their result lanes, just before they end.
         self._hub.pump()
-        remote.broken_reasons[opened.pool.name] = (opened.start_failures + reasons)[-50:]
+        remote.broken_reasons[opened.name] = (opened.start_failures + reasons)[-50:]
         opened.core.break_pool()
 
     def _handle_down(self, reason: str) -> None:
@@ -451,6 +341,9 @@ class Runtime:
 
     def _dispatch(self) -> None:
         """The thread shmrt-dispatch: completions of watched futures and notes of the hub."""
+        with self._lock:  # held while the runtime starts
+            if self._hub is None:
+                return
         while True:
             try:
                 notes = self._hub.dispatch_once()
@@ -467,54 +360,30 @@ class Runtime:
         opened = self._pools.get(number)
         if opened is None:
             return
-        pool = opened.pool
         if kind == _native.NOTE_LOG and value is not None:
-            self._handle_log(pool, worker, value)
+            from shmrt.process.remote import handle_log
+
+            handle_log(opened.name, worker, value)
         elif kind == _native.NOTE_EXIT:
-            pool.exit_values.append(value)
+            opened.exit_values.append(value)
         elif kind == _native.NOTE_START_FAILED and value is not None:
             opened.start_failures.append(value[3].strip() or f"{value[1]}: {value[2]}")
             del opened.start_failures[:-50]
         elif kind == _native.NOTE_REPLACE:
             self._link.replace(slot, epoch)
 
-    @staticmethod
-    def _handle_log(pool: Pool, worker: int, row: tuple[Any, ...]) -> None:
-        """Gives a worker's log record to this program's own handlers."""
-        import logging
-
-        from shmrt.process import remote
-
-        name, level, created, path, line, function, text, exc_text, thread, pid = row
-        record = logging.LogRecord(name, level, path, line, text, None, None, function)
-        record.created = created
-        record.msecs = (created - int(created)) * 1000
-        record.exc_text = exc_text
-        record.threadName = thread
-        record.process = pid
-        record.processName = f"{pool.name}/{worker}"
-        tail = remote.log_tails.setdefault((pool.name, worker), [])
-        tail.append(f"{logging.getLevelName(level)} {name}: {text}")
-        del tail[:-_LOG_TAIL]
-        logger = logging.getLogger(name)
-        if logger.isEnabledFor(level):
-            logger.handle(record)
-
     def chaos_kill(self, rng: Any) -> bool:
         """SIGKILLs one ready worker of any pool, chosen by rng, ordered through the root; whether there was one."""
-        pools = [opened.pool for opened in self._pools.values()]
+        pools = list(self._pools.values())
         rng.shuffle(pools)
-        return any(pool.chaos_kill(rng) for pool in pools)
+        return any(opened.chaos_kill(rng) for opened in pools)
 
     def health(self) -> dict[str, Any]:
         """Status of the runtime and of each pool."""
-        pools = {opened.pool.name: opened.pool.health() for opened in list(self._pools.values())}
+        pools = {opened.name: opened.health() for opened in list(self._pools.values())}
         statuses = {pool["status"] for pool in pools.values()}
         if self._stopped or self._down is not None:
             status = "unhealthy"
         else:
             status = "healthy" if statuses <= {"healthy"} else "degraded"
         return {"status": status, "pools": pools, "root_pid": self.pid, "timestamp": monotonic()}
-
-
-_ = PoolBroken  # made here once, so that no thread makes it while it is needed

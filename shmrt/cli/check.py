@@ -57,10 +57,11 @@ def stages_of(pipeline: Any) -> list[dict[str, Any]]:
 
 
 def pool_bytes(workers: int, ring: Any) -> int:
-    """As shmrt.runtimes sizes a pool; a test compares the two."""
-    from shmrt import _native, runtimes
+    """As `pool_opened.py` sizes a pool; a test compares the two."""
+    from shmrt import _native
+    from shmrt.pool_opened import LANE_MIN
 
-    capacity = max(1 << (ring.slots * ring.slot_bytes - 1).bit_length(), runtimes._LANE_MIN)
+    capacity = max(1 << (ring.slots * ring.slot_bytes - 1).bit_length(), LANE_MIN)
     slots = 2 * workers + 2
     lane = int(_native.LAYOUT["lane_shared.data"]) + capacity
     return int(int(_native.LAYOUT["lanes"]) + slots * 2 * lane + slots * 65536)

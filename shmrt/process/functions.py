@@ -1,6 +1,7 @@
 """The functions a pool knows: each is pickled once and sent once to a worker, then named by its number.
 
-An importable function is found again by its name, so its pickle never changes. A function by value (a lambda,
+An importable function is found again by its name, which is all that is sent (a worker that has only such functions and
+plain values never loads pickle). A function by value (a lambda,
 a closure, whatever lives in `__main__`) is the sum of its code, defaults, closure cells and the globals it names;
 as long as these are the same immutable objects its pickle is the same, and it is not made again. If one of
 them is mutable, the pickle is made each time and compared.
@@ -17,11 +18,14 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Modul
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, TypeAlias
+
+    Sent: TypeAlias = bytes | tuple[str, str]  # a pickle of (function, retry_on), or module and qualified name
 
 __all__ = ["FunctionTable", "dumps"]
 
 _FUNCTIONS_MAX = 512
+_BY_NAME = (FunctionType, BuiltinFunctionType, type)  # what plain pickle, too, would send as module and name
 _IMMUTABLE = (int, float, complex, str, bytes, bool, type(None), CodeType, ModuleType, BuiltinFunctionType, range)
 
 
@@ -30,10 +34,10 @@ def dumps(value: object) -> bytes:
 
     Raises what pickling raises, with a note that names the value.
     """
-    import pickle
+    from _pickle import dumps as plain_dumps  # the module around it costs more than it does
 
     try:
-        data = pickle.dumps(value, 5)
+        data = plain_dumps(value, 5)
         if b"__main__" not in data:
             return data
     except Exception:
@@ -106,25 +110,25 @@ def _global_names(code: CodeType) -> tuple[str, ...]:
 
 
 class _Entry:
-    __slots__ = ("fingerprint", "fixed", "function", "number", "pickle", "retry_on")
+    __slots__ = ("fingerprint", "fixed", "function", "number", "retry_on", "sent")
 
-    def __init__(self, function: object, retry_on: object, data: bytes, number: int, fixed: bool) -> None:
+    def __init__(self, function: object, retry_on: object, sent: Sent, number: int, fixed: bool) -> None:
         self.function = function  # kept alive, so that its id stays its own
         self.retry_on = retry_on
-        self.pickle = data
+        self.sent = sent
         self.number = number
         self.fixed = fixed
         self.fingerprint = None if fixed else fingerprint(function)
 
 
 class FunctionTable:
-    """Numbers for functions. `add` and `drop` are the hub's. Equal pickles share a number."""
+    """Numbers for functions. `add` and `drop` are the hub's. What is sent alike shares a number."""
 
     def __init__(self, add: Callable[[object], int], drop: Callable[[int], None]) -> None:
         self._add = add
         self._drop = drop
         self._entries: OrderedDict[tuple[int, int], _Entry] = OrderedDict()
-        self._numbers: dict[bytes, list[int]] = {}  # pickle -> [number, entries that use it]
+        self._numbers: dict[Sent, list[int]] = {}  # what is sent -> [number, entries that use it]
 
     def number(self, function: Any, retry_on: Any) -> tuple[int, bool]:
         """(number, whether it stays the same for this object for good)."""
@@ -142,28 +146,33 @@ class FunctionTable:
                     self._entries.move_to_end(key)
                     return entry.number, False
         fixed = is_importable(function)
-        data = dumps((function, retry_on))
+        sent: Sent
+        if fixed and retry_on is None and type(function) in _BY_NAME:
+            sent = (function.__module__, function.__qualname__)
+        else:
+            sent = dumps((function, retry_on))
         if entry is not None:
-            if entry.pickle == data:
+            if entry.sent == sent:
                 entry.fingerprint = fingerprint(function)
                 self._entries.move_to_end(key)
                 return entry.number, False
             del self._entries[key]
             self._leave(entry)
-        known = self._numbers.get(data)
+        known = self._numbers.get(sent)
         if known is None:
-            known = self._numbers[data] = [self._add(Pickled(data)), 0]
+            number = self._add(Pickled(sent) if isinstance(sent, bytes) else sent)
+            known = self._numbers[sent] = [number, 0]
         known[1] += 1
-        self._entries[key] = _Entry(function, retry_on, data, known[0], fixed)
+        self._entries[key] = _Entry(function, retry_on, sent, known[0], fixed)
         while len(self._entries) > _FUNCTIONS_MAX:
             self._leave(self._entries.popitem(last=False)[1])
         return known[0], fixed
 
     def _leave(self, entry: _Entry) -> None:
-        known = self._numbers[entry.pickle]
+        known = self._numbers[entry.sent]
         known[1] -= 1
         if known[1] == 0:
-            del self._numbers[entry.pickle]
+            del self._numbers[entry.sent]
             self._drop(entry.number)
 
 
@@ -180,6 +189,6 @@ class Pickled:
         self.data = data
 
     def __reduce__(self) -> Any:
-        import pickle
+        from _pickle import loads
 
-        return (pickle.loads, (self.data,))
+        return (loads, (self.data,))

@@ -38,15 +38,15 @@ def _home(thing: object) -> str:
 
 def _foreign(things: list[object]) -> list[tuple[int, bytes]]:
     """(position, pickle) of each hook that is neither the interpreter's nor a tool's."""
-    import pickle
-
     found: list[tuple[int, bytes]] = []
     for position, thing in enumerate(things):
         home = _home(thing)
         if home.startswith((*_OWN_FINDERS, *_TOOL_FINDERS)) or home == "__main__":
             continue
+        from _pickle import dumps
+
         try:
-            found.append((position, pickle.dumps(thing)))
+            found.append((position, dumps(thing)))
         except Exception:
             continue  # bound to the program: it cannot act elsewhere
     return found

@@ -1,9 +1,11 @@
-"""Exceptions on their way from a worker to the program.
+"""Exceptions and log records on their way from a worker to the program.
 
 `pack_exception` runs in the worker and gives plain values only: the exception's pickle if a round trip keeps
 its type, and always the text of its traceback. `unpack_exception` runs in the program and gives the exception
 with that text as its `__cause__`, or a `RemoteError` in its place. Neither can fail of what a user's
 `__reduce__`, `__repr__` or `__str__` does: only that one task carries the consequence.
+
+`handle_log` gives a record that a worker logged to the program's own handlers.
 
 `make_error` words the outcomes that have no exception of the user's: a dead worker, a passed deadline.
 
@@ -16,7 +18,15 @@ TYPE_CHECKING = False  # workers start without typing, which would cost them mor
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["RemoteTraceback", "broken_reasons", "log_tails", "make_error", "pack_exception", "unpack_exception"]
+__all__ = [
+    "RemoteTraceback",
+    "broken_reasons",
+    "handle_log",
+    "log_tails",
+    "make_error",
+    "pack_exception",
+    "unpack_exception",
+]
 
 #: Why each broken pool broke, by its name. Written by the pool when the root says so.
 broken_reasons: dict[str, list[str]] = {}
@@ -24,6 +34,7 @@ broken_reasons: dict[str, list[str]] = {}
 log_tails: dict[tuple[str, int], list[str]] = {}
 
 _TEXT_MAX = 100_000
+_LOG_TAIL = 20
 
 
 class RemoteTraceback(Exception):
@@ -104,6 +115,26 @@ def unpack_exception(packed: Any, pool: str | None, worker: int, pid: int, attem
     except BaseException:
         pass  # an exception class that forbids even that keeps its own message
     return error
+
+
+def handle_log(pool: str, worker: int, row: tuple[Any, ...]) -> None:
+    """Makes a record again of what a worker sent, and handles it as if it had been logged here."""
+    import logging
+
+    name, level, created, path, line, function, text, exc_text, thread, pid = row
+    record = logging.LogRecord(name, level, path, line, text, None, None, function)
+    record.created = created
+    record.msecs = (created - int(created)) * 1000
+    record.exc_text = exc_text
+    record.threadName = thread
+    record.process = pid
+    record.processName = f"{pool}/{worker}"
+    tail = log_tails.setdefault((pool, worker), [])
+    tail.append(f"{logging.getLevelName(level)} {name}: {text}")
+    del tail[:-_LOG_TAIL]
+    logger = logging.getLogger(name)
+    if logger.isEnabledFor(level):
+        logger.handle(record)
 
 
 def _ended(facts: dict[str, Any]) -> tuple[str, int | None, int | None]:

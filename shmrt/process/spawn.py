@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
     from shmrt import _native
 
-__all__ = ["Job", "close_all_but", "die_first", "fork_child"]
+__all__ = ["STACK_BYTES", "Job", "close_all_but", "die_first", "fork_child"]
+
+#: Bytes of the pool's stack file that belong to each worker, at pair * STACK_BYTES.
+STACK_BYTES = 65536
 
 
 class Job:

@@ -22,17 +22,14 @@ import sys
 
 from shmrt import _native
 from shmrt.process import inherit, remote, signals
-from shmrt.process.spawn import Job, close_all_but, die_first
+from shmrt.process.spawn import STACK_BYTES, Job, close_all_but, die_first
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-__all__ = ["STACK_BYTES", "clean_main", "run", "watch_logging"]
-
-#: Bytes of the pool's stack file that belong to each worker, at pair * STACK_BYTES.
-STACK_BYTES = 65536
+__all__ = ["clean_main", "run", "watch_logging"]
 
 _ = remote.pack_exception  # imported here, in the root, so that no worker pays for it
 siblings = 0  # how many workers share the CPUs with this one; 0: this process is no worker

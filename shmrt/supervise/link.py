@@ -1,6 +1,6 @@
 """The program's end of its root: starts it, talks to it, and starts another when it was killed.
 
-    link = RootLink.start(slots, arena_fd, on_event=print)
+    link = RootLink.start(lambda: (slots, arena_fd), on_event=print)
     link.add_pool(1, spec, first_slot=2, slot_count=4, lanes_fd=fd)
     ...
     link.close(grace=5.0)
@@ -18,19 +18,17 @@ A forked child of the program owns nothing of this: every call raises RuntimeDow
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import sys
 import threading
+from collections import deque
 from time import monotonic_ns
 
 from shmrt import _native
 from shmrt.decide.intensity import Intensity
-from shmrt.errors import RuntimeDown
-from shmrt.process import death, inherit
 from shmrt.process.signals import KILL
-from shmrt.process.worker import STACK_BYTES
+from shmrt.process.spawn import STACK_BYTES
+from shmrt.supervise.launch import explain, launch_root
 from shmrt.supervise.protocol import Channel
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
@@ -40,16 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RootLink", "make_spec"]
 
-_ENTER = "import sys; sys.path.append(sys.argv.pop()); from shmrt.supervise.root import main; main()"
-# Variables that shape an interpreter before it runs anything; all other PYTHON* ones are for the user's programs.
-_KEPT = ("PYTHONHOME", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONCOERCECLOCALE", "PYTHONMALLOC", "PYTHONPLATLIBDIR")
-_hash_seed = ""
-_LIMITS = {  # what an answer of the kernel's is about
-    errno.EMFILE: " (see `ulimit -n`: shmrt needs about 16 descriptors, and 2 for each pool)",
-    errno.EAGAIN: " (see `ulimit -u` and the pids limit of the cgroup)",
-    errno.ENOMEM: " (see `ulimit -v` and the memory of the machine)",
-}
-
 
 def make_spec(name: str, workers: int, **more: Any) -> dict[str, Any]:
     """A pool's specification for the root, with the program's surroundings as they are now.
@@ -57,42 +45,11 @@ def make_spec(name: str, workers: int, **more: Any) -> dict[str, Any]:
     `more`: spares, initializer (pickle of (function, args)), worker_exit (pickle of a function), preload (module
     names), threads_per_worker, seed, max_restarts, max_seconds, start_timeout, options (for the loop), loop.
     """
+    from shmrt.process import inherit
+
     logging = sys.modules.get("logging")
     level = logging.getLogger().level if logging is not None else None
     return {"name": name, "workers": workers, "inherit": inherit.describe(), "log_level": level, **more}
-
-
-def _interpreter() -> list[str]:
-    """The command line of an interpreter as this one, but lean: no site, no user code on its path."""
-    flags = sys.flags
-    command = [sys.executable or "/proc/self/exe", "-S", "-P", "-s"]
-    for letter, value in (("d", flags.debug), ("b", flags.bytes_warning), ("O", flags.optimize), ("v", flags.verbose)):
-        command += ["-" + letter * value] if value else []
-    command += ["-B"] if flags.dont_write_bytecode else []
-    for key, value in sys._xoptions.items():
-        command += ["-X", key if value is True else f"{key}={value}"]
-    return command
-
-
-def _environment() -> dict[bytes, bytes]:
-    """The root's environment: the program's, without what would bring user code or another hash seed."""
-    global _hash_seed
-    environment = {key: value for key, value in os.environb.items() if not key.startswith(b"PYTHON")}
-    ignores = sys.flags.ignore_environment
-    for name in _KEPT if not ignores else ():
-        if name in os.environ:
-            environment[name.encode()] = os.environb[name.encode()]
-    given = "" if ignores else os.environ.get("PYTHONHASHSEED", "")
-    if not sys.flags.hash_randomization:
-        seed = "0"
-    elif given.isdigit():
-        seed = given
-    else:
-        # A random seed of the program cannot be had; all workers of all roots share one of their own.
-        _hash_seed = _hash_seed or str(int.from_bytes(os.urandom(4), "little"))
-        seed = _hash_seed
-    environment[b"PYTHONHASHSEED"] = seed.encode()
-    return environment
 
 
 class _Pool:
@@ -110,18 +67,19 @@ class _Pool:
 class RootLink:
     """See the module. Made by `start`."""
 
+    slots: _native.Slots
+    arena_fd: int
+
     def __init__(
         self,
-        slots: _native.Slots,
-        arena_fd: int,
+        memory: Callable[[], tuple[_native.Slots, int]],
         on_event: Callable[[tuple[Any, ...]], None] | None,
         on_root_lost: Callable[[], None] | None,
         on_down: Callable[[str], None] | None,
         max_restarts: int,
         max_seconds: float,
     ) -> None:
-        self.slots = slots
-        self.arena_fd = arena_fd
+        self._memory: Callable[[], tuple[_native.Slots, int]] | None = memory
         self.root_pid = 0
         self.generation = 0
         self.owner_pid = os.getpid()
@@ -132,6 +90,7 @@ class RootLink:
         self._intensity = Intensity(max_restarts, int(max_seconds * 1e9))
         self._lock = threading.RLock()
         self._pools: dict[int, _Pool] = {}
+        self._notes: deque[tuple[Any, ...]] = deque()
         self._channel: Channel | None = None
         self._root_pidfd = -1
         self._closing = False
@@ -142,8 +101,7 @@ class RootLink:
     @classmethod
     def start(
         cls,
-        slots: _native.Slots,
-        arena_fd: int = -1,
+        memory: Callable[[], tuple[_native.Slots, int]],
         *,
         on_event: Callable[[tuple[Any, ...]], None] | None = None,
         on_root_lost: Callable[[], None] | None = None,
@@ -151,19 +109,32 @@ class RootLink:
         max_restarts: int = 10,
         max_seconds: float = 60.0,
     ) -> RootLink:
-        link = cls(slots, arena_fd, on_event, on_root_lost, on_down, max_restarts, max_seconds)
+        """Starts the thread and the first root. `memory` makes the slots and the descriptor of the arena (or -1)."""
+        link = cls(memory, on_event, on_root_lost, on_down, max_restarts, max_seconds)
+        link._thread = threading.Thread(target=link._run, name="shmrt-link", daemon=True)
         try:
             with link._lock:
-                link._start_root()
-            link._thread = threading.Thread(target=link._run, name="shmrt-link", daemon=True)
-            link._thread.start()
+                # The thread first, while the CPUs are idle: beside a root that starts, it would wait for its turn.
+                link._thread.start()
+                try:
+                    link._start_root()
+                except BaseException:
+                    link._end_first_root()
+                    raise
         except BaseException:
             link._undo_start()
             raise
         return link
 
     def _undo_start(self) -> None:
-        """There is no thread to serve the root with: it ends here."""
+        """There is no thread to serve a root with, no root, or no memory to give it."""
+        assert self._thread is not None
+        if self._thread.ident is not None:
+            self._thread.join()
+        os.close(self._wake)
+        self._wake = -1
+
+    def _end_first_root(self) -> None:
         if self._channel is not None:
             _native.pidfd_signal(self._root_pidfd, KILL)
             _native.poll([(self._root_pidfd, _native.POLLIN)], -1)
@@ -171,8 +142,6 @@ class RootLink:
             os.close(self._root_pidfd)
             os.close(self._channel.fd)
             self._channel, self._root_pidfd = None, -1
-        os.close(self._wake)
-        self._wake = -1
 
     # ---- commands ---------------------------------------------------------------------------------------------------
     def add_pool(
@@ -204,6 +173,11 @@ class RootLink:
     def remove_pool(self, id: int, grace_s: float) -> None:
         """TERM for each worker (finish the message, leave), SIGKILL after the grace; then the event `removed`."""
         self._send("remove_pool", id, float(grace_s))
+
+    def note(self, event: tuple[Any, ...]) -> None:
+        """Has the thread `shmrt-link` deliver this event. Takes no lock: a finalizer may call it anywhere."""
+        self._notes.append(event)
+        self._poke()
 
     def freed(self) -> None:
         """Says that slots became EMPTY. `slots.ring(SLOT_ROOT)` does the same."""
@@ -245,6 +219,8 @@ class RootLink:
                 self._wake = -1
 
     def _check(self) -> None:
+        from shmrt.errors import RuntimeDown
+
         if os.getpid() != self.owner_pid:
             raise RuntimeDown(
                 f"this runtime belongs to process {self.owner_pid}; process {os.getpid()} is a fork of it and must"
@@ -275,59 +251,36 @@ class RootLink:
 
     # ---- the root's life --------------------------------------------------------------------------------------------
     def _start_root(self) -> None:
-        """posix_spawn of a lean interpreter; does not wait for it."""
-        slots = self.slots
-        self.generation = slots.raise_generation()
-        slots.claim(_native.SLOT_ROOT, 0, 0)
-        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        """Starts a root's process and hands it the shared memory; does not wait for it."""
         opened: list[int] = []
-        ours = -1
         try:
             ours, theirs = _native.socketpair(False)
-            opened.append(theirs)
+            opened += [ours, theirs]
             own_pidfd = _native.pidfd_open(os.getpid())
             opened.append(own_pidfd)
-            passed = [theirs, slots.fd, self.arena_fd, own_pidfd]
-            actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
-            numbers: list[int] = []
-            top = 3
-            for fd in passed:
-                if fd < 0:
-                    numbers.append(-1)
-                    continue
-                # High copies first, so that no descriptor is overwritten by another's new number.
-                opened.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(passed)))
-                actions.append((os.POSIX_SPAWN_DUP2, opened[-1], top))
-                numbers.append(top)
-                top += 1
-            words = [str(number) for number in (*numbers, top, os.getpid())]
-            command = [*_interpreter(), "-c", _ENTER, *words, package]
-            pid = os.posix_spawn(
-                command[0],
-                command,
-                _environment(),
-                file_actions=actions,
-                setsid=True,
-                setsigmask=[],
-                setsigdef=range(1, 32),
-            )
+            self.root_pid = pid = launch_root(theirs, own_pidfd)
+            opened.remove(ours)
         except OSError as error:
-            if ours >= 0:
-                os.close(ours)
-            slots.gone(_native.SLOT_ROOT, 1 << 8, False)
-            slots.free(_native.SLOT_ROOT)
-            limit = _LIMITS.get(error.errno or 0, "")
-            raise OSError(error.errno, f"the root supervisor could not be started: {error.strerror}{limit}") from error
+            raise explain(error, "the root supervisor could not be started") from error
         finally:
             for fd in opened:
                 os.close(fd)
-        self.root_pid = pid
         self._root_pidfd = _native.pidfd_open(pid)
         self._channel = Channel(ours)
+        if self._memory is not None:  # made while the first root's interpreter starts
+            self.slots, self.arena_fd = self._memory()
+            self._memory = None
+        self.generation = self.slots.raise_generation()
+        self.slots.claim(_native.SLOT_ROOT, 0, 0)
+        fds = (self.slots.fd,) if self.arena_fd < 0 else (self.slots.fd, self.arena_fd)
+        self._channel.send(("memory",), fds)
         for pool in self._pools.values():
             self._add(pool)
 
     def _run(self) -> None:
+        with self._lock:  # held while the first root is started
+            if self._channel is None:
+                return
         try:
             while self._serve_one_root():
                 pass
@@ -357,6 +310,8 @@ class RootLink:
                     os.eventfd_read(self._wake)
                 except BlockingIOError:
                     pass
+            while self._notes:
+                self._tell(self._notes.popleft())
             with self._lock:
                 channel.flush()
                 # After the root's death this empties the socket: nothing it has said is lost.
@@ -372,6 +327,8 @@ class RootLink:
     def _after_root(self, pidfd: int, channel: Channel) -> bool:
         _native.pidfd_signal(pidfd, KILL)  # an end of the socket alone does not end the process
         _native.poll([(pidfd, _native.POLLIN)], -1)
+        from shmrt.process import death
+
         slots, pid = self.slots, self.root_pid
         # Before the root is reaped: its session's number is its own until then.
         gone = death.kill_survivors(slots, pid)

@@ -5,6 +5,7 @@ interpreter, and only plain values are sent: no user object ever passes here), b
 length and count of descriptors. Descriptors travel with the first byte of their message.
 
 Program to root
+    ("memory",)                           first of all; descriptors: slots, arena (if there is one)
     ("add_pool", pool, spec, first_slot, slot_count)   descriptors: lanes, stacks
     ("resize", pool, workers)
     ("replace", slot, epoch)              start one more now; this one will be retired by the hub

@@ -43,6 +43,7 @@ __all__ = ["main"]
 _GAP_NS = 1_000_000_000  # a loop that comes back this much too late was stopped: deadlines start anew
 _STACK_NS = 30_000_000  # what a hung worker gets to write its stack before SIGKILL
 _IN = _native.POLLIN
+_CONTROL, _PROGRAM = 3, 4  # the descriptors it is started with (`launch.py`)
 _QUIET_MS = 5  # without anything to do for so long, the next start is prepared
 _WARM = (
     "pickle",
@@ -56,12 +57,12 @@ _WARM = (
 
 
 class Root:
-    """The loop. `control` is the socket, `program` the program's pidfd."""
+    """The loop. `program` is the program's pidfd."""
 
-    def __init__(self, control: int, slots: _native.Slots, arena_fd: int, program: int) -> None:
+    def __init__(self, channel: Channel, slots: _native.Slots, arena_fd: int, program: int) -> None:
         self.slots = slots
         self.program = program
-        self.channel = Channel(control)
+        self.channel = channel
         self.staff = Staff(self.channel, slots, arena_fd)
         self.starting = Starting(self.staff)
         self.reaping = Reaping(self.staff, self.starting)
@@ -212,7 +213,10 @@ class Root:
     # ---- what the program asks for ----------------------------------------------------------------------------------
     def on_control(self) -> None:
         self.channel.flush()
-        for message, fds in self.channel.receive():
+        self.obey(self.channel.receive())
+
+    def obey(self, messages: list[tuple[tuple[Any, ...], list[int]]]) -> None:
+        for message, fds in messages:
             verb, *rest = message
             getattr(self, f"do_{verb}")(*rest, *([fds] if verb == "add_pool" else []))
 
@@ -272,9 +276,8 @@ class Root:
 
 
 def main() -> None:
-    """Entered by `python -S -P -c` with the descriptors and the program's pid as arguments."""
-    control, slots_fd, arena_fd, program, top, parent = (int(word) for word in sys.argv[1:7])
-    os.closerange(top, 1 << 30)  # whatever the program had made inheritable
+    """Entered by `python -S -P -c` with the program's pid as argument and the descriptors of `launch.py`."""
+    os.closerange(_PROGRAM + 1, 1 << 30)  # whatever the program had made inheritable
     os.chdir("/")
     _native.set_process_name("shmrt-root")
     die_first(900)  # after the workers, before the program, which can start another root
@@ -283,15 +286,23 @@ def main() -> None:
     import _warnings
 
     _warnings.filters.insert(0, ("ignore", None, DeprecationWarning, None, 0))
-    if os.getppid() != parent:
+    if os.getppid() != int(sys.argv[1]):
         os._exit(0)  # the program died before this line
-    for fd in (control, arena_fd, program):
-        if fd >= 0:
-            os.set_inheritable(fd, False)
-    slots = _native.Slots.attach(slots_fd)
-    os.close(slots_fd)
-    root = Root(control, slots, arena_fd, program)
-    gc.collect()
-    gc.freeze()
+    for fd in (_CONTROL, _PROGRAM):
+        os.set_inheritable(fd, False)
+    channel = Channel(_CONTROL)
+    messages = channel.receive()
+    while not messages and not channel.closed:
+        _native.poll([(_CONTROL, _IN)], -1)
+        messages = channel.receive()
+    if not messages:
+        os._exit(0)  # the program died, or could not make the memory
+    _, fds = messages.pop(0)
+    slots = _native.Slots.attach(fds[0])
+    os.close(fds[0])
+    root = Root(channel, slots, fds[1] if len(fds) > 1 else -1, _PROGRAM)
+    gc.freeze()  # without a collection, for which the first workers would wait; a quiet moment makes up for it
+    gc.enable()
+    root.obey(messages)
     root.run()
     os._exit(0)

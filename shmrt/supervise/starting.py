@@ -18,7 +18,7 @@ import os
 from time import monotonic_ns
 
 from shmrt import _native
-from shmrt.process import death, signals, template, worker
+from shmrt.process import death, signals, worker
 from shmrt.process.spawn import fork_child
 from shmrt.supervise.crew import Crew, Standby, Template, Worker
 from shmrt.supervise.staff import Staff
@@ -165,6 +165,8 @@ class Starting:
         return crew.template is not None and crew.template.ready and not crew.template.gone
 
     def _start_template(self, crew: Crew) -> None:
+        from shmrt.process import template  # most pools have none
+
         job = self.staff.job(crew, None)
         ours, theirs = _native.socketpair(True)
         try:

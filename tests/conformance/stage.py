@@ -20,7 +20,7 @@ class Stage:
         self.events: list[tuple] = []
         self.changed = threading.Condition()
         self.downs: list[str] = []
-        self.link = RootLink.start(self.slots, -1, on_event=self._event, on_down=self.downs.append, **link)
+        self.link = RootLink.start(lambda: (self.slots, -1), on_event=self._event, on_down=self.downs.append, **link)
         self.pidfds: dict[int, int] = {}
 
     def _event(self, event):

@@ -171,7 +171,8 @@ import cloudpickle, shmrt.pool, shmrt.runtimes, shmrt.supervise.link, shmrt.proc
 before = os.listdir("/proc/self/fd")
 resource.setrlimit(resource.RLIMIT_NOFILE, (10, 64))
 for _ in range(5):
-    try: shmrt.Pool(2)
+    try:
+        with shmrt.Runtime(): shmrt.Pool(2)
     except OSError as error: print(error.errno, "ulimit -n" in str(error))
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 after = [os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}")]
