@@ -20,6 +20,7 @@ static const struct {
 	{shmrt_py_add_arena},
 	{shmrt_py_add_bench},
 	{shmrt_py_add_hub},
+	{shmrt_py_add_front},
 	{shmrt_py_add_worker},
 	{shmrt_py_add_ring},
 };

@@ -44,7 +44,7 @@ _numbers = itertools.count(1)
 _GRACE_S = 5.0
 
 
-class Pool(Executor):
+class Pool(_native.PoolFront, Executor):
     """Worker processes that run your functions.
 
     max_workers: how many at once; None is the usable CPUs (affinity and cgroup quota), inside a worker at
@@ -141,19 +141,9 @@ class Pool(Executor):
         self._opened = OpenedPool(self._runtime, self, max_workers, self._spares)
         self._opened.open(ring=ring or RingSpec(), spares=self._spares, limits=limits, spec=spec)
         self._core = self._opened.core
-        if self._max_pending is None and type(self).submit is Pool.submit:
-            self.submit = self._core.submit  # type: ignore[method-assign]  # the C method itself: the shortest way in
+        self._is_bounded = self._max_pending is not None
 
-    # ---- calls ----------------------------------------------------------------------------------------------------
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Any:
-        """Schedules fn(*args, **kwargs) and returns its Future (`concurrent.futures.Executor.submit`).
-
-        Arguments that cannot be pickled raise here. With max_pending reached it blocks or raises Overloaded.
-        """
-        if self._max_pending is None:
-            return self._core.submit(fn, *args, **kwargs)
-        return self._submit_bounded(self._core.submit, fn, *args, **kwargs)
-
+    # ---- calls: submit itself is native/py_front.c ------------------------------------------------------------------
     def _submit_with(self, options: TaskOptions, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self._max_pending is None:
             return self._core.submit_with(options.packed(), fn, *args, **kwargs)
