@@ -137,6 +137,24 @@ static struct shmrt_hub_worker *choose(struct shmrt_hub_pool *pool, bool spare_w
 	return best;
 }
 
+/* The last attempt of a suspect waits for a worker that has served nobody. The death that made it the last usually brings
+ * one; if none is there or on its way (the pool was made smaller meanwhile), a worker is replaced for its sake. */
+static void hire_fresh(struct shmrt_hub_pool *pool) {
+	struct shmrt_hub_worker *oldest = NULL;
+	for (uint32_t i = 0; i < pool->options.slot_count; i++) {
+		struct shmrt_hub_worker *worker = &pool->workers[i];
+		uint32_t state = atomic_load_explicit(&worker->slot->state, memory_order_acquire); /* F2 */
+		if (state == SHMRT_SLOT_STARTING || worker->retiring || worker->abandoned || (worker->ready && worker->sent == 0))
+			return; /* one comes, or will once this one has left */
+		if (worker->ready && (oldest == NULL || worker->sent > oldest->sent))
+			oldest = worker;
+	}
+	if (oldest == NULL)
+		return;
+	oldest->retiring = true;
+	oldest->replace_asked = shmrt_hub__note(pool->hub, SHMRT_NOTE_REPLACE, pool, oldest) != NULL;
+}
+
 void shmrt_hub__dispatch(struct shmrt_hub_pool *pool) {
 	if (pool->backlog_count == 0 || pool->ready_count == 0 || pool->paused)
 		return;
@@ -167,6 +185,8 @@ void shmrt_hub__dispatch(struct shmrt_hub_pool *pool) {
 		pool->next_worker = (uint32_t)(worker - pool->workers); /* among idle ones the last used is warm, and maybe awake */
 		shmrt_bell_ring(&worker->slot->bell);
 	}
+	if (pool->alone.first)
+		hire_fresh(pool);
 	pool->full = pool->backlog_count > 0;
 }
 

@@ -213,3 +213,20 @@ def test_the_last_attempt_runs_alone_on_a_fresh_worker(tmp_path: Path) -> None:
         last = tasks.notes(path)[-1]
         assert last not in tasks.notes(ran)  # nothing ran there before it, and nothing was lost with it
         assert all(other.attempts == 1 for other in others)
+
+
+def test_the_last_attempt_finds_a_fresh_worker_after_the_pool_became_smaller(tmp_path: Path) -> None:
+    """Both workers run something when the pool shrinks to one; the death of the other brings no replacement."""
+    go, started = str(tmp_path / "go"), [str(tmp_path / "0"), str(tmp_path / "1")]
+    with Pool(2, max_attempts=2) as pool:
+        futures = [pool.submit(tasks.started_then_wait, path, go, path) for path in started]
+        for path in started:
+            tasks.until(lambda path=path: tasks.notes(path))
+        pids = {row["pid"]: row["worker"] for row in tasks.ready(pool)}
+        (surplus,) = [number for number, path in enumerate(started) if pids[int(tasks.notes(path)[0])] == 1]
+        pool.resize(1)
+        os.kill(int(tasks.notes(started[surplus])[0]), signal.SIGKILL)
+        tasks.until(lambda: len(tasks.ready(pool)) == 1)
+        tasks.note(go)
+        assert [future.result(LIMIT_S) for future in futures] == started
+        assert futures[surplus].attempts == 2
