@@ -271,7 +271,7 @@ class Pool(_native.PoolFront, Executor):
 
     def chaos_kill(self, rng: Any) -> bool:
         """SIGKILLs one ready worker, chosen by rng and ordered through the root; whether there was one."""
-        return self._opened.chaos_kill(rng)
+        return self._opened.chaos_kill(rng) is not None
 
     # ---- end ------------------------------------------------------------------------------------------------------
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

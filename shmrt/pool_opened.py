@@ -174,14 +174,15 @@ class OpenedPool:
         self.lanes_fd = self.stacks_fd = -1
 
     # ---- what others ask --------------------------------------------------------------------------------------------
-    def chaos_kill(self, rng: Any) -> bool:
-        """SIGKILLs one ready worker, chosen by rng and ordered through the root; whether there was one."""
+    def chaos_kill(self, rng: Any) -> tuple[int, int] | None:
+        """SIGKILLs one ready worker, chosen by rng and ordered through the root: its slot and epoch, None if there was
+        none. Chosen again before it is gone, it is the same death."""
         ready = [row for row in self.core.workers() if row["ready"]]
         if not ready:
-            return False
+            return None
         row = rng.choice(ready)
         self.runtime._link.kill(row["slot"], row["epoch"], _native.KILL_CHAOS)
-        return True
+        return row["slot"], row["epoch"]
 
     def health(self) -> dict[str, Any]:
         """`status`: healthy (all workers ready), degraded (some) or unhealthy (none); and the numbers behind it."""

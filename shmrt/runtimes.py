@@ -372,11 +372,11 @@ class Runtime:
         elif kind == _native.NOTE_REPLACE:
             self._link.replace(slot, epoch)
 
-    def chaos_kill(self, rng: Any) -> bool:
-        """SIGKILLs one ready worker of any pool, chosen by rng, ordered through the root; whether there was one."""
+    def chaos_kill(self, rng: Any) -> tuple[int, int] | None:
+        """SIGKILLs one ready worker of any pool, chosen by rng, ordered through the root: its slot and epoch."""
         pools = list(self._pools.values())
         rng.shuffle(pools)
-        return any(opened.chaos_kill(rng) for opened in pools)
+        return next((killed for killed in (opened.chaos_kill(rng) for opened in pools) if killed is not None), None)
 
     def health(self) -> dict[str, Any]:
         """Status of the runtime and of each pool."""

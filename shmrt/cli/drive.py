@@ -85,7 +85,11 @@ class Chaos:
         self._runtime, self._rate, self._random = runtime, rate, random.Random(seed)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._kill, name="shmrt-chaos", daemon=True)
-        self.killed = 0
+        self._victims: set[tuple[int, int]] = set()
+
+    @property
+    def killed(self) -> int:
+        return len(self._victims)
 
     def __enter__(self) -> Chaos:
         if self._rate > 0:
@@ -100,9 +104,11 @@ class Chaos:
     def _kill(self) -> None:
         while not self._stop.wait(self._random.expovariate(self._rate)):
             try:
-                self.killed += bool(self._runtime.chaos_kill(self._random))
+                victim = self._runtime.chaos_kill(self._random)
             except Exception:
                 return  # the runtime is closing
+            if victim is not None:
+                self._victims.add(victim)
 
 
 class Watched:
