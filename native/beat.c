@@ -33,6 +33,7 @@ static struct {
 	struct shmrt_control *control;
 	struct shmrt_slot *slot;
 	int32_t root_pid;
+	uint32_t hub_slot;
 	bool has_main_clock;
 	clockid_t main_clock;
 	uint64_t rss_read_ns;
@@ -42,9 +43,9 @@ static _Atomic uint32_t asleep; /* 1: the thread may sleep for ever */
 
 static void end_if_nobody_is_left(void) {
 	bool orphan = beat.root_pid != 0 && getppid() != beat.root_pid;
-	bool program_lost = beat.slot != &beat.control->slots[SHMRT_SLOT_PROGRAM] &&
-			    shmrt_slot_is_abandoned(&beat.control->slots[SHMRT_SLOT_PROGRAM]);
-	if (!orphan && !program_lost)
+	/* The program, or the worker whose nested pool this one serves: nobody is left to whom a result could matter. */
+	bool served_lost = shmrt_slot_is_abandoned(&beat.control->slots[beat.hub_slot]);
+	if (!orphan && !served_lost)
 		return;
 	/* What the user's code started belongs to this process's group, and nobody else will end it. */
 	kill(getpgrp() == getpid() ? 0 : getpid(), SIGKILL);
@@ -118,13 +119,15 @@ static void *beat_run(void *unused) {
 	return NULL;
 }
 
-int shmrt_beat_start(struct shmrt_control *control, uint32_t slot_index, int32_t root_pid) {
-	if (slot_index >= control->slot_count || slot_index >= SHMRT_SLOTS_MAX)
+int shmrt_beat_start(struct shmrt_control *control, uint32_t slot_index, int32_t root_pid, uint32_t hub_slot) {
+	if (slot_index >= control->slot_count || slot_index >= SHMRT_SLOTS_MAX || hub_slot >= control->slot_count ||
+	    hub_slot == slot_index)
 		return SHMRT_INVALID;
 	memset(&beat, 0, sizeof beat);
 	beat.control = control;
 	beat.slot = &control->slots[slot_index];
 	beat.root_pid = root_pid;
+	beat.hub_slot = hub_slot;
 	beat.has_main_clock = pthread_getcpuclockid(pthread_self(), &beat.main_clock) == 0;
 	atomic_store_explicit(&asleep, 0, memory_order_relaxed); /* T1: the thread starts later */
 

@@ -183,6 +183,7 @@ struct shmrt_hub_pool {
 	uint32_t ready_count;    /* READY, not abandoned */
 	uint32_t next_worker;
 	uint64_t credit;         /* tasks a lane should hold, as last measured */
+	bool measured;           /* some task has ended, so there is a mean running time */
 	bool broken, closed, stopping, paused;
 	uint64_t submitted, completed, failed, cancelled, crashed, timed_out, retried, requeued, stale, poisoned;
 	uint64_t restarts, killed, log_dropped;
@@ -211,7 +212,7 @@ struct shmrt_note {
 struct shmrt_hub {
 	pthread_mutex_t mutex;
 	struct shmrt_control *control;
-	uint32_t self_slot; /* whose bell and death word are ours: 0 in the program */
+	uint32_t self_slot; /* whose bell and death word are ours: 0 in the program, one of its own for a worker's hub */
 	struct shmrt_arena arena; /* a private half of its own, used under the mutex */
 	uint32_t owner;
 	struct shmrt_hub_pool *pools[SHMRT_HUB_POOLS_MAX];
@@ -240,7 +241,7 @@ struct shmrt_hub {
 
 /* ---- life ---- */
 SHMRT_MUST_USE int shmrt_hub_open(struct shmrt_hub *, struct shmrt_control *, uint32_t self_slot, const struct shmrt_arena *);
-SHMRT_MUST_USE int shmrt_hub_start_thread(struct shmrt_hub *); /* which locks its slot's death mutex for life if self_slot is 0 */
+SHMRT_MUST_USE int shmrt_hub_start_thread(struct shmrt_hub *); /* which locks its slot's death mutex for life */
 void shmrt_hub_stop_thread(struct shmrt_hub *);
 /* After stop_thread: frees what is left. */
 void shmrt_hub_close(struct shmrt_hub *);

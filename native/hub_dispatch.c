@@ -12,6 +12,7 @@ void shmrt_hub__measure(struct shmrt_hub_pool *pool) {
 		busy += atomic_load_explicit(&slot->busy_ns, memory_order_relaxed); /* an estimate may be stale */
 		done += atomic_load_explicit(&slot->done, memory_order_relaxed);    /* an estimate may be stale */
 	}
+	pool->measured = done > 0;
 	if (done == 0) {
 		pool->credit = 8;
 		return;
@@ -97,12 +98,23 @@ static uint32_t active_workers(const struct shmrt_hub_pool *pool) {
 	return active;
 }
 
+/* A worker with something in its lane that it will be through with before a sleeper could wake up, as far as the mean
+ * running time tells. One whose task has already run for longer than that has shown that the mean says nothing of it. */
+static bool is_through_soon(const struct shmrt_hub_worker *worker, uint64_t most, uint64_t *now_ns) {
+	if (!worker->ready || worker->lane.count == 0 || worker->lane.count >= most || worker->lane_full || !may_take(worker))
+		return false;
+	if (*now_ns == 0)
+		*now_ns = shmrt_now_ns();
+	uint64_t start_ns = atomic_load_explicit(&worker->slot->task_start_ns, memory_order_relaxed); /* F1: a hint */
+	return start_ns == 0 || *now_ns < start_ns + SHMRT_WAKE_NS;
+}
+
 /* The worker with the shortest lane that may take a task now and for which there is one. A worker that is awake and
- * will be through with its lane before a sleeper could wake up comes before the sleeper: waking costs both sides
- * more than such tasks do. (If its task turns out long, rebalance gives what waits behind it to the idle.) */
+ * through soon comes before a sleeper: waking costs both sides more than such tasks do. (If its task turns out long,
+ * rebalance gives what waits behind it to the idle.) While nothing is known of the running times, nobody is. */
 static struct shmrt_hub_worker *choose(struct shmrt_hub_pool *pool, bool spare_waits, struct shmrt_task_list **list) {
 	struct shmrt_hub_worker *best = NULL;
-	uint64_t soon = pool->credit * SHMRT_WAKE_NS / SHMRT_CREDIT_NS;
+	uint64_t soon = pool->measured ? pool->credit * SHMRT_WAKE_NS / SHMRT_CREDIT_NS : 0, now_ns = 0;
 	uint32_t count = pool->options.slot_count, at = pool->next_worker;
 	for (uint32_t step = 0; step < count; step++, at = at + 1 < count ? at + 1 : 0) {
 		struct shmrt_hub_worker *worker = &pool->workers[at];
@@ -126,7 +138,7 @@ static struct shmrt_hub_worker *choose(struct shmrt_hub_pool *pool, bool spare_w
 			struct shmrt_hub_worker *awake = &pool->workers[i];
 			if (pool->options.max_tasks_per_worker && awake->sent >= pool->options.max_tasks_per_worker)
 				continue;
-			if (!awake->ready || awake->lane.count == 0 || awake->lane.count >= soon || awake->lane_full || !may_take(awake))
+			if (!is_through_soon(awake, soon, &now_ns))
 				continue;
 			struct shmrt_task_list *found = next_list(pool, awake);
 			if (found != *list)

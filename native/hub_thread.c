@@ -36,13 +36,11 @@ static bool is_urgent(struct shmrt_hub *hub) {
 static void *thread_main(void *argument) {
 	struct shmrt_hub *hub = argument;
 	struct shmrt_slot *slot = &hub->control->slots[hub->self_slot];
-	if (hub->self_slot == SHMRT_SLOT_PROGRAM) {
-		/* The root sees by this mutex that the program died, exec'ed or lost this thread. */
-		int result = shmrt_slot_hold_death_mutex(slot);
-		SHMRT_ASSERT(result == SHMRT_OK);
-		result = shmrt_slot_ready(slot);
-		(void)result; /* STALE: a hub was started before on this slot */
-	}
+	/* The root, and whoever works for us, see by this mutex that our process died, exec'ed or lost this thread. */
+	int result = shmrt_slot_hold_death_mutex(slot);
+	SHMRT_ASSERT(result == SHMRT_OK);
+	result = shmrt_slot_ready(slot);
+	(void)result; /* STALE: a hub was started before on this slot */
 	atomic_store_explicit(&hub->thread_running, 1, memory_order_release); /* start_thread waits for it */
 	shmrt_futex_wake(&hub->thread_running, INT32_MAX);
 	uint64_t look_again_ns = 0;
@@ -55,7 +53,7 @@ static void *thread_main(void *argument) {
 		if (urgent && look_again_ns > now_ns && look_again_ns < next_ns)
 			next_ns = look_again_ns;
 		atomic_store_explicit(&hub->sleeping_until, next_ns, memory_order_relaxed); /* a hint */
-		int result = shmrt_hub_park(hub, next_ns, urgent);
+		result = shmrt_hub_park(hub, next_ns, urgent);
 		(void)result; /* whatever ended the sleep, the next round looks at everything */
 	}
 	return NULL;

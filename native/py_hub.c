@@ -381,22 +381,27 @@ static PyObject *hub_stats(ShmrtHub *self, PyObject *Py_UNUSED(ignored)) {
 /* ---- the type ---- */
 
 static int hub_init(ShmrtHub *self, PyObject *args, PyObject *kwargs) {
-	static char *names[] = {"control_fd", "arena", NULL};
+	static char *names[] = {"control_fd", "arena", "slot", NULL};
 	int control_fd;
 	PyObject *arena;
 	char reason[200];
 	void *address;
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO", names, &control_fd, &arena))
+	unsigned int self_slot = SHMRT_SLOT_PROGRAM;
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO|I", names, &control_fd, &arena, &self_slot))
 		return -1;
 	if (shmrt_segment_attach(control_fd, SHMRT_SEGMENT_CONTROL, &address, &self->control_size, reason, sizeof(reason)) != SHMRT_OK) {
 		shmrt_raise("SegmentError", "cannot use the control segment: %s", reason);
 		return -1;
 	}
 	self->control = address;
+	if (self_slot >= self->control->slot_count) {
+		PyErr_Format(PyExc_ValueError, "there is no slot %u", self_slot);
+		return -1;
+	}
 	self->arena = (ShmrtArena *)Py_NewRef(arena);
 	self->deferred_end = &self->deferred;
 	self->forks = atomic_load_explicit(&fork_count, memory_order_relaxed); /* ours alone */
-	if (shmrt_hub_open(&self->hub, self->control, SHMRT_SLOT_PROGRAM, &self->arena->arena) != SHMRT_OK) {
+	if (shmrt_hub_open(&self->hub, self->control, self_slot, &self->arena->arena) != SHMRT_OK) {
 		PyErr_SetFromErrno(PyExc_OSError);
 		return -1;
 	}

@@ -8,7 +8,7 @@
 /* ---- bells ---- */
 
 void shmrt_worker_ring_hub(WorkerLoop *self, bool idle) {
-	_Atomic uint32_t *bell = &self->control->slots[SHMRT_SLOT_PROGRAM].bell;
+	_Atomic uint32_t *bell = &self->control->slots[self->hub_slot].bell;
 	atomic_thread_fence(memory_order_seq_cst);                             /* B1: our commit, then this look */
 	uint32_t wanted = atomic_load_explicit(bell, memory_order_relaxed);    /* B1 */
 	self->ring_deferred = false;
@@ -55,7 +55,7 @@ static struct shmrt_record_header *reserve_result(WorkerLoop *self, uint64_t bod
 		}
 		shmrt_bell_arm(&self->slot->bell);
 		if (shmrt_lane_free_bytes(&self->results) < shmrt_record_bytes(body) * 2) {
-			shmrt_bell_ring(&self->control->slots[SHMRT_SLOT_PROGRAM].bell);
+			shmrt_bell_ring(&self->control->slots[self->hub_slot].bell);
 			if (shmrt_worker_sleep(self, INT64_C(100000000)) < 0) /* a wake lost to a death costs 0.1 s at most */
 				return NULL;
 		}
@@ -113,7 +113,7 @@ int shmrt_worker_finish_message(WorkerLoop *self, struct shmrt_encoder *encoder,
 		/* Others hold the memory; the hub copies out when it is short, so room comes. */
 		shmrt_slot_phase_set(self->slot, SHMRT_PHASE_BLOCKED);
 		shmrt_bell_arm(&self->slot->bell);
-		shmrt_bell_ring(&self->control->slots[SHMRT_SLOT_PROGRAM].bell);
+		shmrt_bell_ring(&self->control->slots[self->hub_slot].bell);
 		if (shmrt_worker_sleep(self, INT64_C(10000000)) < 0)
 			return -1;
 		shmrt_slot_phase_set(self->slot, SHMRT_PHASE_ENCODE);

@@ -367,16 +367,16 @@ static PyObject *slots_park(SlotsObject *self, PyObject *const *args, Py_ssize_t
 }
 
 static PyObject *slots_start_beat(SlotsObject *self, PyObject *const *args, Py_ssize_t count) {
-	if (count != 2) {
-		PyErr_SetString(PyExc_TypeError, "start_beat(index, root_pid)");
+	if (count != 3) {
+		PyErr_SetString(PyExc_TypeError, "start_beat(index, root_pid, hub_slot)");
 		return NULL;
 	}
-	struct shmrt_slot *slot = slot_at(self, args[0]);
-	long root = slot ? PyLong_AsLong(args[1]) : 0;
-	if (!slot || PyErr_Occurred())
+	struct shmrt_slot *slot = slot_at(self, args[0]), *hub = slot ? slot_at(self, args[2]) : NULL;
+	long root = hub ? PyLong_AsLong(args[1]) : 0;
+	if (!hub || PyErr_Occurred())
 		return NULL;
-	return answer(shmrt_beat_start(self->control, (uint32_t)(slot - self->control->slots), (int32_t)root), slot,
-		      "given a beat");
+	return answer(shmrt_beat_start(self->control, (uint32_t)(slot - self->control->slots), (int32_t)root,
+				       (uint32_t)(hub - self->control->slots)), slot, "given a beat");
 }
 
 static PyObject *slots_raise_generation(SlotsObject *self, PyObject *unused) {
@@ -437,7 +437,7 @@ static PyMethodDef slots_methods[] = {
 	{"ring", (PyCFunction)slots_ring, METH_O, "Ring the slot's bell; whether a sleeper was woken."},
 	{"ring_all", (PyCFunction)slots_ring_all, METH_NOARGS, "Ring every bell, unconditionally."},
 	{"park", FAST(slots_park), "park(index, timeout_ns) -> rang; negative: no limit"},
-	{"start_beat", FAST(slots_start_beat), "start_beat(index, root_pid)"},
+	{"start_beat", FAST(slots_start_beat), "start_beat(index, root_pid, hub_slot)"},
 	{"raise_generation", (PyCFunction)slots_raise_generation, METH_NOARGS, "Count one more root; its number."},
 	{NULL, NULL, 0, NULL},
 };

@@ -280,7 +280,7 @@ static bool spin_for_task(WorkerLoop *self) {
 static PyObject *loop_run(WorkerLoop *self, PyObject *Py_UNUSED(ignored)) {
 	int result = 0;
 	shmrt_slot_phase_set(self->slot, SHMRT_PHASE_SPIN);
-	shmrt_bell_ring(&self->control->slots[SHMRT_SLOT_PROGRAM].bell); /* ready: tasks may wait for us */
+	shmrt_bell_ring(&self->control->slots[self->hub_slot].bell); /* ready: tasks may wait for us */
 	while (result == 0 && !stop_wanted(self)) {
 		struct shmrt_record_header header;
 		const uint8_t *body;
@@ -322,7 +322,7 @@ static PyObject *loop_run(WorkerLoop *self, PyObject *Py_UNUSED(ignored)) {
 		shmrt_slot_phase_set(self->slot, SHMRT_PHASE_STOPPING);
 	if (result)
 		return NULL; /* SystemExit, or what a signal handler raised */
-	shmrt_bell_ring(&self->control->slots[SHMRT_SLOT_PROGRAM].bell);
+	shmrt_bell_ring(&self->control->slots[self->hub_slot].bell);
 	Py_RETURN_NONE;
 }
 
@@ -336,14 +336,14 @@ static PyObject *loop_start_failed(WorkerLoop *self, PyObject *exception) {
 	PyErr_SetObject((PyObject *)Py_TYPE(exception), exception);
 	if (shmrt_worker_publish_exception(self, SHMRT_RECORD_START_FAILED, 0, NULL) < 0)
 		return NULL;
-	shmrt_bell_ring(&self->control->slots[SHMRT_SLOT_PROGRAM].bell);
+	shmrt_bell_ring(&self->control->slots[self->hub_slot].bell);
 	Py_RETURN_NONE;
 }
 
 static PyObject *loop_exit_value(WorkerLoop *self, PyObject *value) {
 	if (shmrt_worker_publish_object(self, SHMRT_RECORD_EXIT, 0, 0, value, false) < 0)
 		return NULL;
-	shmrt_bell_ring(&self->control->slots[SHMRT_SLOT_PROGRAM].bell);
+	shmrt_bell_ring(&self->control->slots[self->hub_slot].bell);
 	Py_RETURN_NONE;
 }
 
@@ -406,6 +406,12 @@ static int loop_init(WorkerLoop *self, PyObject *args, PyObject *kwargs) {
 	if (shmrt_control_check(self->control, self->control_size) != SHMRT_OK || slot_index >= self->control->slot_count ||
 	    pair >= self->lanes->pair_count || sizeof(struct shmrt_lanes) + (pair + 1) * pair_bytes > self->lanes_size) {
 		shmrt_raise("SegmentError", "slot %u or lane pair %u is outside of the shared segments", slot_index, pair);
+		return -1;
+	}
+	PyObject *hub_slot = options ? PyDict_GetItemString(options, "hub_slot") : NULL;
+	self->hub_slot = hub_slot ? (uint32_t)PyLong_AsUnsignedLong(hub_slot) : SHMRT_SLOT_PROGRAM;
+	if (PyErr_Occurred() || self->hub_slot >= self->control->slot_count) {
+		PyErr_Format(PyExc_ValueError, "hub_slot=%R is no slot", hub_slot);
 		return -1;
 	}
 	self->slot_index = slot_index;

@@ -69,12 +69,12 @@ static inline void shmrt_slot_task_begin(struct shmrt_slot *slot, uint64_t task_
 /* The beat: a pthread of this process that stores now and the main thread's CPU time every
  * SHMRT_BEAT_NS while the phase is not PARKED, and sleeps on the phase otherwise (shmrt_beat_wake ends
  * that sleep). It never takes the GIL. It also ends the process (SIGKILL to itself) when the
- * process `root_pid` (0: no such check) is no longer its parent or the death mutex of the program's slot is
- * abandoned; when it leads its process group, the group goes with it. To be called in the main thread, once
+ * process `root_pid` (0: no such check) is no longer its parent or the death mutex of `hub_slot`, whom it
+ * serves, is abandoned; when it leads its process group, the group goes with it. To be called in the main thread, once
  * per process; the control segment must stay mapped from then on. Call shmrt_beat_wake after each
  * phase_set that leaves PARKED: a relaxed load, unless the beat is asleep. */
 #define SHMRT_BEAT_NS INT64_C(100000000)
-SHMRT_MUST_USE int shmrt_beat_start(struct shmrt_control *, uint32_t slot_index, int32_t root_pid);
+SHMRT_MUST_USE int shmrt_beat_start(struct shmrt_control *, uint32_t slot_index, int32_t root_pid, uint32_t hub_slot);
 void shmrt_beat_wake(void);
 
 /* Sleeps until a death mutex among slots [first, first+count) is abandoned whose death this thread has not

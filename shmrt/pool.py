@@ -259,7 +259,9 @@ class Pool(_native.PoolFront, Executor):
         return self._opened.exit_values
 
     def resize(self, max_workers: int) -> None:
-        """Another number of workers. More start now; surplus ones end after what is in their lanes."""
+        """Another number of workers. More start now; surplus ones end after what is in their lanes.
+
+        Raises ValueError beyond twice the first number of workers and spares, plus two: so many slots the pool has."""
         count = check_count(max_workers, "max_workers")
         self._core.resize(count, count + self._spares)
         self._max_workers = self._opened.max_workers = count

@@ -11,6 +11,7 @@ import threading
 import weakref
 
 from shmrt import _native
+from shmrt.supervise.protocol import FIRST_NESTED, FIRST_WORKER
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
@@ -33,15 +34,13 @@ class OpenedPool:
     """Made by `Pool`. Idempotent in everything that ends it."""
 
     def __init__(self, runtime: Runtime, pool: Pool, max_workers: int, spares: int) -> None:
-        from shmrt.runtimes import FIRST_WORKER, SLOTS
-
         self.runtime = runtime
         self.name = pool.name
         self.max_workers = max_workers
         self.number = self.first = 0
         # Twice the workers: a replacement starts while the dead one is still torn down, a recycled one before the old
         # one leaves, and resize has room.
-        self.count = min(2 * (max_workers + spares) + 2, SLOTS - FIRST_WORKER)
+        self.count = min(2 * (max_workers + spares) + 2, FIRST_NESTED - FIRST_WORKER)
         self.core: Any = None
         self.lanes_fd = -1
         self.stacks_fd = -1

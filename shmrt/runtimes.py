@@ -25,6 +25,7 @@ from time import monotonic
 
 from shmrt import _native
 from shmrt.spec import parse_size
+from shmrt.supervise.protocol import FIRST_NESTED, FIRST_WORKER
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
@@ -37,11 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["WORKERS_MAX", "Runtime", "current", "default_workers"]
 
 SLOTS = 1024
-FIRST_WORKER = 2  # slots 0 and 1 are the program's and the root's
 WORKERS_MAX = 256
-# What a root needs of its own; without that much left nothing is started, since the kernel would have to kill somebody,
-# perhaps the program.
-_ROOT_BYTES = 12 << 20
 _GRACE_S = 5.0  # what runs may take this long to end when its pool is left by an exception
 
 _lock = threading.RLock()
@@ -76,14 +73,22 @@ def default_workers() -> int:
 
 
 def current() -> Runtime:
-    """The program's current runtime: the innermost `with Runtime()`, else the default one, started now if need be."""
+    """The program's current runtime: the innermost `with Runtime()`, else the default one, started now if need be.
+
+    In a worker the default one is the runtime that owns the worker."""
     global _default
     with _lock:
         for runtime in reversed(_current):
             if runtime._is_mine:
                 return runtime
         if _default is None or not _default._is_mine or _default._stopped:
-            _default = Runtime()
+            job = getattr(sys.modules.get("shmrt.process.worker"), "job_of_this", None)
+            if job is not None and job.own_pid == os.getpid():
+                from shmrt.runtime_inner import InnerRuntime
+
+                _default = InnerRuntime(job)
+            else:
+                _default = Runtime()
         runtime = _default
     runtime.start()
     return runtime
@@ -98,6 +103,10 @@ class Runtime:
 
     Raises SegmentError if shared memory is short, naming needed, free and whose limit it is.
     """
+
+    # What a root needs of its own; without that much left nothing is started, since the kernel would have to kill
+    # somebody, perhaps the program.
+    _START_BYTES = 12 << 20
 
     def __init__(
         self,
@@ -148,7 +157,7 @@ class Runtime:
                 return self
             from shmrt.supervise.link import RootLink
 
-            _native.check_memory(_ROOT_BYTES)
+            _native.check_memory(self._START_BYTES)
             try:
                 self._start(RootLink)
             except BaseException:
@@ -194,12 +203,15 @@ class Runtime:
             opened.finish(0.0)
         with self._lock:
             self._stopped = True
-        self._link.close(grace)
-        self._hub.stop()
+        self._end(grace)
         if threading.current_thread() is not self._dispatcher:
             self._dispatcher.join()
-        self._slots.close()
         self._ended.set()
+
+    def _end(self, grace: float) -> None:
+        self._link.close(grace)
+        self._hub.stop()
+        self._slots.close()
 
     def wait(self, timeout: float | None = None) -> str | None:
         """Waits until the runtime has ended; why, or None if it has not in time."""
@@ -291,21 +303,27 @@ class Runtime:
             if first - start >= count:
                 break
             start = end
-        if start + count > SLOTS:
-            from shmrt.errors import SegmentError
-
-            raise SegmentError(
-                f"the process table has no {count} slots in a row left; close a pool, or use a second Runtime",
-                needed=count,
-                free=SLOTS - start,
-                hint="close a pool",
-            )
+        if start + count > FIRST_NESTED:
+            raise self._no_slots(count)
         return start
+
+    @staticmethod
+    def _no_slots(count: int) -> OSError:
+        from shmrt.errors import SegmentError
+
+        return SegmentError(
+            f"the process table has no {count} slots in a row left; close a pool, or use a second Runtime",
+            needed=count,
+            free=0,
+            hint="close a pool",
+        )
 
     # ---- events ---------------------------------------------------------------------------------------------------
     def _handle_event(self, event: tuple[Any, ...]) -> None:
         """In the thread shmrt-link."""
         verb = event[0]
+        if verb == "orphaned":
+            self._arena.reclaim_dead()
         about_pool = verb in ("removed", "pool_broken", "start_failed", "dropped")
         opened = self._pools.get(event[1]) if about_pool else None
         if opened is not None and verb == "dropped":

@@ -25,10 +25,13 @@ class Job:
 
     __slots__ = (
         "arena_fd",
+        "control_fd",
         "epoch",
+        "hub_slot",
         "index",
         "lanes_fd",
         "number",
+        "own_pid",
         "pair",
         "restarts",
         "root_pid",
@@ -50,6 +53,8 @@ class Job:
         lanes_fd: int,
         stacks_fd: int,
         arena_fd: int,
+        control_fd: int,
+        hub_slot: int,
         root_pid: int,
     ) -> None:
         self.slots = slots
@@ -62,7 +67,10 @@ class Job:
         self.lanes_fd = lanes_fd
         self.stacks_fd = stacks_fd
         self.arena_fd = arena_fd
+        self.control_fd = control_fd  # its own socket to the root, for the pools that it makes
+        self.hub_slot = hub_slot  # of the hub that it works for: the program's, or that of a worker
         self.root_pid = root_pid
+        self.own_pid = 0  # of the worker, set by itself: a process that it forks is another
 
 
 def fork_child(run: Callable[[], int]) -> int:

@@ -5,7 +5,8 @@ subreaper), which can reap it, and survives the template. The root learns the wo
 process, before the worker can be the root's child.
 
     root -> template    ("spawn", slot, epoch, pair, number, restarts)
-                        ("stand_by", number) with the pipe of its orders; its answers name slot -1 and that number
+                        ("stand_by", number), whose answers name slot -1 and that number
+                        both with the worker's socket to the root, the second with the pipe of its orders, too
     template -> root    ("ready", native_threads, names) or ("failed", text)
     middle -> root      ("spawned", slot, epoch, pid) or ("not_spawned", slot, epoch, text)
 
@@ -58,14 +59,14 @@ def run(job: Job, socket: int) -> int:
         if not received[0]:
             return 0
         verb, *rest = marshal.loads(received[0])
-        orders = received[1][0] if received[1] else -1
+        job.control_fd, orders = (*received[1], -1, -1)[:2]
         if verb == "spawn":
             job.index, job.epoch, job.pair, job.number, job.restarts = rest
         else:
             job.index, job.epoch = -1, rest[0]
         _spawn(job, socket, orders)
-        if orders >= 0:
-            os.close(orders)
+        for fd in received[1]:
+            os.close(fd)
 
 
 def _preload(spec: dict[str, object]) -> None:

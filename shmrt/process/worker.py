@@ -33,6 +33,7 @@ __all__ = ["clean_main", "run", "watch_logging"]
 
 _ = remote.pack_exception  # imported here, in the root, so that no worker pays for it
 siblings = 0  # how many workers share the CPUs with this one; 0: this process is no worker
+job_of_this: Job | None = None  # what this process knows of itself as a worker
 _loop: Any = None  # the loop of this worker: log records go through it
 
 
@@ -49,7 +50,7 @@ def run(job: Job, middle_pid: int = 0, orders: int = -1) -> int:
     if os.getppid() != job.root_pid:
         return 1  # the root died in between: nobody would end this process any more
     if not middle_pid:  # a template has done so, and what it opened since is its preload's
-        close_all_but([job.slots.fd, job.lanes_fd, job.stacks_fd, job.arena_fd, orders])
+        close_all_but([job.slots.fd, job.lanes_fd, job.stacks_fd, job.arena_fd, job.control_fd, orders])
     if orders >= 0 and not _stand_by(job, orders, from_template=bool(middle_pid)):
         return 1
     slots, index = job.slots, job.index
@@ -57,12 +58,13 @@ def run(job: Job, middle_pid: int = 0, orders: int = -1) -> int:
         return 1  # given up by the root meanwhile
     slots.set_process(index, os.getpid())
     slots.hold_death_mutex(index)
-    slots.start_beat(index, job.root_pid)
+    slots.start_beat(index, job.root_pid, job.hub_slot)
     spec = job.spec
     _native.set_process_name(f"shmrt {spec['name']}/{job.number}")
-    global _loop, siblings
-    siblings = int(str(spec["workers"]))
-    options = {**spec.get("options", {}), "worker": job.number, "pool": spec["name"]}  # type: ignore[dict-item]
+    global _loop, job_of_this, siblings
+    siblings, job_of_this, job.own_pid = int(str(spec["workers"])), job, os.getpid()
+    options: dict[str, object] = {"worker": job.number, "pool": spec["name"], "hub_slot": job.hub_slot}
+    options.update(spec.get("options", {}))  # type: ignore[call-overload]
     _loop = _make_loop(spec)(slots, index, job.lanes_fd, job.pair, job.arena_fd, options)
     try:
         if orders < 0:
@@ -75,7 +77,7 @@ def run(job: Job, middle_pid: int = 0, orders: int = -1) -> int:
     gc.freeze()
     slots.ready(index)
     slots.ring(_native.SLOT_ROOT)
-    slots.ring(_native.SLOT_PROGRAM)
+    slots.ring(job.hub_slot)
     code = 0
     try:
         _loop.run()

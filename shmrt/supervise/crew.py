@@ -11,6 +11,8 @@ TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
     from typing import Any
 
+    from shmrt.supervise.protocol import Channel
+
 __all__ = ["Crew", "Standby", "Template", "Worker"]
 
 
@@ -18,6 +20,7 @@ class Worker:
     """One process in one slot. `pid` is 0 while a template has not said it yet."""
 
     __slots__ = (
+        "channel",
         "crew",
         "dying",
         "epoch",
@@ -41,6 +44,7 @@ class Worker:
         self.start_ns = now_ns
         self.pid = 0
         self.pidfd = -1
+        self.channel: Channel | None = None  # for the pools that it makes
         self.ready = False
         self.dying = False  # its end is certain
         self.judged = False  # the keeper knows why, so it may be replaced before it is torn down
@@ -51,6 +55,12 @@ class Worker:
     @property
     def stays(self) -> bool:
         return not self.judged and not self.retiring
+
+    def close_channel(self) -> None:
+        if self.channel is not None:
+            os.close(self.channel.fd)
+            self.channel.closed = True
+            self.channel = None
 
 
 class Template:
@@ -71,14 +81,16 @@ class Template:
 class Standby:
     """The process that will be the next worker of its pool: forked in a quiet moment, settled in, without a slot.
 
-    `pid` is 0 while a template has not said it yet, `orders` the pipe that tells it its slot."""
+    `pid` is 0 while a template has not said it yet, `orders` the pipe that tells it its slot, `control` the socket that
+    becomes the worker's channel."""
 
-    __slots__ = ("number", "orders", "pid")
+    __slots__ = ("control", "number", "orders", "pid")
 
-    def __init__(self, number: int, orders: int, pid: int = 0) -> None:
+    def __init__(self, number: int, orders: int, control: int) -> None:
         self.number = number
         self.orders = orders
-        self.pid = pid
+        self.control = control
+        self.pid = 0
 
 
 class Crew:
@@ -86,12 +98,16 @@ class Crew:
 
     __slots__ = (
         "broken_told",
+        "channel",
         "count",
         "end_ns",
         "first",
+        "hub_slot",
         "id",
         "keeper",
         "lanes_fd",
+        "orphaned",
+        "owner",
         "removing",
         "replacing",
         "restarts",
@@ -103,8 +119,22 @@ class Crew:
         "workers",
     )
 
-    def __init__(self, id: int, spec: dict[str, Any], first: int, count: int, fds: list[int]) -> None:
+    def __init__(
+        self,
+        id: int,
+        spec: dict[str, Any],
+        first: int,
+        count: int,
+        fds: list[int],
+        channel: Channel,
+        owner: Worker | None = None,
+        hub_slot: int = _native.SLOT_PROGRAM,
+    ) -> None:
         self.id = id
+        self.hub_slot = hub_slot
+        self.channel = channel  # to whoever made it: the program, or a worker
+        self.owner = owner
+        self.orphaned = False  # its owner is dead: it ends, and the root frees its slots
         self.spec = spec
         self.first = first
         self.count = count

@@ -21,15 +21,15 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections import deque
 from time import monotonic_ns
 
 from shmrt import _native
 from shmrt.decide.intensity import Intensity
 from shmrt.process.signals import KILL
 from shmrt.process.spawn import STACK_BYTES
+from shmrt.supervise.commands import Commands
 from shmrt.supervise.launch import explain, launch_root
-from shmrt.supervise.protocol import Channel
+from shmrt.supervise.protocol import FIRST_NESTED, Channel
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class _Pool:
         self.stacks_fd = stacks_fd
 
 
-class RootLink:
+class RootLink(Commands):
     """See the module. Made by `start`."""
 
     slots: _native.Slots
@@ -79,6 +79,7 @@ class RootLink:
         max_restarts: int,
         max_seconds: float,
     ) -> None:
+        super().__init__()
         self._memory: Callable[[], tuple[_native.Slots, int]] | None = memory
         self.root_pid = 0
         self.generation = 0
@@ -90,7 +91,6 @@ class RootLink:
         self._intensity = Intensity(max_restarts, int(max_seconds * 1e9))
         self._lock = threading.RLock()
         self._pools: dict[int, _Pool] = {}
-        self._notes: deque[tuple[Any, ...]] = deque()
         self._channel: Channel | None = None
         self._root_pidfd = -1
         self._closing = False
@@ -160,24 +160,7 @@ class RootLink:
         with self._lock:
             if id in self._pools:
                 self._pools[id].spec = {**self._pools[id].spec, "workers": workers}
-        self._send("resize", id, workers)
-
-    def replace(self, slot: int, epoch: int) -> None:
-        """One more worker now; `replaced` says when it is ready and this one may be retired."""
-        self._send("replace", slot, epoch)
-
-    def kill(self, slot: int, epoch: int, reason: int, task_id: int = 0, *, stack: bool = False) -> None:
-        """SIGKILL for this life of the slot; with `stack` its Python stacks are written first (30 ms)."""
-        self._send("kill", slot, epoch, reason, task_id, stack)
-
-    def remove_pool(self, id: int, grace_s: float) -> None:
-        """TERM for each worker (finish the message, leave), SIGKILL after the grace; then the event `removed`."""
-        self._send("remove_pool", id, float(grace_s))
-
-    def note(self, event: tuple[Any, ...]) -> None:
-        """Has the thread `shmrt-link` deliver this event. Takes no lock: a finalizer may call it anywhere."""
-        self._notes.append(event)
-        self._poke()
+        super().resize(id, workers)
 
     def freed(self) -> None:
         """Says that slots became EMPTY. `slots.ring(SLOT_ROOT)` does the same."""
@@ -332,6 +315,9 @@ class RootLink:
         slots, pid = self.slots, self.root_pid
         # Before the root is reaped: its session's number is its own until then.
         gone = death.kill_survivors(slots, pid)
+        for slot in gone:
+            if slot >= FIRST_NESTED:
+                slots.free(slot)  # the hub that would have is among the dead
         status = self._reap(pid)
         with self._lock:
             os.close(pidfd)

@@ -4,6 +4,8 @@ Each message is a tuple whose first item is its verb, encoded by marshal (both e
 interpreter, and only plain values are sent: no user object ever passes here), behind eight bytes of
 length and count of descriptors. Descriptors travel with the first byte of their message.
 
+Each worker has such a socket of its own: what it says of the pools that it has made, and hears of them, is the same.
+
 Program to root
     ("memory",)                           first of all; descriptors: slots, arena (if there is one)
     ("add_pool", pool, spec, first_slot, slot_count)   descriptors: lanes, stacks
@@ -13,6 +15,10 @@ Program to root
     ("remove_pool", pool, grace_s)
     ("freed",)                            slots became EMPTY (ringing the root's bell does the same)
     ("stop", grace_s)
+
+Worker to root, besides all of these but the first and the last
+    ("open_hub",)                         answer: ("hub", slot)
+    ("allot", slot_count)                 answer: ("allotted", pool, first_slot), for its "add_pool"
 
 Root to program
     ("started", slot, epoch, pid)
@@ -24,6 +30,7 @@ Root to program
     ("template_gone", pool, wait_status)
     ("pool_broken", pool, reasons)
     ("removed", pool)
+    ("orphaned",)                         pools of a dead worker are gone: their blocks can be reclaimed
     ("stopped",)
 
 Both ends are non-blocking: what the socket does not take stays in `pending` until it is writable. A
@@ -40,7 +47,10 @@ TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["Channel", "ProtocolError"]
+__all__ = ["FIRST_NESTED", "FIRST_WORKER", "Channel", "ProtocolError"]
+
+FIRST_WORKER = 2  # slots 0 and 1 are the program's and the root's
+FIRST_NESTED = 768  # from here on slots are the root's to give, to workers that make pools
 
 _HEADER = 8  # 5 bytes of length, 3 bytes of descriptor count
 _MESSAGE_MAX = 1 << 30

@@ -12,9 +12,14 @@ from time import monotonic_ns
 
 from shmrt import _native
 from shmrt.process import death, signals
-from shmrt.supervise.crew import Worker
+from shmrt.supervise.crew import Crew, Worker
+from shmrt.supervise.nested import Nested
 from shmrt.supervise.staff import Staff
 from shmrt.supervise.starting import Starting
+
+TYPE_CHECKING = False  # the module `typing` costs more than all else here
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Reaping"]
 
@@ -22,9 +27,11 @@ __all__ = ["Reaping"]
 class Reaping:
     """Takes from the staff."""
 
-    def __init__(self, staff: Staff, starting: Starting) -> None:
+    def __init__(self, staff: Staff, starting: Starting, nested: Nested, remove: Callable[[Crew], None]) -> None:
         self.staff = staff
         self.starting = starting
+        self.nested = nested
+        self.remove = remove  # a pool ends at once
         self._oom_kills = _native.oom_kills()
 
     def look(self) -> None:
@@ -44,9 +51,9 @@ class Reaping:
     def _on_ready(self, one: Worker) -> None:
         one.ready = one.crew.standby_wanted = self.staff.served = True
         one.crew.keeper.on_ready()
-        self.staff.channel.send(("ready", one.slot, one.epoch))
+        one.crew.channel.send(("ready", one.slot, one.epoch))
         if one.replaces is not None:
-            self.staff.channel.send(("replaced", *one.replaces, one.slot, one.epoch))
+            one.crew.channel.send(("replaced", *one.replaces, one.slot, one.epoch))
             one.replaces = None
 
     def _judge(self, one: Worker, reason: str, *, left: bool = False) -> None:
@@ -75,6 +82,7 @@ class Reaping:
         death.kill_group(one.pid)  # before the reaping gives the number away
         status = os.waitpid(one.pid, 0)[1]
         os.close(one.pidfd)
+        one.close_channel()
         del staff.workers[one.pid]
         crew = one.crew
         crew.workers.pop(one.slot, None)
@@ -91,6 +99,8 @@ class Reaping:
             self.starting.failed(crew, one.slot, one.epoch, f"{reason} before it was ready", from_outside=killed)
         staff.tell_gone(one, status, oom)
         staff.strays = True
+        for nested in self.nested.owner_gone(one):
+            self.remove(nested)
 
     def _was_oom(self, status: int, ordered: bool) -> bool:
         if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signals.KILL:

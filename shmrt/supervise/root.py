@@ -29,6 +29,7 @@ from shmrt import _native
 from shmrt.process import signals
 from shmrt.process.spawn import die_first
 from shmrt.supervise.crew import Crew, Worker
+from shmrt.supervise.nested import Nested
 from shmrt.supervise.protocol import Channel
 from shmrt.supervise.reaping import Reaping
 from shmrt.supervise.staff import Staff
@@ -65,7 +66,8 @@ class Root:
         self.channel = channel
         self.staff = Staff(self.channel, slots, arena_fd)
         self.starting = Starting(self.staff)
-        self.reaping = Reaping(self.staff, self.starting)
+        self.nested = Nested(self.staff)
+        self.reaping = Reaping(self.staff, self.starting, self.nested, lambda crew: self.remove(crew, 0.0))
         self.crews = self.staff.crews
         self.stopping = False
         self.warm = False
@@ -89,7 +91,7 @@ class Root:
             wait = self.wait_ns(now)
             handlers = self.handlers()
             fds = [(self.channel.fd, _IN | (_native.POLLOUT if self.channel.pending else 0)), (self.events, _IN)]
-            fds += [(self.signal_pipe, _IN), (self.program, _IN), *((fd, _IN) for fd in handlers)]
+            fds += [(self.signal_pipe, _IN), (self.program, _IN), *((fd, _IN) for fd in handlers), *self.channels()]
             if self.may_prepare() and not _native.poll(fds, _QUIET_MS):
                 self.prepare()
                 continue
@@ -113,6 +115,13 @@ class Root:
                     found[crew.template.pidfd] = crew
         return found
 
+    def channels(self) -> list[tuple[int, int]]:
+        """Those of workers, with what they wait for."""
+        owners = [one.channel for one in self.staff.workers.values() if one.channel is not None]
+        return [
+            (channel.fd, _IN | (_native.POLLOUT if channel.pending else 0)) for channel in owners if not channel.closed
+        ]
+
     def handle(self, ready: set[int], handlers: dict[int, Worker | Crew]) -> None:
         """Deaths first: what the dead asked for is then known before anything else is decided."""
         if self.events in ready:
@@ -131,7 +140,12 @@ class Root:
             os.read(self.signal_pipe, 4096)
             self.reaping.reap_children()
         if self.channel.fd in ready:
-            self.on_control()
+            self.channel.flush()
+            self.obey(self.channel.receive())
+        for one in list(self.staff.workers.values()):
+            if one.channel is not None and one.channel.fd in ready:
+                one.channel.flush()
+                self.obey_worker(one, one.channel.receive())
 
     def may_prepare(self) -> bool:
         return self.staff.served and (not self.warm or any(crew.may_stand_by for crew in self.crews.values()))
@@ -208,48 +222,77 @@ class Root:
         if not crew.workers and crew.template is None and crew.standby is None:
             del self.crews[crew.id]
             crew.close()
-            self.channel.send(("removed", crew.id))
+            self.nested.forget(crew)
+            crew.channel.send(("removed", crew.id))
 
-    # ---- what the program asks for ----------------------------------------------------------------------------------
-    def on_control(self) -> None:
-        self.channel.flush()
-        self.obey(self.channel.receive())
-
+    # ---- what is asked for: by the program, and by workers of their own pools ---------------------------------------
     def obey(self, messages: list[tuple[tuple[Any, ...], list[int]]]) -> None:
         for message, fds in messages:
             verb, *rest = message
-            getattr(self, f"do_{verb}")(*rest, *([fds] if verb == "add_pool" else []))
+            if verb == "add_pool":
+                id, spec, first, count = rest
+                self.crews[id] = Crew(id, spec, first, count, fds, self.channel)
+            elif verb == "stop":
+                self.stop(*rest)
+            else:
+                self.obey_crew(None, verb, rest)
 
-    def do_add_pool(self, id: int, spec: dict[str, Any], first: int, count: int, fds: list[int]) -> None:
-        self.crews[id] = Crew(id, spec, first, count, fds)
+    def obey_worker(self, one: Worker, messages: list[tuple[tuple[Any, ...], list[int]]]) -> None:
+        """A worker may ask for what concerns its own pools."""
+        for message, fds in messages:
+            verb, *rest = message
+            if verb == "open_hub":
+                self.nested.open_hub(one)
+            elif verb == "allot":
+                self.nested.allot(one, *rest)
+            elif verb == "add_pool" and self.nested.may_add(one, rest[0], *rest[2:]) and one.channel is not None:
+                id, spec, first, count = rest
+                hub = self.nested.hub_of(one)
+                self.crews[id] = Crew(id, spec, first, count, fds, one.channel, one, hub)
+            elif verb in ("resize", "replace", "kill", "remove_pool"):
+                self.obey_crew(one, verb, rest)
+            else:
+                for fd in fds:
+                    os.close(fd)
 
-    def do_resize(self, id: int, workers: int) -> None:
-        if id in self.crews:
-            self.crews[id].keeper.resize(workers)
+    def obey_crew(self, owner: Worker | None, verb: str, rest: list[Any]) -> None:
+        if verb == "resize":
+            crew = self.crew_of(owner, rest[0])
+            if crew is not None:
+                crew.keeper.resize(rest[1])
+        elif verb == "remove_pool":
+            crew = self.crew_of(owner, rest[0])
+            if crew is not None:
+                self.remove(crew, rest[1])
+            else:
+                (self.channel if owner is None or owner.channel is None else owner.channel).send(("removed", rest[0]))
+        else:
+            one = self.staff.find(rest[0], rest[1])
+            if one is not None and one.crew.owner is owner:
+                (self.replace if verb == "replace" else self.kill)(one, *rest[2:])
 
-    def do_replace(self, slot: int, epoch: int) -> None:
-        one = self.staff.find(slot, epoch)
-        if one is not None and one.stays:
+    def crew_of(self, owner: Worker | None, id: int) -> Crew | None:
+        crew = self.crews.get(id)
+        return crew if crew is not None and crew.owner is owner else None
+
+    @staticmethod
+    def replace(one: Worker) -> None:
+        if one.stays:
             one.retiring = True
-            one.crew.replacing.append((slot, epoch))
+            one.crew.replacing.append((one.slot, one.epoch))
 
-    def do_kill(self, slot: int, epoch: int, reason: int, task_id: int = 0, stack: bool = False) -> None:
-        one = self.staff.find(slot, epoch)
-        if one is None or one.dying:
+    def kill(self, one: Worker, reason: int, task_id: int = 0, stack: bool = False) -> None:
+        if one.dying:
             return
         if stack and one.ready:
-            self.slots.order_kill(slot, reason, task_id)
+            self.slots.order_kill(one.slot, reason, task_id)
             one.judged = True
             _native.pidfd_signal(one.pidfd, signals.USR1)
             one.kill_ns = monotonic_ns() + _STACK_NS
         else:
             self.staff.order_and_kill(one, reason, task_id)
 
-    def do_remove_pool(self, id: int, grace_s: float) -> None:
-        crew = self.crews.get(id)
-        if crew is None:
-            self.channel.send(("removed", id))
-            return
+    def remove(self, crew: Crew, grace_s: float) -> None:
         end = monotonic_ns() + int(grace_s * 1e9)
         crew.end_ns = min(crew.end_ns or end, end)
         if crew.removing:
@@ -266,13 +309,10 @@ class Root:
             else:
                 self.staff.order_and_kill(one, _native.KILL_STOP)  # it serves nobody yet
 
-    def do_freed(self) -> None:
-        """`settle` runs after every wake and finds the slots."""
-
-    def do_stop(self, grace_s: float) -> None:
+    def stop(self, grace_s: float) -> None:
         self.stopping = True
-        for id in list(self.crews):
-            self.do_remove_pool(id, grace_s)
+        for crew in list(self.crews.values()):
+            self.remove(crew, grace_s)
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ class Staff:
         self.served = False  # some worker became ready
         self.strays = False  # an adopted child may be there
 
-    def job(self, crew: Crew, one: Worker | None) -> Job:
+    def job(self, crew: Crew, one: Worker | None, control: int = -1) -> Job:
         """What a worker must know; without a worker, what its template or a standby can know before."""
         return Job(
             slots=self.slots,
@@ -42,6 +42,8 @@ class Staff:
             lanes_fd=crew.lanes_fd,
             stacks_fd=crew.stacks_fd,
             arena_fd=self.arena_fd,
+            control_fd=control,
+            hub_slot=crew.hub_slot,
             root_pid=self.pid,
         )
 
@@ -66,5 +68,7 @@ class Staff:
     def tell_gone(self, one: Worker, status: int, oom: bool) -> None:
         """Nothing of it is left that could write: its slot is GONE from here on."""
         self.slots.gone(one.slot, status, oom)
+        if one.crew.orphaned:
+            self.slots.free(one.slot)  # no hub will
         self.slots.ring_all()
-        self.channel.send(("gone", one.slot, one.epoch, status, oom))
+        one.crew.channel.send(("gone", one.slot, one.epoch, status, oom))

@@ -21,6 +21,7 @@ from shmrt import _native
 from shmrt.process import death, signals, worker
 from shmrt.process.spawn import fork_child
 from shmrt.supervise.crew import Crew, Standby, Template, Worker
+from shmrt.supervise.protocol import Channel
 from shmrt.supervise.staff import Staff
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
@@ -51,16 +52,24 @@ class Starting:
             return False
         if self._call_standby(crew, one):
             return True
-        job = staff.job(crew, one)
-        if by_template:
-            self._tell_template(crew, ("spawn", one.slot, one.epoch, job.pair, one.number, job.restarts))
-            return True
         try:
-            pid = fork_child(lambda: worker.run(job))
+            ours, theirs = _native.socketpair(False)
+        except OSError as error:
+            self._not_started(one, f"its channel: {error}")
+            return False
+        one.channel = Channel(ours)
+        try:
+            job = staff.job(crew, one, theirs)
+            if by_template:
+                command = ("spawn", one.slot, one.epoch, job.pair, one.number, job.restarts)
+                self._tell_template(crew, command, (theirs,))
+            else:
+                self._started(one, fork_child(lambda: worker.run(job)))
         except OSError as error:
             self._not_started(one, f"fork: {error}")
             return False
-        self._started(one, pid)
+        finally:
+            os.close(theirs)
         return True
 
     def _started(self, one: Worker, pid: int) -> None:
@@ -73,19 +82,20 @@ class Starting:
             pass
         staff.workers[pid] = one
         staff.slots.set_process(one.slot, pid)
-        staff.channel.send(("started", one.slot, one.epoch, pid))
+        one.crew.channel.send(("started", one.slot, one.epoch, pid))
         if one.dying:  # given up before its pid was known
             _native.pidfd_signal(one.pidfd, signals.KILL)
 
     def _not_started(self, one: Worker, reason: str) -> None:
         """A slot was claimed and no process came of it."""
         one.crew.workers.pop(one.slot, None)
+        one.close_channel()
         self.failed(one.crew, one.slot, one.epoch, reason)
         self.staff.tell_gone(one, 1 << 8, False)
 
     def failed(self, crew: Crew, slot: int, epoch: int, reason: str, *, from_outside: bool = False) -> None:
         """A worker or its template (slot -1) did not get ready."""
-        self.staff.channel.send(("start_failed", crew.id, slot, epoch, reason))
+        crew.channel.send(("start_failed", crew.id, slot, epoch, reason))
         crew.keeper.on_start_failed(
             monotonic_ns(), reason, ready=crew.ready, random=self.random(), from_outside=from_outside
         )
@@ -96,7 +106,7 @@ class Starting:
 
     def break_crew(self, crew: Crew) -> None:
         crew.broken_told = True
-        self.staff.channel.send(("pool_broken", crew.id, list(crew.keeper.reasons)))
+        crew.channel.send(("pool_broken", crew.id, list(crew.keeper.reasons)))
         for one in list(crew.workers.values()):
             if not one.ready:
                 self.staff.order_and_kill(one, _native.KILL_STOP)
@@ -110,19 +120,25 @@ class Starting:
             theirs, ours = os.pipe2(os.O_CLOEXEC)
         except OSError:  # SegmentError is one
             return  # nothing to spare: the next worker starts when it is needed
+        try:
+            control, its_control = _native.socketpair(False)
+        except OSError:
+            os.close(theirs)
+            os.close(ours)
+            return
         self._standbys += 1
-        standby = Standby(self._standbys, ours)
+        standby = crew.standby = Standby(self._standbys, ours, control)
         try:
             if crew.template is not None:
-                self._tell_template(crew, ("stand_by", standby.number), (theirs,))
+                self._tell_template(crew, ("stand_by", standby.number), (its_control, theirs))
             else:
-                job = self.staff.job(crew, None)
+                job = self.staff.job(crew, None, its_control)
                 standby.pid = fork_child(lambda: worker.run(job, orders=theirs))
-            crew.standby = standby
         except OSError:
-            os.close(ours)
+            self._forget_standby(crew)
         finally:
             os.close(theirs)
+            os.close(its_control)
 
     def _call_standby(self, crew: Crew, one: Worker) -> bool:
         standby = crew.standby
@@ -133,6 +149,7 @@ class Starting:
             os.write(standby.orders, marshal.dumps((one.slot, one.epoch, job.pair, one.number, job.restarts)))
         except OSError:
             return False  # it is dead, and about to be reaped
+        one.channel, standby.control = Channel(standby.control), -1
         self._forget_standby(crew)
         self._started(one, standby.pid)
         return True
@@ -155,6 +172,8 @@ class Starting:
     def _forget_standby(crew: Crew) -> None:
         if crew.standby is not None:
             os.close(crew.standby.orders)
+            if crew.standby.control >= 0:
+                os.close(crew.standby.control)
             crew.standby = None
 
     # ---- templates --------------------------------------------------------------------------------------------------
@@ -199,7 +218,7 @@ class Starting:
             one.status = os.waitpid(one.pid, 0)[1]
             one.gone = self.staff.strays = True
             os.close(one.pidfd)
-            self.staff.channel.send(("template_gone", crew.id, one.status))
+            crew.channel.send(("template_gone", crew.id, one.status))
             ended = self._hear_template(crew, one)
         if not (one.gone and ended):
             return
@@ -213,6 +232,7 @@ class Starting:
         for unanswered in [w for w in crew.workers.values() if not w.pid]:
             # Nobody is left who could still fork it. Not the worker's failure: it costs no attempt.
             crew.workers.pop(unanswered.slot)
+            unanswered.close_channel()
             self.staff.slots.order_kill(unanswered.slot, _native.KILL_RESTART)
             self.staff.tell_gone(unanswered, one.status, False)
 
@@ -231,7 +251,7 @@ class Starting:
             if verb == "ready":
                 one.ready = True
                 if rest[0] or rest[1]:
-                    self.staff.channel.send(("preload_threads", crew.id, rest[0], rest[1]))
+                    crew.channel.send(("preload_threads", crew.id, rest[0], rest[1]))
             elif verb == "failed":
                 one.said_why = rest[0]
             elif rest[0] < 0:

@@ -7,6 +7,7 @@ import faulthandler
 import functools
 import os
 import re
+import resource
 import signal
 import sys
 import threading
@@ -69,7 +70,9 @@ def abort() -> None:
 
 
 def overflow_c_stack() -> Any:
+    """With less stack than the interpreter's own limit of C calls is made for."""
     sys.setrecursionlimit(10**9)
+    resource.setrlimit(resource.RLIMIT_STACK, (400 << 10, resource.getrlimit(resource.RLIMIT_STACK)[1]))
 
     def deeper(_: object) -> Any:
         return functools.reduce(lambda a, b: deeper(b), [1, 2, 3])

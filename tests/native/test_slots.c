@@ -369,7 +369,7 @@ static void test_beat(void) {
 		char order;
 		close(ends[1]);
 		EXPECT(shmrt_slot_hold_death_mutex(slot) == SHMRT_OK && shmrt_slot_ready(slot) == SHMRT_OK);
-		EXPECT(shmrt_beat_start(control, 3, parent) == SHMRT_OK);
+		EXPECT(shmrt_beat_start(control, 3, parent, SHMRT_SLOT_PROGRAM) == SHMRT_OK);
 		while (read(ends[0], &order, 1) == 1) {
 			shmrt_slot_phase_set(slot, order == 'p' ? SHMRT_PHASE_PARKED : SHMRT_PHASE_RUN);
 			if (order != 'p')
@@ -430,7 +430,7 @@ static void test_nobody_is_orphaned(bool orphan) {
 		if (fork() == 0) {
 			close(alive[0]);
 			setpgid(0, 0);
-			EXPECT(shmrt_beat_start(control, 4, orphan ? root : 0) == SHMRT_OK);
+			EXPECT(shmrt_beat_start(control, 4, orphan ? root : 0, SHMRT_SLOT_PROGRAM) == SHMRT_OK);
 			(void)!write(alive[1], "a", 1);
 			for (;;)
 				pause();

@@ -1,0 +1,73 @@
+"""The runtime inside a worker: pools that a task makes, with workers of the same root.
+
+In a worker `shmrt.runtime()` is the runtime that owns the worker. Its pools are dispatched by a hub of this process,
+their workers are forked by the root that forked this one, and payloads lie in the same arena, under the same limit.
+They end with this process, however that ends; a death among them concerns this process as little as its own death
+concerns the program's other workers.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from shmrt import _native
+from shmrt.runtimes import Runtime
+
+TYPE_CHECKING = False  # `typing` is not worth its time at start
+if TYPE_CHECKING:
+    from typing import Any
+
+    from shmrt.pool_opened import OpenedPool
+    from shmrt.process.spawn import Job
+
+__all__ = ["InnerRuntime"]
+
+
+class InnerRuntime(Runtime):
+    """Made at first use, one for each worker; ends with the worker's normal exit, after its pools' work."""
+
+    _START_BYTES = 1 << 20
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self._job = job
+
+    @property
+    def pid(self) -> int | None:
+        """The root's process id."""
+        return os.getppid()
+
+    def _start(self, link: Any) -> None:
+        from shmrt.supervise.inner import InnerLink
+
+        self._dispatcher = threading.Thread(target=self._dispatch, name="shmrt-dispatch", daemon=True)
+        self._dispatcher.start()
+        self._link = InnerLink(self._job.control_fd, self._handle_event)
+        slot = self._link.open_hub()
+        if not slot:
+            raise self._no_slots(1)
+        self._slots = self._job.slots
+        self._arena = _native.Arena.default()
+        self._hub = _native.Hub(self._slots.fd, self._arena, slot)
+        self._hub.start()
+
+    def _undo_start(self) -> None:
+        if self._link is not None:
+            self._link.close()
+        if self._hub is not None:
+            self._hub.stop()
+        self._link = self._hub = self._slots = None
+
+    def _end(self, grace: float) -> None:
+        self._link.close()
+        self._hub.stop()
+
+    def _add_pool(self, opened: OpenedPool) -> None:
+        with self._lock:
+            self._check()
+            number, first = self._link.allot(opened.count)
+            if not number:
+                raise self._no_slots(opened.count)
+            opened.number, opened.first = number, first
+            self._pools[number] = opened

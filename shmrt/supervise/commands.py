@@ -1,0 +1,44 @@
+"""What whoever has pools asks of the root, over whatever channel: the program (`link.py`) or a worker (`inner.py`)."""
+
+from __future__ import annotations
+
+from collections import deque
+
+TYPE_CHECKING = False  # `typing` is not worth its time at start
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["Commands"]
+
+
+class Commands:
+    """Commands only queue bytes, from any thread. The thread behind a link delivers its notes like events."""
+
+    def __init__(self) -> None:
+        self._notes: deque[tuple[Any, ...]] = deque()
+
+    def _send(self, *message: object) -> None:
+        raise NotImplementedError
+
+    def _poke(self) -> None:
+        raise NotImplementedError
+
+    def resize(self, id: int, workers: int) -> None:
+        self._send("resize", id, workers)
+
+    def replace(self, slot: int, epoch: int) -> None:
+        """One more worker now; `replaced` says when it is ready and this one may be retired."""
+        self._send("replace", slot, epoch)
+
+    def kill(self, slot: int, epoch: int, reason: int, task_id: int = 0, *, stack: bool = False) -> None:
+        """SIGKILL for this life of the slot; with `stack` its Python stacks are written first (30 ms)."""
+        self._send("kill", slot, epoch, reason, task_id, stack)
+
+    def remove_pool(self, id: int, grace_s: float) -> None:
+        """TERM for each worker (finish the message, leave), SIGKILL after the grace; then the event `removed`."""
+        self._send("remove_pool", id, float(grace_s))
+
+    def note(self, event: tuple[Any, ...]) -> None:
+        """Has the link's thread deliver this event. Takes no lock: a finalizer may call it anywhere."""
+        self._notes.append(event)
+        self._poke()
