@@ -16,7 +16,8 @@ __all__ = ["children", "describe_status", "kill_group", "kill_session", "kill_su
 
 
 def stat_fields(pid: int) -> tuple[str, int, int, int] | None:
-    """(state, parent, group, session) of a process; None when there is none."""
+    """(state, parent, group, session) of a process; None when there is none. Its main thread may be a zombie ("Z") while
+    others of its threads still run: its state is R then."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -29,9 +30,10 @@ def stat_fields(pid: int) -> tuple[str, int, int, int] | None:
         os.close(fd)
     # The name may hold anything, parentheses too: fields start behind the last one.
     fields = text[text.rfind(b")") + 2 :].split()
-    if len(fields) < 4:
+    if len(fields) < 18:
         return None
-    return fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[3])
+    state = "R" if fields[0] == b"Z" and int(fields[17]) > 1 else fields[0].decode()
+    return state, int(fields[1]), int(fields[2]), int(fields[3])
 
 
 def _pids() -> list[int]:
