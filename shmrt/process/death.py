@@ -16,8 +16,8 @@ __all__ = ["children", "describe_status", "kill_group", "kill_session", "kill_su
 
 
 def stat_fields(pid: int) -> tuple[str, int, int, int] | None:
-    """(state, parent, group, session) of a process; None when there is none. Its main thread may be a zombie ("Z") while
-    others of its threads still run: its state is R then."""
+    """(state, parent, group, session) of a process; None when there is none. While other threads of it still run, a
+    zombie of a main thread is told as R."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
