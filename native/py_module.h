@@ -9,7 +9,7 @@
 
 /* One per py_*.c; called once when the module is imported. */
 int shmrt_py_add_layout(PyObject *module); /* py_layout.c: LAYOUT, LAYOUT_VERSION */
-int shmrt_py_add_future(PyObject *module); /* py_future.c: future_class */
+int shmrt_py_add_future(PyObject *module); /* py_future.c and py_future_*.c: future_class */
 int shmrt_py_add_future_manual(PyObject *module); /* py_future_manual.c: ManualFutureSource */
 int shmrt_py_add_process(PyObject *module); /* py_process.c: prctl, pidfd, descriptors over sockets, poll */
 int shmrt_py_add_slots(PyObject *module); /* py_slots.c: Slots, DeathWatch */
@@ -18,6 +18,9 @@ int shmrt_py_add_message(PyObject *module); /* py_message.c: encode, decode */
 int shmrt_py_add_block(PyObject *module); /* py_block.c: Block */
 int shmrt_py_add_arena(PyObject *module); /* py_arena.c: Arena */
 int shmrt_py_add_ring(PyObject *module); /* py_ring.c: RingCore */
+
+/* py_errors.c: takes the exception that is set now, as one object with its traceback. New reference. */
+PyObject *shmrt_take_exception(void);
 
 /* The table behind a Slots object, or NULL with a TypeError. The mapping lives as long as the process
  * unless somebody calls close(). */
