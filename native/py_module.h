@@ -17,7 +17,7 @@ int shmrt_py_add_bench(PyObject *module); /* py_bench.c: ping_pong_ns */
 int shmrt_py_add_message(PyObject *module); /* py_message.c: encode, decode */
 int shmrt_py_add_block(PyObject *module); /* py_block.c: Block */
 int shmrt_py_add_arena(PyObject *module); /* py_arena.c: Arena */
-int shmrt_py_add_ring(PyObject *module); /* py_ring.c: RingCore */
+int shmrt_py_add_ring(PyObject *module); /* py_ring.c and py_ring_*.c: RingCore */
 
 /* py_errors.c: takes the exception that is set now, as one object with its traceback. New reference. */
 PyObject *shmrt_take_exception(void);
