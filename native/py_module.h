@@ -12,7 +12,8 @@ int shmrt_py_add_layout(PyObject *module); /* py_layout.c: LAYOUT, LAYOUT_VERSIO
 int shmrt_py_add_future(PyObject *module); /* py_future.c and py_future_*.c: future_class */
 int shmrt_py_add_future_manual(PyObject *module); /* py_future_manual.c: ManualFutureSource */
 int shmrt_py_add_process(PyObject *module); /* py_process.c: prctl, pidfd, descriptors over sockets, poll */
-int shmrt_py_add_slots(PyObject *module); /* py_slots.c: Slots, DeathWatch */
+int shmrt_py_add_slots(PyObject *module); /* py_slots.c and py_slots_*.c: Slots */
+int shmrt_py_add_death_watch(PyObject *module); /* py_death_watch.c: DeathWatch; after Slots */
 int shmrt_py_add_bench(PyObject *module); /* py_bench.c: ping_pong_ns */
 int shmrt_py_add_message(PyObject *module); /* py_message.c: encode, decode */
 int shmrt_py_add_block(PyObject *module); /* py_block.c: Block */
