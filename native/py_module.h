@@ -28,7 +28,7 @@ PyObject *shmrt_take_exception(void);
 struct shmrt_control;
 struct shmrt_control *shmrt_py_slots_control(PyObject *slots);
 
-int shmrt_py_add_hub(PyObject *module);    /* py_hub.c, py_pool.c: Hub, PoolCore */
+int shmrt_py_add_hub(PyObject *module);    /* py_hub.c and py_hub_*.c, py_pool.c: Hub, PoolCore */
 int shmrt_py_add_front(PyObject *module);  /* py_front.c: PoolFront */
 int shmrt_py_add_worker(PyObject *module); /* py_worker.c and py_worker_*.c: WorkerLoop */
 
