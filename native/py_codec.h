@@ -80,4 +80,16 @@ PyObject *shmrt_decode_buffer_view(const struct shmrt_decoder *, uint32_t index)
 /* at and end span the pickle. */
 PyObject *shmrt_pickle_load(const struct shmrt_decoder *, const uint8_t *bytes, size_t size);
 
+/* ---- buffers (py_message_finish.c, py_message_arrays.c) ---- */
+struct shmrt_copy {
+	uint8_t *to;
+	const uint8_t *from;
+	size_t size;
+};
+/* All of them, `total` bytes; releases the GIL for 1 MiB or more. */
+void shmrt_copy_all(const struct shmrt_copy *copies, size_t count, uint64_t total);
+/* Sends the buffer's own block if it is a whole array of shmrt.empty; false: it has to be copied. */
+bool shmrt_message_try_reference(struct shmrt_encoder *, const Py_buffer *view, ShmrtArena *arena,
+				 struct shmrt_block_reference *reference);
+
 #endif

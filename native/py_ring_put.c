@@ -180,8 +180,8 @@ static bool needs_blocks(const RingCore *self, const struct shmrt_encoder *encod
 	return encoder->buffer_count > 0 || encoder->size > self->ring.slot_bytes;
 }
 
-/* Finishes up to SHMRT_PY_RING_BATCH objects of the iterator; fewer with *stop at its end or at an error (then set). One that
- * needs blocks goes alone: waiting for memory must not hold up messages that others may wait for. */
+/* Finishes up to SHMRT_PY_RING_BATCH objects of the iterator; fewer with *stop at its end or at an error (then set). One
+ * that needs blocks goes alone: waiting for memory must not hold up messages that others may wait for. */
 static uint64_t fill_outbox(RingCore *self, struct outbox *box, PyObject *iterator, const struct deadline *deadline,
 			    bool *stop) {
 	uint64_t count = 0;
