@@ -1,4 +1,4 @@
-/* codec.c -- see codec.h. Checks and writes the outline of a body; the objects in it are py_codec.c's. */
+/* codec.c -- see codec.h. Checks and writes the outline of a body; the objects in it are py_encode.c's and py_decode.c's. */
 #include "codec.h"
 
 int shmrt_body_parse(const uint8_t *bytes, size_t size, struct shmrt_body *body, const char **reason) {

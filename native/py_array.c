@@ -41,12 +41,12 @@ int shmrt_array_append(struct shmrt_encoder *encoder, PyObject *array) {
 	Py_buffer view;
 	if (PyObject_GetBuffer(array, &view, PyBUF_FULL_RO) < 0) {
 		PyErr_Clear(); /* a type without a buffer format */
-		return 1;
+		return SHMRT_ENCODE_SLOW;
 	}
 	bool c_order = PyBuffer_IsContiguous(&view, 'C');
 	if (!is_plain(view.format) || view.ndim > DIMENSIONS_MAX || !(c_order || PyBuffer_IsContiguous(&view, 'F'))) {
 		PyBuffer_Release(&view);
-		return 1;
+		return SHMRT_ENCODE_SLOW;
 	}
 	bool out_of_band = view.len >= SHMRT_OUT_OF_BAND_MIN;
 	size_t head = 5 + 8 * (size_t)view.ndim;

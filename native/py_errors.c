@@ -1,4 +1,7 @@
-/* py_errors.c -- raises the classes of shmrt.errors from C. The module is imported when first needed. */
+/* py_errors.c -- raises the classes of shmrt.errors from C, and catches whatever was raised.
+ *
+ * The module shmrt.errors is imported when first needed: most programs never raise one of its classes.
+ */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -47,4 +50,19 @@ PyObject *shmrt_raise_shortage(const struct shmrt_shortage *shortage) {
 	Py_XDECREF(args);
 	Py_DECREF(class);
 	return NULL;
+}
+
+PyObject *shmrt_take_exception(void) {
+#if PY_VERSION_HEX >= 0x030C0000
+	return PyErr_GetRaisedException();
+#else
+	PyObject *type, *value, *traceback;
+	PyErr_Fetch(&type, &value, &traceback);
+	PyErr_NormalizeException(&type, &value, &traceback);
+	if (traceback != NULL)
+		PyException_SetTraceback(value, traceback);
+	Py_XDECREF(type);
+	Py_XDECREF(traceback);
+	return value;
+#endif
 }

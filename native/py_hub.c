@@ -1,22 +1,21 @@
 /* py_hub.c -- Hub: the dispatcher as Python sees it.
  *
  * Who completes futures: any thread that holds the GIL may hand finished tasks over to bare futures
- * (no user code runs); watched futures and notes belong to the dispatcher thread, which sleeps in
- * `Hub.dispatch_once`. A finished task is the future's payload until somebody decodes it.
+ * (no user code runs; py_hub_deliver.c); watched futures and notes belong to the dispatcher thread, which sleeps in
+ * `Hub.dispatch_once`. What a future asks of the hub, waiting above all, is in py_hub_origin.c.
  */
 #include "py_hub.h"
 
 #include <unistd.h>
 
-#define SPIN_NS UINT64_C(50000) /* about one sleeping wake: spinning longer than that never pays */
-#define SIGNAL_NS UINT64_C(250000000) /* how late Ctrl-C may be noticed by a thread that waits for a result, at worst */
+/* ---- the owner ---- */
 
-static _Atomic uint32_t fork_count; /* raised in every forked child */
+_Atomic uint32_t shmrt_py_fork_count; /* raised in every forked child */
 
-static void count_fork(void) { atomic_fetch_add_explicit(&fork_count, 1, memory_order_relaxed); /* ours alone */ }
+static void count_fork(void) { atomic_fetch_add_explicit(&shmrt_py_fork_count, 1, memory_order_relaxed); /* ours alone */ }
 
 int shmrt_py_hub_check(ShmrtHub *self) {
-	if (atomic_load_explicit(&fork_count, memory_order_relaxed) != self->forks) { /* ours alone */
+	if (!shmrt_py_hub_is_ours(self)) {
 		shmrt_raise("RuntimeDown", "this runtime belongs to process %d, and this is its forked child %d, which owns nothing of "
 			    "it; make a Pool of its own here", (int)shmrt_owner_pid(self->hub.owner), (int)getpid());
 		return -1;
@@ -28,267 +27,12 @@ int shmrt_py_hub_check(ShmrtHub *self) {
 	return 0;
 }
 
-/* ---- handing over ---- */
-
-static enum shmrt_outcome outcome_of(const struct shmrt_task *task) {
-	return task->outcome == SHMRT_TASK_VALUE	 ? SHMRT_OUTCOME_VALUE
-	       : task->outcome == SHMRT_TASK_CANCELLED ? SHMRT_OUTCOME_CANCELLED
-							: SHMRT_OUTCOME_EXCEPTION;
-}
-
-static void free_task(ShmrtHub *self, struct shmrt_task *task) {
-	PyObject *core = task->pool_object;
-	task->pool_object = NULL;
-	shmrt_hub_task_free(&self->hub, task);
-	Py_XDECREF(core);
-}
-
-static void complete(ShmrtHub *self, struct shmrt_task *task) {
-	PyObject *future = task->future;
-	task->future = NULL;
-	enum shmrt_outcome outcome = outcome_of(task);
-	ShmrtPoolCore *core = task->pool_object;
-	PyObject *name = NULL;
-	if (core && core->worker_names && task->crash.worker < (uint32_t)PyList_GET_SIZE(core->worker_names))
-		name = PyList_GET_ITEM(core->worker_names, task->crash.worker);
-	uint32_t attempts = task->begun;
-	Py_XINCREF(name);
-	if (outcome == SHMRT_OUTCOME_CANCELLED) {
-		free_task(self, task);
-		task = NULL;
-	}
-	shmrt_future_complete(future, outcome, task, name, attempts);
-	Py_XDECREF(name);
-	Py_DECREF(future);
-}
-
-Py_ssize_t shmrt_py_hub_apply(ShmrtHub *self, bool dispatcher) {
-	Py_ssize_t count = 0;
-	if (dispatcher) {
-		while (self->deferred) {
-			struct shmrt_task *task = self->deferred;
-			self->deferred = task->next;
-			if (self->deferred == NULL)
-				self->deferred_end = &self->deferred;
-			complete(self, task);
-			count++;
-		}
-	}
-	if (atomic_load_explicit(&self->hub.completed_count, memory_order_acquire) == 0) /* a hint */
-		return count;
-	struct shmrt_task *task = shmrt_hub_take_completed(&self->hub);
-	bool deferred = false;
-	/* Everything is put where it belongs before any callback can run: order is kept, nothing is in a local list. */
-	struct shmrt_task *bare = NULL, **bare_end = &bare;
-	while (task) {
-		struct shmrt_task *next = task->next;
-		task->next = NULL;
-		if (shmrt_future_is_watched(task->future)) {
-			*self->deferred_end = task;
-			self->deferred_end = &task->next;
-			deferred = true;
-		} else {
-			*bare_end = task;
-			bare_end = &task->next;
-		}
-		task = next;
-	}
-	while (bare) {
-		struct shmrt_task *next = bare->next;
-		complete(self, bare);
-		bare = next;
-		count++;
-	}
-	if (deferred && !dispatcher)
-		shmrt_hub__wake_dispatcher(&self->hub);
-	else if (deferred)
-		count += shmrt_py_hub_apply(self, true);
-	return count;
-}
-
-/* ---- the origin of futures ---- */
-
-static void origin_poll(PyObject *hub) {
-	ShmrtHub *self = (ShmrtHub *)hub;
-	if (atomic_load_explicit(&fork_count, memory_order_relaxed) != self->forks || self->closed) /* ours alone */
-		return;
-	if (atomic_load_explicit(&self->hub.completed_count, memory_order_relaxed) == 0) { /* a hint */
-		bool moved;
-		shmrt_hub_pump(&self->hub, &moved);
-	}
-	shmrt_py_hub_apply(self, false);
-}
-
-int shmrt_py_hub_wait(PyObject *hub, PyObject *future, int64_t timeout_ns) {
-	ShmrtHub *self = (ShmrtHub *)hub;
-	if (shmrt_py_hub_check(self) < 0)
-		return -1;
-	uint64_t start_ns = shmrt_now_ns(), now_ns = start_ns;
-	uint64_t end_ns = timeout_ns == SHMRT_FOREVER || (uint64_t)timeout_ns > UINT64_MAX / 4 ? UINT64_MAX : start_ns + (uint64_t)timeout_ns;
-	bool may_spin = shmrt_usable_cpus() >= 2;
-	uint64_t look_again_ns = 0;
-	int result = 0;
-	self->waiters++;
-	for (;;) {
-		shmrt_py_hub_apply(self, false);
-		if (shmrt_future_is_done(future)) {
-			result = 1;
-			break;
-		}
-		if (now_ns >= end_ns)
-			break;
-		Py_BEGIN_ALLOW_THREADS
-		bool moved;
-		uint64_t next_ns;
-		do {
-			next_ns = shmrt_hub_pump(&self->hub, &moved);
-			now_ns = shmrt_now_ns();
-			if (!moved && may_spin && now_ns - start_ns < SPIN_NS)
-				for (int i = 0; i < 16; i++)
-					shmrt_pause();
-		} while (!moved && may_spin && now_ns - start_ns < SPIN_NS &&
-			 atomic_load_explicit(&self->hub.completed_count, memory_order_relaxed) == 0); /* a hint */
-		if (moved)
-			look_again_ns = now_ns + SHMRT_RING_EVERY_NS;
-		else if (atomic_load_explicit(&self->hub.completed_count, memory_order_relaxed) == 0) { /* a hint */
-			uint64_t until_ns = next_ns < end_ns ? next_ns : end_ns;
-			/* The first sleep is short: what was published lazily before the bell became urgent is looked for once. */
-			if (look_again_ns == 0)
-				look_again_ns = now_ns + SHMRT_RING_EVERY_NS;
-			if (look_again_ns > now_ns && look_again_ns < until_ns)
-				until_ns = look_again_ns;
-			/* A signal that comes between the look for signals and the sleep, or to another thread, interrupts nothing. */
-			if (until_ns > now_ns + SIGNAL_NS)
-				until_ns = now_ns + SIGNAL_NS;
-			int slept = shmrt_hub_park(&self->hub, until_ns, true);
-			(void)slept; /* whatever ended it: look at everything */
-			now_ns = shmrt_now_ns();
-		}
-		Py_END_ALLOW_THREADS
-		if (PyErr_CheckSignals() < 0) {
-			result = -1;
-			break;
-		}
-		if (self->closed && !shmrt_future_is_done(future)) {
-			result = shmrt_py_hub_check(self);
-			break;
-		}
-	}
-	self->waiters--;
-	return result;
-}
-
-static int origin_cancel(PyObject *hub, uint64_t token) {
-	ShmrtHub *self = (ShmrtHub *)hub;
-	struct shmrt_task *task = shmrt_hub_cancel(&self->hub, token);
-	if (task == NULL)
-		return 0;
-	PyObject *future = task->future;
-	task->future = NULL;
-	free_task(self, task);
-	Py_XDECREF(future); /* the caller holds another reference */
-	if (self->waiters) /* a thread that waits for this very future sleeps on the bell */
-		shmrt_bell_ring_always(&self->control->slots[self->hub.self_slot].bell);
-	return 1;
-}
-
-static int origin_kill(PyObject *hub, uint64_t token) {
-	ShmrtHub *self = (ShmrtHub *)hub;
-	int known = shmrt_hub_kill_task(&self->hub, token);
-	shmrt_py_hub_apply(self, false);
-	return known;
-}
-
-static void origin_watch(PyObject *hub, uint64_t token) { shmrt_hub_watch(&((ShmrtHub *)hub)->hub, token); }
-
-static int origin_running(PyObject *hub, uint64_t token) { return shmrt_hub_is_running(&((ShmrtHub *)hub)->hub, token); }
-
-static const char *const outcome_names[] = {
-	"pending", "value", "error", "cancelled", "crashed", "poison", "timeout", "expired", "broken", "lost",
-};
-
-static PyObject *decode_payload(ShmrtHub *self, struct shmrt_payload *payload) {
-	PyObject *buffers[SHMRT_MESSAGE_BLOCKS_MAX], *object = NULL;
-	buffers[0] = NULL;
-	uint16_t made = 0, count = payload->block_count;
-	if (count > SHMRT_MESSAGE_BLOCKS_MAX)
-		return shmrt_raise("SegmentError", "a message names %u blocks; at most %d are possible", count, SHMRT_MESSAGE_BLOCKS_MAX);
-	for (; made < count; made++) {
-		if (payload->copies && payload->copies[made])
-			buffers[made] = PyByteArray_FromStringAndSize((char *)payload->copies[made], (Py_ssize_t)payload->blocks[made].size);
-		else
-			buffers[made] = shmrt_py_block_new(self->arena, &payload->blocks[made], SHMRT_BLOCK_HELD, self->hub.owner,
-							   payload->blocks[made].flags & 1);
-		if (buffers[made] == NULL)
-			break;
-	}
-	if (made == count) {
-		/* The Block objects free the blocks from here on; the copies are no longer needed. */
-		object = shmrt_decode_message(payload->bytes, payload->size, payload->flags, buffers, count, true);
-		if (payload->copies)
-			for (uint16_t i = 0; i < count; i++)
-				free(payload->copies[i]);
-		free(payload->copies);
-		payload->copies = NULL;
-		payload->block_count = 0;
-	} else
-		for (uint16_t i = 0; i < made; i++)
-			if (!(payload->copies && payload->copies[i]))
-				shmrt_py_block_disown(buffers[i]);
-	while (made)
-		Py_DECREF(buffers[--made]);
-	return object;
-}
-
-static PyObject *origin_decode(PyObject *hub, void *payload, enum shmrt_outcome Py_UNUSED(outcome)) {
-	ShmrtHub *self = (ShmrtHub *)hub;
-	struct shmrt_task *task = payload;
-	if (task->outcome == SHMRT_TASK_VALUE)
-		return decode_payload(self, &task->result);
-	ShmrtPoolCore *core = task->pool_object;
-	PyObject *pool_name = core ? core->name : Py_None;
-	if (task->outcome == SHMRT_TASK_ERROR) {
-		PyObject *packed = decode_payload(self, &task->result);
-		if (packed == NULL)
-			return NULL;
-		PyObject *exception = PyObject_CallFunction(self->unpack_exception, "OOIiI", packed, pool_name, task->crash.worker,
-							    task->crash.pid, task->begun);
-		Py_DECREF(packed);
-		return exception;
-	}
-	return PyObject_CallFunction(self->make_error, "s{sOsIsisisIsIsIsKsz}", outcome_names[task->outcome], "pool", pool_name,
-				     "worker", task->crash.worker, "pid", task->crash.pid, "wait_status", task->crash.wait_status,
-				     "oom", task->crash.oom, "attempts", task->begun, "kill_reason", task->crash.kill_reason,
-				     "elapsed_ns", (unsigned long long)task->crash.elapsed_ns, "stack", task->crash.stack);
-}
-
-static void origin_drop(PyObject *hub, void *payload) {
-	ShmrtHub *self = (ShmrtHub *)hub;
-	struct shmrt_task *task = payload;
-	if (task == NULL)
-		return;
-	if (atomic_load_explicit(&fork_count, memory_order_relaxed) != self->forks) /* ours alone */
-		return; /* a forked child frees nothing that its parent owns */
-	free_task(self, task);
-}
-
-const struct shmrt_future_origin shmrt_hub_origin = {
-	.poll = origin_poll,
-	.wait = shmrt_py_hub_wait,
-	.cancel = origin_cancel,
-	.kill = origin_kill,
-	.watch = origin_watch,
-	.running = origin_running,
-	.decode = origin_decode,
-	.drop = origin_drop,
-};
-
 /* ---- the dispatcher thread ---- */
 
 static PyObject *note_object(ShmrtHub *self, struct shmrt_note *note) {
 	PyObject *value;
 	if (note->payload.bytes) {
-		value = decode_payload(self, &note->payload);
+		value = shmrt_py_hub_decode_payload(self, &note->payload);
 		if (value == NULL) { /* a note that cannot be decoded tells that */
 			PyErr_Clear();
 			value = Py_NewRef(Py_None);
@@ -335,6 +79,8 @@ static PyObject *hub_dispatch_once(ShmrtHub *self, PyObject *Py_UNUSED(ignored))
 	return notes;
 }
 
+/* ---- the hub's thread ---- */
+
 static PyObject *hub_start(ShmrtHub *self, PyObject *Py_UNUSED(ignored)) {
 	int result;
 	Py_BEGIN_ALLOW_THREADS
@@ -346,7 +92,7 @@ static PyObject *hub_start(ShmrtHub *self, PyObject *Py_UNUSED(ignored)) {
 }
 
 static PyObject *hub_stop(ShmrtHub *self, PyObject *Py_UNUSED(ignored)) {
-	if (atomic_load_explicit(&fork_count, memory_order_relaxed) != self->forks || self->closed) /* ours alone */
+	if (!shmrt_py_hub_is_ours(self) || self->closed)
 		Py_RETURN_NONE;
 	self->closed = true;
 	Py_BEGIN_ALLOW_THREADS
@@ -400,7 +146,7 @@ static int hub_init(ShmrtHub *self, PyObject *args, PyObject *kwargs) {
 	}
 	self->arena = (ShmrtArena *)Py_NewRef(arena);
 	self->deferred_end = &self->deferred;
-	self->forks = atomic_load_explicit(&fork_count, memory_order_relaxed); /* ours alone */
+	self->forks = atomic_load_explicit(&shmrt_py_fork_count, memory_order_relaxed); /* ours alone */
 	if (shmrt_hub_open(&self->hub, self->control, self_slot, &self->arena->arena) != SHMRT_OK) {
 		PyErr_SetFromErrno(PyExc_OSError);
 		return -1;
@@ -416,8 +162,7 @@ static int hub_init(ShmrtHub *self, PyObject *args, PyObject *kwargs) {
 
 static void hub_dealloc(ShmrtHub *self) {
 	PyTypeObject *type = Py_TYPE(self);
-	bool ours = atomic_load_explicit(&fork_count, memory_order_relaxed) == self->forks; /* ours alone */
-	if (ours && self->control) {
+	if (shmrt_py_hub_is_ours(self) && self->control) {
 		shmrt_hub_stop_thread(&self->hub);
 		shmrt_unmap(self->control, self->control_size);
 		shmrt_hub_close(&self->hub);

@@ -1,4 +1,4 @@
-/* py_hub.h -- the Python objects around the hub, shared by py_hub.c and py_pool.c. */
+/* py_hub.h -- the Python objects around the hub, shared by py_hub.c, py_hub_*.c, py_pool.c, py_front.c and py_submit.c. */
 #ifndef SHMRT_PY_HUB_H
 #define SHMRT_PY_HUB_H
 
@@ -17,7 +17,7 @@ typedef struct {
 	struct shmrt_task *deferred; /* finished tasks of watched futures, for the dispatcher thread */
 	struct shmrt_task **deferred_end;
 	uint32_t waiters;            /* threads inside wait */
-	uint32_t forks;              /* shmrt_fork_count when it was opened */
+	uint32_t forks;              /* shmrt_py_fork_count when it was opened */
 	bool closed;
 } ShmrtHub;
 
@@ -38,15 +38,33 @@ typedef struct {
 	uint32_t max_attempts;
 } ShmrtPoolCore;
 
-extern const struct shmrt_future_origin shmrt_hub_origin;
+extern const struct shmrt_future_origin shmrt_hub_origin; /* py_hub_origin.c */
+
+/* ---- py_hub.c: the owner ---- */
+extern _Atomic uint32_t shmrt_py_fork_count; /* raised in every forked child */
+/* Whether this process opened the hub; a forked child owns nothing of it. */
+static inline bool shmrt_py_hub_is_ours(const ShmrtHub *self) {
+	return atomic_load_explicit(&shmrt_py_fork_count, memory_order_relaxed) == self->forks; /* ours alone */
+}
 
 /* Raised by a forked child that uses what its parent owns: RuntimeDown naming both pids. 0: this is the owner. */
 int shmrt_py_hub_check(ShmrtHub *self);
+
+/* ---- py_hub_deliver.c ---- */
 /* Hands finished tasks over. dispatcher: also those of watched futures. Returns how many. */
 Py_ssize_t shmrt_py_hub_apply(ShmrtHub *self, bool dispatcher);
+/* The object of a payload, whose blocks and copies it takes over. New reference, or NULL with an exception. */
+PyObject *shmrt_py_hub_decode_payload(ShmrtHub *self, struct shmrt_payload *payload);
+void shmrt_py_hub_free_task(ShmrtHub *self, struct shmrt_task *task);
+/* For shmrt_hub_origin: `payload` is the task. */
+PyObject *shmrt_py_hub_decode(PyObject *hub, void *payload, enum shmrt_outcome outcome);
+void shmrt_py_hub_drop(PyObject *hub, void *payload);
+
+/* ---- py_hub_origin.c ---- */
 /* Waits until the future is done (GIL released). 1 done, 0 timeout, -1 exception. */
 int shmrt_py_hub_wait(PyObject *hub, PyObject *future, int64_t timeout_ns);
-int shmrt_py_add_pool(PyObject *module);
+
+int shmrt_py_add_pool(PyObject *module); /* py_pool.c */
 
 /* ---- py_submit.c ---- */
 int shmrt_py_check_open(ShmrtPoolCore *self); /* -1: shut down, broken, or not ours; exception set */

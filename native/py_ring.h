@@ -1,4 +1,4 @@
-/* py_ring.h -- the struct behind RingCore, shared by py_ring.c (making, looking) and py_ring_messages.c (traffic). */
+/* py_ring.h -- the struct behind RingCore, and what its files offer; see py_ring_internal.h. */
 #ifndef SHMRT_PY_RING_H
 #define SHMRT_PY_RING_H
 

@@ -1,4 +1,4 @@
-/* py_worker.h -- the state of a worker's loop, shared by py_worker.c and py_publish.c. */
+/* py_worker.h -- the state of a worker's loop, shared by py_worker.c, py_worker_receive.c, py_worker_task.c and py_publish.c. */
 #ifndef SHMRT_PY_WORKER_H
 #define SHMRT_PY_WORKER_H
 
@@ -25,6 +25,27 @@ typedef struct {
 	bool ring_deferred, stop_requested;
 	uint64_t started, done, busy_ns, blocked_ns, logs_dropped;
 } WorkerLoop;
+
+/* ---- py_worker_receive.c: blocks and functions ---- */
+/* Python objects for the record's blocks. movable: it runs once only, so the blocks become ours and writable.
+ * 0, or -1 with an exception and nothing in `buffers` to be released. */
+int shmrt_worker_receive_blocks(WorkerLoop *self, const struct shmrt_record_header *header, const uint8_t *body, bool movable,
+				PyObject **buffers);
+static inline void shmrt_worker_release_buffers(PyObject **buffers, uint16_t count) {
+	while (count)
+		Py_DECREF(buffers[--count]);
+}
+/* Views that outlive a task which may run again: their blocks become KEPT by us, so the sender does not re-use them. */
+void shmrt_worker_keep_or_leave(WorkerLoop *self, const struct shmrt_record_header *header, const uint8_t *body,
+				PyObject **buffers);
+/* Keeps a function record as it came. -1 with MemoryError. */
+int shmrt_worker_learn_function(WorkerLoop *self, const struct shmrt_record_header *header, const uint8_t *body);
+/* The (callable, retry_on) of a function, or the exception that its unpickling raised; borrowed. */
+PyObject *shmrt_worker_function_of(WorkerLoop *self, uint32_t number);
+
+/* ---- py_worker_task.c ---- */
+/* 0: went on; 1: the worker must end (SystemExit); -1: exception that ends the loop. */
+int shmrt_worker_run_task(WorkerLoop *self, const struct shmrt_record_header *header, const uint8_t *body);
 
 /* ---- py_publish.c: the way of a result into its lane ---- */
 /* Tells the hub as far as it wants to know (hub.h): idle, at once; else at most every SHMRT_RING_EVERY_NS. */

@@ -44,7 +44,7 @@ class ManualFutureSource:
 
 def ping_pong_ns(rounds: int, /) -> float: ...
 
-# native/py_message.c, py_block.c, py_arena.c, py_ring.c
+# native/py_message.c, py_block.c, py_arena.c, py_ring.c, py_ring_messages.c
 
 def encode(obj: object, /) -> bytes: ...
 def decode(data: bytes | bytearray | memoryview, allow_pickle: bool = True, /) -> Any: ...
@@ -122,7 +122,7 @@ class RingCore:
     @property
     def _pickle(self) -> bool: ...
 
-# native/py_slots.c
+# native/py_slots.c, py_slots_life.c, py_slots_look.c, py_death_watch.c
 
 SLOT_PROGRAM: int
 SLOT_ROOT: int

@@ -1,0 +1,113 @@
+/* py_future_callbacks.c -- who is told when a future changes: its callbacks, its waiters, threads on its condition.
+ *
+ * Callbacks are user code, called without the future's lock, in the order in which they were added. The waiters are those
+ * of concurrent.futures.wait and as_completed; they and the condition are told under the lock, as the standard library
+ * does. What they raise must not end the dispatcher, which completes the futures of everybody.
+ */
+#include "py_future_internal.h"
+
+/* The words of the standard library, which people grep their logs for. */
+static void log_failed_callback(PyObject *future) {
+	PyObject *failure = shmrt_take_exception();
+	PyObject *method = PyObject_GetAttrString(shmrt__future.logger, "exception");
+	PyObject *args = Py_BuildValue("(sO)", "exception calling callback for %r", future);
+	PyObject *kwargs = Py_BuildValue("{sO}", "exc_info", failure);
+	PyObject *answer = method && args && kwargs ? PyObject_Call(method, args, kwargs) : NULL;
+	if (answer == NULL)
+		PyErr_WriteUnraisable(future);
+	Py_XDECREF(answer);
+	Py_XDECREF(kwargs);
+	Py_XDECREF(args);
+	Py_XDECREF(method);
+	Py_XDECREF(failure);
+}
+
+/* Calls one callback. An Exception is logged. Another BaseException is returned as -1 if `propagate`, else logged too:
+ * it must not end the dispatcher. */
+static int call_callback(PyObject *future, PyObject *callback, bool propagate) {
+	PyObject *answer = PyObject_CallOneArg(callback, future);
+	if (answer != NULL) {
+		Py_DECREF(answer);
+		return 0;
+	}
+	if (propagate && !PyErr_ExceptionMatches(PyExc_Exception))
+		return -1;
+	log_failed_callback(future);
+	return 0;
+}
+
+int shmrt__future_run_callbacks(struct core_future *self, bool propagate) {
+	if (self->watch == NULL || self->watch->callbacks == NULL)
+		return 0;
+	PyObject *callbacks = Py_NewRef(self->watch->callbacks);
+	int result = 0;
+	for (Py_ssize_t i = 0; result == 0 && PyList_Check(callbacks) && i < PyList_GET_SIZE(callbacks); i++) {
+		PyObject *callback = Py_NewRef(PyList_GET_ITEM(callbacks, i));
+		result = call_callback((PyObject *)self, callback, propagate);
+		Py_DECREF(callback);
+	}
+	Py_DECREF(callbacks);
+	return result;
+}
+
+PyObject *shmrt__future_add_done_callback(PyObject *future, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+	struct core_future *self = core(future);
+	PyObject *callback = SHMRT__FUTURE_ONE_ARGUMENT("add_done_callback", "fn", false);
+	PyObject *held;
+	if (callback == NULL)
+		return NULL;
+	if (!is_done(self) && (self->watch == NULL || self->watch->callbacks == NULL)) {
+		/* Made before the state is looked at: an allocation may start the collector, and that other code. */
+		PyObject *list = PyList_New(0);
+		struct watch *watch = list ? shmrt__future_need_watch(self) : NULL;
+		if (watch == NULL) {
+			Py_XDECREF(list);
+			return NULL;
+		}
+		Py_DECREF(shmrt__future_keep_first(&watch->callbacks, list));
+	}
+	if (shmrt__future_lock(self, &held) < 0)
+		return NULL;
+	if (!is_done(self)) {
+		int failed = PyList_Append(self->watch->callbacks, callback);
+		shmrt__future_unlock(held);
+		if (failed)
+			return NULL;
+		shmrt__future_tell_watch(self);
+		Py_RETURN_NONE;
+	}
+	shmrt__future_unlock(held);
+	if (call_callback(future, callback, true) < 0)
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+/* ---- waiters ---- */
+
+void shmrt__future_tell_waiters(struct core_future *self, const char *verb) {
+	if (self->watch == NULL || self->watch->waiters == NULL)
+		return;
+	PyObject *waiters = PySequence_List(self->watch->waiters);
+	if (waiters == NULL) {
+		PyErr_WriteUnraisable((PyObject *)self);
+		return;
+	}
+	for (Py_ssize_t i = 0; i < PyList_GET_SIZE(waiters); i++) {
+		PyObject *answer = PyObject_CallMethod(PyList_GET_ITEM(waiters, i), verb, "O", (PyObject *)self);
+		if (answer == NULL)
+			PyErr_WriteUnraisable((PyObject *)self);
+		Py_XDECREF(answer);
+	}
+	Py_DECREF(waiters);
+}
+
+void shmrt__future_notify(struct core_future *self) {
+	if (self->watch == NULL || self->watch->condition == NULL)
+		return;
+	PyObject *condition = Py_NewRef(self->watch->condition);
+	PyObject *answer = PyObject_CallMethodNoArgs(condition, shmrt__future.str_notify_all);
+	if (answer == NULL)
+		PyErr_WriteUnraisable((PyObject *)self);
+	Py_XDECREF(answer);
+	Py_DECREF(condition);
+}

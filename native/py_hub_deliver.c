@@ -1,0 +1,156 @@
+/* py_hub_deliver.c -- finished tasks to their futures, and their payloads to objects.
+ *
+ * A finished task is the future's payload until somebody decodes it; the future then gives it back. Bare futures are
+ * completed by whoever comes first; those of watched ones wait in `deferred` for the dispatcher thread, as completing them
+ * runs user code.
+ */
+#include "py_hub.h"
+
+/* ---- handing over ---- */
+
+static enum shmrt_outcome outcome_of(const struct shmrt_task *task) {
+	return task->outcome == SHMRT_TASK_VALUE	 ? SHMRT_OUTCOME_VALUE
+	       : task->outcome == SHMRT_TASK_CANCELLED ? SHMRT_OUTCOME_CANCELLED
+							: SHMRT_OUTCOME_EXCEPTION;
+}
+
+void shmrt_py_hub_free_task(ShmrtHub *self, struct shmrt_task *task) {
+	PyObject *core = task->pool_object;
+	task->pool_object = NULL;
+	shmrt_hub_task_free(&self->hub, task);
+	Py_XDECREF(core);
+}
+
+static void complete(ShmrtHub *self, struct shmrt_task *task) {
+	PyObject *future = task->future;
+	task->future = NULL;
+	enum shmrt_outcome outcome = outcome_of(task);
+	ShmrtPoolCore *core = task->pool_object;
+	PyObject *name = NULL;
+	if (core && core->worker_names && task->crash.worker < (uint32_t)PyList_GET_SIZE(core->worker_names))
+		name = PyList_GET_ITEM(core->worker_names, task->crash.worker);
+	uint32_t attempts = task->begun;
+	Py_XINCREF(name);
+	if (outcome == SHMRT_OUTCOME_CANCELLED) {
+		shmrt_py_hub_free_task(self, task);
+		task = NULL;
+	}
+	shmrt_future_complete(future, outcome, task, name, attempts);
+	Py_XDECREF(name);
+	Py_DECREF(future);
+}
+
+Py_ssize_t shmrt_py_hub_apply(ShmrtHub *self, bool dispatcher) {
+	Py_ssize_t count = 0;
+	if (dispatcher) {
+		while (self->deferred) {
+			struct shmrt_task *task = self->deferred;
+			self->deferred = task->next;
+			if (self->deferred == NULL)
+				self->deferred_end = &self->deferred;
+			complete(self, task);
+			count++;
+		}
+	}
+	if (atomic_load_explicit(&self->hub.completed_count, memory_order_acquire) == 0) /* a hint */
+		return count;
+	struct shmrt_task *task = shmrt_hub_take_completed(&self->hub);
+	bool deferred = false;
+	/* Everything is put where it belongs before any callback can run: order is kept, nothing is in a local list. */
+	struct shmrt_task *bare = NULL, **bare_end = &bare;
+	while (task) {
+		struct shmrt_task *next = task->next;
+		task->next = NULL;
+		if (shmrt_future_is_watched(task->future)) {
+			*self->deferred_end = task;
+			self->deferred_end = &task->next;
+			deferred = true;
+		} else {
+			*bare_end = task;
+			bare_end = &task->next;
+		}
+		task = next;
+	}
+	while (bare) {
+		struct shmrt_task *next = bare->next;
+		complete(self, bare);
+		bare = next;
+		count++;
+	}
+	if (deferred && !dispatcher)
+		shmrt_hub__wake_dispatcher(&self->hub);
+	else if (deferred)
+		count += shmrt_py_hub_apply(self, true);
+	return count;
+}
+
+/* ---- decoding ---- */
+
+static const char *const outcome_names[] = {
+	"pending", "value", "error", "cancelled", "crashed", "poison", "timeout", "expired", "broken", "lost",
+};
+
+PyObject *shmrt_py_hub_decode_payload(ShmrtHub *self, struct shmrt_payload *payload) {
+	PyObject *buffers[SHMRT_MESSAGE_BLOCKS_MAX], *object = NULL;
+	buffers[0] = NULL;
+	uint16_t made = 0, count = payload->block_count;
+	if (count > SHMRT_MESSAGE_BLOCKS_MAX)
+		return shmrt_raise("SegmentError", "a message names %u blocks; at most %d are possible", count, SHMRT_MESSAGE_BLOCKS_MAX);
+	for (; made < count; made++) {
+		if (payload->copies && payload->copies[made])
+			buffers[made] = PyByteArray_FromStringAndSize((char *)payload->copies[made], (Py_ssize_t)payload->blocks[made].size);
+		else
+			buffers[made] = shmrt_py_block_new(self->arena, &payload->blocks[made], SHMRT_BLOCK_HELD, self->hub.owner,
+							   payload->blocks[made].flags & 1);
+		if (buffers[made] == NULL)
+			break;
+	}
+	if (made == count) {
+		/* The Block objects free the blocks from here on; the copies are no longer needed. */
+		object = shmrt_decode_message(payload->bytes, payload->size, payload->flags, buffers, count, true);
+		if (payload->copies)
+			for (uint16_t i = 0; i < count; i++)
+				free(payload->copies[i]);
+		free(payload->copies);
+		payload->copies = NULL;
+		payload->block_count = 0;
+	} else
+		for (uint16_t i = 0; i < made; i++)
+			if (!(payload->copies && payload->copies[i]))
+				shmrt_py_block_disown(buffers[i]);
+	while (made)
+		Py_DECREF(buffers[--made]);
+	return object;
+}
+
+PyObject *shmrt_py_hub_decode(PyObject *hub, void *payload, enum shmrt_outcome Py_UNUSED(outcome)) {
+	ShmrtHub *self = (ShmrtHub *)hub;
+	struct shmrt_task *task = payload;
+	if (task->outcome == SHMRT_TASK_VALUE)
+		return shmrt_py_hub_decode_payload(self, &task->result);
+	ShmrtPoolCore *core = task->pool_object;
+	PyObject *pool_name = core ? core->name : Py_None;
+	if (task->outcome == SHMRT_TASK_ERROR) {
+		PyObject *packed = shmrt_py_hub_decode_payload(self, &task->result);
+		if (packed == NULL)
+			return NULL;
+		PyObject *exception = PyObject_CallFunction(self->unpack_exception, "OOIiI", packed, pool_name, task->crash.worker,
+							    task->crash.pid, task->begun);
+		Py_DECREF(packed);
+		return exception;
+	}
+	return PyObject_CallFunction(self->make_error, "s{sOsIsisisIsIsIsKsz}", outcome_names[task->outcome], "pool", pool_name,
+				     "worker", task->crash.worker, "pid", task->crash.pid, "wait_status", task->crash.wait_status,
+				     "oom", task->crash.oom, "attempts", task->begun, "kill_reason", task->crash.kill_reason,
+				     "elapsed_ns", (unsigned long long)task->crash.elapsed_ns, "stack", task->crash.stack);
+}
+
+void shmrt_py_hub_drop(PyObject *hub, void *payload) {
+	ShmrtHub *self = (ShmrtHub *)hub;
+	struct shmrt_task *task = payload;
+	if (task == NULL)
+		return;
+	if (!shmrt_py_hub_is_ours(self))
+		return; /* a forked child frees nothing that its parent owns */
+	shmrt_py_hub_free_task(self, task);
+}

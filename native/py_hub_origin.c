@@ -1,0 +1,115 @@
+/* py_hub_origin.c -- the hub as the origin of futures (py_future.h): what a future asks of it.
+ *
+ * A thread that waits for a result turns the hub's wheel itself, without the GIL, so that a result needs no switch to
+ * another thread; it spins as long as a sleep and a wake would take, then sleeps on the program's bell.
+ */
+#include "py_hub.h"
+
+#define SPIN_NS UINT64_C(50000) /* about one sleeping wake: spinning longer than that never pays */
+#define SIGNAL_NS UINT64_C(250000000) /* how late Ctrl-C may be noticed by a thread that waits for a result, at worst */
+
+static void origin_poll(PyObject *hub) {
+	ShmrtHub *self = (ShmrtHub *)hub;
+	if (!shmrt_py_hub_is_ours(self) || self->closed)
+		return;
+	if (atomic_load_explicit(&self->hub.completed_count, memory_order_relaxed) == 0) { /* a hint */
+		bool moved;
+		shmrt_hub_pump(&self->hub, &moved);
+	}
+	shmrt_py_hub_apply(self, false);
+}
+
+int shmrt_py_hub_wait(PyObject *hub, PyObject *future, int64_t timeout_ns) {
+	ShmrtHub *self = (ShmrtHub *)hub;
+	if (shmrt_py_hub_check(self) < 0)
+		return -1;
+	uint64_t start_ns = shmrt_now_ns(), now_ns = start_ns;
+	uint64_t end_ns = timeout_ns == SHMRT_FOREVER || (uint64_t)timeout_ns > UINT64_MAX / 4 ? UINT64_MAX : start_ns + (uint64_t)timeout_ns;
+	bool may_spin = shmrt_usable_cpus() >= 2;
+	uint64_t look_again_ns = 0;
+	int result = 0;
+	self->waiters++;
+	for (;;) {
+		shmrt_py_hub_apply(self, false);
+		if (shmrt_future_is_done(future)) {
+			result = 1;
+			break;
+		}
+		if (now_ns >= end_ns)
+			break;
+		Py_BEGIN_ALLOW_THREADS
+		bool moved;
+		uint64_t next_ns;
+		do {
+			next_ns = shmrt_hub_pump(&self->hub, &moved);
+			now_ns = shmrt_now_ns();
+			if (!moved && may_spin && now_ns - start_ns < SPIN_NS)
+				for (int i = 0; i < 16; i++)
+					shmrt_pause();
+		} while (!moved && may_spin && now_ns - start_ns < SPIN_NS &&
+			 atomic_load_explicit(&self->hub.completed_count, memory_order_relaxed) == 0); /* a hint */
+		if (moved)
+			look_again_ns = now_ns + SHMRT_RING_EVERY_NS;
+		else if (atomic_load_explicit(&self->hub.completed_count, memory_order_relaxed) == 0) { /* a hint */
+			uint64_t until_ns = next_ns < end_ns ? next_ns : end_ns;
+			/* The first sleep is short: what was published lazily before the bell became urgent is looked for once. */
+			if (look_again_ns == 0)
+				look_again_ns = now_ns + SHMRT_RING_EVERY_NS;
+			if (look_again_ns > now_ns && look_again_ns < until_ns)
+				until_ns = look_again_ns;
+			/* A signal that comes between the look for signals and the sleep, or to another thread, interrupts nothing. */
+			if (until_ns > now_ns + SIGNAL_NS)
+				until_ns = now_ns + SIGNAL_NS;
+			int slept = shmrt_hub_park(&self->hub, until_ns, true);
+			(void)slept; /* whatever ended it: look at everything */
+			now_ns = shmrt_now_ns();
+		}
+		Py_END_ALLOW_THREADS
+		if (PyErr_CheckSignals() < 0) {
+			result = -1;
+			break;
+		}
+		if (self->closed && !shmrt_future_is_done(future)) {
+			result = shmrt_py_hub_check(self);
+			break;
+		}
+	}
+	self->waiters--;
+	return result;
+}
+
+static int origin_cancel(PyObject *hub, uint64_t token) {
+	ShmrtHub *self = (ShmrtHub *)hub;
+	struct shmrt_task *task = shmrt_hub_cancel(&self->hub, token);
+	if (task == NULL)
+		return 0;
+	PyObject *future = task->future;
+	task->future = NULL;
+	shmrt_py_hub_free_task(self, task);
+	Py_XDECREF(future); /* the caller holds another reference */
+	if (self->waiters) /* a thread that waits for this very future sleeps on the bell */
+		shmrt_bell_ring_always(&self->control->slots[self->hub.self_slot].bell);
+	return 1;
+}
+
+static int origin_kill(PyObject *hub, uint64_t token) {
+	ShmrtHub *self = (ShmrtHub *)hub;
+	int known = shmrt_hub_kill_task(&self->hub, token);
+	shmrt_py_hub_apply(self, false);
+	return known;
+}
+
+static void origin_watch(PyObject *hub, uint64_t token) { shmrt_hub_watch(&((ShmrtHub *)hub)->hub, token); }
+
+static int origin_running(PyObject *hub, uint64_t token) { return shmrt_hub_is_running(&((ShmrtHub *)hub)->hub, token); }
+
+const struct shmrt_future_origin shmrt_hub_origin = {
+	.poll = origin_poll,
+	.wait = shmrt_py_hub_wait,
+	.cancel = origin_cancel,
+	.kill = origin_kill,
+	.watch = origin_watch,
+	.running = origin_running,
+	.decode = shmrt_py_hub_decode,
+	.drop = shmrt_py_hub_drop,
+};

@@ -1,0 +1,91 @@
+/* py_ring_internal.h -- what the files of RingCore share; nobody else includes it.
+ *
+ * Every call that puts or gets first tries with the GIL held, since a ring that has room or a message answers in less time
+ * than giving the GIL away takes; only waiting releases it. User code runs before the ring is touched (pickling)
+ * or after (unpickling), never under its mutex: a message is copied out of its slot first.
+ */
+#ifndef SHMRT_PY_RING_INTERNAL_H
+#define SHMRT_PY_RING_INTERNAL_H
+
+#include "py_ring.h"
+
+#define SHMRT_PY_RING_BATCH 32 /* messages that a put_many or get_many moves at once */
+
+/* ---- time: how long a call may still wait, over all its attempts ---- */
+
+struct deadline {
+	int64_t timeout_ns;
+	uint64_t until_ns;
+};
+
+static inline struct deadline shmrt_py_deadline_after(int64_t timeout_ns) {
+	struct deadline deadline = {timeout_ns, 0};
+	if (timeout_ns > 0 && timeout_ns != SHMRT_FOREVER)
+		deadline.until_ns = shmrt_now_ns() + (uint64_t)timeout_ns;
+	return deadline;
+}
+
+static inline int64_t shmrt_py_time_left(const struct deadline *deadline) {
+	if (deadline->until_ns == 0)
+		return deadline->timeout_ns;
+	uint64_t now = shmrt_now_ns();
+	return now >= deadline->until_ns ? 0 : (int64_t)(deadline->until_ns - now);
+}
+
+/* ---- py_ring_messages.c: the arguments of a method ---- */
+
+/* (first, timeout=None) or (timeout=None), positional or by name. */
+int shmrt_py_ring_parse(const char *function, const char *first, PyObject *const *args, Py_ssize_t nargs,
+			PyObject *kwnames, PyObject **value, int64_t *timeout_ns);
+
+/* ---- py_ring_mail.c: messages that were taken out of the ring ---- */
+
+struct letter { /* a message copied out of its slot: references, then inline bytes */
+	uint8_t *bytes;
+	uint32_t inline_size;
+	uint16_t flags, block_count;
+	bool damaged;
+};
+struct mail {
+	struct letter letters[SHMRT_PY_RING_BATCH];
+	uint8_t *bytes;
+	uint64_t slot_bytes, count, capacity;
+};
+
+/* Memory for up to `count` messages. The ring's own if it is free and enough. -1 with MemoryError. */
+int shmrt_py_ring_open_mail(RingCore *self, struct mail *mail, uint64_t count);
+void shmrt_py_ring_close_mail(RingCore *self, struct mail *mail);
+/* For ring_take.c, under the ring's mutex: copies only. `context` is the mail. */
+void shmrt_py_ring_take_letter(void *context, const struct shmrt_ring_message *message);
+
+typedef int (*receive)(RingCore *, struct mail *, int64_t timeout_ns, uint64_t *position);
+
+/* After a first try that answered `outcome`, no OK: waits, without the GIL. */
+int shmrt_py_ring_wait_on(RingCore *self, struct mail *mail, receive receive, int64_t timeout_ns, uint64_t *position,
+			  int outcome);
+/* OK: mail->count letters, at least one. -1 with an exception. */
+static inline int shmrt_py_ring_wait_for_mail(RingCore *self, struct mail *mail, receive receive, int64_t timeout_ns,
+					      uint64_t *position) {
+	int outcome = receive(self, mail, 0, position);
+	if (SHMRT_LIKELY(outcome == SHMRT_OK))
+		return 0;
+	return shmrt_py_ring_wait_on(self, mail, receive, timeout_ns, position, outcome);
+}
+/* The object of a letter, new reference. `lent`: its blocks stay the ring's. kept_blocks: a tuple of its Blocks, or NULL. */
+PyObject *shmrt_py_ring_decode_letter(RingCore *self, const struct letter *letter, bool lent, PyObject **kept_blocks);
+
+/* ---- methods; what they do is told in the tables of py_ring_messages.c and py_ring.c ---- */
+PyObject *shmrt_py_ring_put(RingCore *, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames); /* py_ring_put.c */
+PyObject *shmrt_py_ring_put_nowait(RingCore *, PyObject *object);
+PyObject *shmrt_py_ring_put_many(RingCore *, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *shmrt_py_ring_get(RingCore *, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames); /* py_ring_get.c */
+PyObject *shmrt_py_ring_get_nowait(RingCore *, PyObject *nothing);
+PyObject *shmrt_py_ring_get_many(RingCore *, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *shmrt_py_ring_lease_take(RingCore *, PyObject *timeout); /* py_ring_lease.c */
+PyObject *shmrt_py_ring_lease_end(RingCore *, PyObject *args);
+PyObject *shmrt_py_ring_make(RingCore *, PyObject *args); /* py_ring_make.c */
+PyObject *shmrt_py_ring_make_in(RingCore *, PyObject *args);
+PyObject *shmrt_py_ring_join(RingCore *, PyObject *args);
+PyObject *shmrt_py_ring_file_size(PyObject *type, PyObject *args);
+
+#endif

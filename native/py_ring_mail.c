@@ -1,0 +1,154 @@
+/* py_ring_mail.c -- messages taken out of a ring: copied under its mutex, decoded afterwards.
+ *
+ * A letter is a message as it lay in its slot, copied by `shmrt_py_ring_take_letter` under the ring's mutex, where nothing
+ * may fail, allocate or run user code. But for a lease its blocks are this process's from that moment on; so whatever goes
+ * wrong later (a reference that is damaged, no memory) has to free those that no Block took over.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "py_ring_internal.h"
+
+#define INBOX_MAX (UINT64_C(1) << 20) /* bytes that a get_many copies out at once */
+#define REFERENCE_SIZE sizeof(struct shmrt_block_reference)
+
+/* ---- taking ---- */
+
+/* Memory for up to `count` messages. The ring's own if it is free and enough. */
+int shmrt_py_ring_open_mail(RingCore *self, struct mail *mail, uint64_t count) {
+	mail->slot_bytes = self->ring.slot_bytes;
+	mail->count = 0;
+	mail->capacity = INBOX_MAX / mail->slot_bytes;
+	mail->capacity = mail->capacity < 1 ? 1 : mail->capacity > SHMRT_PY_RING_BATCH ? SHMRT_PY_RING_BATCH : mail->capacity;
+	if (mail->capacity > count)
+		mail->capacity = count;
+	if (mail->capacity == 1 && !self->inbox_busy) {
+		if (self->inbox == NULL && (self->inbox = PyMem_Malloc(mail->slot_bytes)) == NULL)
+			goto no_memory;
+		self->inbox_busy = true;
+		mail->bytes = self->inbox;
+		return 0;
+	}
+	mail->bytes = PyMem_Malloc(mail->capacity * mail->slot_bytes);
+	if (mail->bytes != NULL)
+		return 0;
+no_memory:
+	PyErr_NoMemory();
+	return -1;
+}
+
+void shmrt_py_ring_close_mail(RingCore *self, struct mail *mail) {
+	if (mail->bytes == self->inbox)
+		self->inbox_busy = false;
+	else
+		PyMem_Free(mail->bytes);
+}
+
+/* Under the ring's mutex: copies only. */
+void shmrt_py_ring_take_letter(void *context, const struct shmrt_ring_message *message) {
+	struct mail *mail = context;
+	if (mail->count == mail->capacity)
+		return;
+	struct letter *letter = &mail->letters[mail->count];
+	uint64_t references = message->block_count * REFERENCE_SIZE;
+	*letter = (struct letter){mail->bytes + mail->count++ * mail->slot_bytes, message->inline_size, message->flags,
+				  message->block_count, references + message->inline_size > mail->slot_bytes};
+	if (letter->damaged)
+		return;
+	if (references > 0)
+		memcpy(letter->bytes, message->blocks, references);
+	memcpy(letter->bytes + references, message->inline_bytes, message->inline_size);
+}
+
+int shmrt_py_ring_wait_on(RingCore *self, struct mail *mail, receive receive, int64_t timeout_ns, uint64_t *position,
+			  int outcome) {
+	struct deadline deadline = shmrt_py_deadline_after(timeout_ns);
+	for (;;) {
+		if (mail->count > 0) /* taken before it was interrupted */
+			return 0;
+		if (outcome == SHMRT_INTERRUPTED && PyErr_CheckSignals() < 0)
+			return -1;
+		int64_t left = shmrt_py_time_left(&deadline);
+		if (outcome != SHMRT_INTERRUPTED && ((outcome != SHMRT_EMPTY && outcome != SHMRT_TIMEOUT) || left <= 0)) {
+			shmrt_py_ring_raise(self, outcome, "get");
+			return -1;
+		}
+		Py_BEGIN_ALLOW_THREADS
+		outcome = receive(self, mail, left, position);
+		Py_END_ALLOW_THREADS
+		if (outcome == SHMRT_OK)
+			return 0;
+	}
+}
+
+/* ---- decoding ---- */
+
+/* A Block per reference; `lent`: the blocks stay the ring's. 0, or -1 with everything given back. */
+static int open_blocks(RingCore *self, const struct letter *letter, bool lent, PyObject **blocks) {
+	uint16_t made = 0;
+	for (uint16_t i = 0; i < letter->block_count; i++) {
+		struct shmrt_block_reference reference;
+		memcpy(&reference, letter->bytes + i * REFERENCE_SIZE, REFERENCE_SIZE);
+		bool read_only = lent || (reference.flags & 1) || (letter->flags & SHMRT_MESSAGE_READ_ONLY);
+		blocks[i] = PyErr_Occurred() ? NULL
+					     : shmrt_py_block_new(self->arena, &reference, SHMRT_BLOCK_HELD,
+								  self->arena->owner, read_only);
+		if (blocks[i] != NULL) {
+			if (lent)
+				shmrt_py_block_disown(blocks[i]);
+			made++;
+		} else if (!lent) { /* go on: the blocks after a damaged one are ours to free, too */
+			(void)!shmrt_arena_free(&self->arena->arena, reference.block, reference.generation, SHMRT_BLOCK_HELD,
+						self->arena->owner);
+		}
+	}
+	if (made == letter->block_count)
+		return 0;
+	for (uint16_t i = 0; i < letter->block_count; i++)
+		Py_CLEAR(blocks[i]);
+	return -1;
+}
+
+/* This process holds more of the arena than its part: what it takes is copied out, so that puts go on. */
+static int copy_out_if_greedy(RingCore *self, uint16_t count, PyObject **blocks) {
+	for (uint16_t i = 0; i < count && self->arena->held_bytes > self->arena->arena.limit_bytes / 4; i++) {
+		PyObject *copy = PyByteArray_FromObject(blocks[i]);
+		if (copy == NULL)
+			return -1;
+		if (((ShmrtBlock *)blocks[i])->read_only) {
+			PyObject *view = PyMemoryView_FromObject(copy);
+			Py_SETREF(copy, view ? PyObject_CallMethod(view, "toreadonly", NULL) : NULL);
+			Py_XDECREF(view);
+			if (copy == NULL)
+				return -1;
+		}
+		Py_SETREF(blocks[i], copy);
+	}
+	return 0;
+}
+
+PyObject *shmrt_py_ring_decode_letter(RingCore *self, const struct letter *letter, bool lent, PyObject **kept_blocks) {
+	if (SHMRT_UNLIKELY(letter->damaged))
+		return shmrt_raise("SegmentError", "corrupt message: it is larger than its slot");
+	const uint8_t *bytes = letter->bytes + letter->block_count * REFERENCE_SIZE;
+	if (SHMRT_LIKELY(letter->block_count == 0))
+		return shmrt_decode_message(bytes, letter->inline_size, letter->flags, NULL, 0, self->allow_pickle);
+	PyObject **blocks = PyMem_Calloc(letter->block_count, sizeof(*blocks)), *object = NULL;
+	if (blocks == NULL)
+		return PyErr_NoMemory();
+	if (open_blocks(self, letter, lent, blocks) == 0) {
+		if (lent || copy_out_if_greedy(self, letter->block_count, blocks) == 0)
+			object = shmrt_decode_message(bytes, letter->inline_size, letter->flags, blocks, letter->block_count,
+						      self->allow_pickle);
+		if (object != NULL && kept_blocks != NULL && (*kept_blocks = PyTuple_New(letter->block_count)) == NULL)
+			Py_CLEAR(object);
+	}
+	for (uint16_t i = 0; i < letter->block_count; i++) {
+		if (object != NULL && kept_blocks != NULL)
+			PyTuple_SET_ITEM(*kept_blocks, i, blocks[i]);
+		else
+			Py_XDECREF(blocks[i]);
+	}
+	PyMem_Free(blocks);
+	return object;
+}

@@ -1,0 +1,277 @@
+/* py_ring_put.c -- put and put_many of RingCore: objects in.
+ *
+ * An object is encoded before the ring is touched. A message whose payload does not fit its slot takes blocks of the arena,
+ * and waits for them as long as the call may wait, but only while somebody else can free some: else it would wait in vain.
+ * What was not sent in the end leaves nothing behind: its blocks are freed, its arrays are writable again.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "py_ring_internal.h"
+
+#include <errno.h>
+#include <time.h>
+
+/* ---- one object ---- */
+
+static struct shmrt_encoder *borrow_encoder(RingCore *self) {
+	if (!self->encoder_busy) {
+		self->encoder_busy = true;
+		return &self->encoder;
+	}
+	struct shmrt_encoder *encoder = PyMem_Calloc(1, sizeof(*encoder));
+	if (encoder == NULL)
+		PyErr_NoMemory();
+	return encoder;
+}
+
+static void return_encoder(RingCore *self, struct shmrt_encoder *encoder) {
+	shmrt_encoder_reset(encoder);
+	if (encoder == &self->encoder) {
+		self->encoder_busy = false;
+		return;
+	}
+	shmrt_encoder_clear(encoder);
+	PyMem_Free(encoder);
+}
+
+/* Is a block in use that somebody may still free: on its way, or held by another process? */
+static bool others_use_blocks(RingCore *self) {
+	struct shmrt_arena *arena = &self->arena->arena;
+	/* acquire: the words below it are reserved (edge A4 of the arena) */
+	uint64_t high = atomic_load_explicit(&arena->shared->granules_high, memory_order_acquire);
+	if (high > arena->granule_count)
+		high = arena->granule_count;
+	for (uint64_t index = 0; index < high * SHMRT_BLOCKS_PER_GRANULE; index++) {
+		enum shmrt_block_state state;
+		uint32_t generation, owner;
+		shmrt_arena_state(arena, index, &state, &generation, &owner);
+		if (state != SHMRT_BLOCK_FREE && owner != self->arena->owner)
+			return true;
+	}
+	return false;
+}
+
+/* Sleeps without the GIL; -1 if a signal handler raised. */
+static int nap(int64_t nanoseconds) {
+	struct timespec time = {.tv_sec = nanoseconds / 1000000000, .tv_nsec = nanoseconds % 1000000000};
+	Py_BEGIN_ALLOW_THREADS
+	nanosleep(&time, NULL);
+	Py_END_ALLOW_THREADS
+	return PyErr_CheckSignals();
+}
+
+/* Turns the encoded object into a message; waits while the arena is short and somebody else can free some of it. */
+static int finish(RingCore *self, struct shmrt_encoder *encoder, struct shmrt_message *message,
+		  const struct deadline *deadline) {
+	struct shmrt_shortage shortage = {0};
+	for (int64_t pause = 50000;; pause = pause < 5000000 ? pause * 2 : 5000000) {
+		int outcome = shmrt_message_finish(encoder, self->arena, self->ring.slot_bytes, message, &shortage);
+		if (SHMRT_LIKELY(outcome == SHMRT_OK))
+			return 0;
+		if (outcome == SHMRT_TOO_LARGE) {
+			shmrt_raise("MessageTooLarge", "a message of %llu bytes can never fit: the shared memory of the ring is "
+						       "limited to %llu bytes", (unsigned long long)shortage.needed,
+				    (unsigned long long)self->arena->arena.limit_bytes);
+			return -1;
+		}
+		if (outcome != SHMRT_NO_SPACE) {
+			if (!PyErr_Occurred())
+				PyErr_SetFromErrno(PyExc_OSError);
+			return -1;
+		}
+		if (!others_use_blocks(self)) {
+			shmrt_raise_shortage(&shortage);
+			return -1;
+		}
+		int64_t left = shmrt_py_time_left(deadline);
+		if (left <= 0 || self->ring.on_full == SHMRT_RING_RAISE) {
+			shmrt_py_ring_raise(self, SHMRT_TIMEOUT, "memory");
+			return -1;
+		}
+		/* relaxed: a hint that waiting is over */
+		if (atomic_load_explicit(&self->ring.shared->closed, memory_order_relaxed)) {
+			shmrt_py_ring_raise(self, SHMRT_CLOSED, "put");
+			return -1;
+		}
+		if (nap(pause < left ? pause : left) < 0)
+			return -1;
+	}
+}
+
+static void as_ring_message(const struct shmrt_message *message, struct shmrt_ring_message *out) {
+	*out = (struct shmrt_ring_message){
+		.inline_bytes = message->inline_bytes,
+		.inline_size = message->inline_size,
+		.flags = message->flags,
+		.block_count = message->block_count,
+		.blocks = message->blocks,
+	};
+}
+
+/* Puts them all or says why not; -1: a signal handler raised. */
+static int put_messages(RingCore *self, const struct shmrt_ring_message *messages, uint64_t count,
+			const struct deadline *deadline, uint64_t *done) {
+	*done = 0;
+	int outcome = shmrt_ring_put(&self->ring, messages, count, 0, done);
+	while (SHMRT_UNLIKELY(outcome == SHMRT_FULL || outcome == SHMRT_TIMEOUT || outcome == SHMRT_INTERRUPTED)) {
+		if (outcome == SHMRT_INTERRUPTED && PyErr_CheckSignals() < 0)
+			return -1;
+		int64_t left = shmrt_py_time_left(deadline);
+		if (outcome != SHMRT_INTERRUPTED && (left <= 0 || self->ring.on_full == SHMRT_RING_RAISE))
+			return outcome;
+		uint64_t more = 0;
+		Py_BEGIN_ALLOW_THREADS
+		outcome = shmrt_ring_put(&self->ring, messages + *done, count - *done, left, &more);
+		Py_END_ALLOW_THREADS
+		*done += more;
+	}
+	return outcome;
+}
+
+static PyObject *put_object(RingCore *self, PyObject *object, int64_t timeout_ns) {
+	if (SHMRT_UNLIKELY(self->address == NULL))
+		return shmrt_raise("RingClosed", "the ring was never made; use Ring.create or Ring.attach");
+	struct shmrt_encoder *encoder = borrow_encoder(self);
+	if (encoder == NULL)
+		return NULL;
+	PyObject *result = NULL;
+	struct deadline deadline = shmrt_py_deadline_after(timeout_ns);
+	struct shmrt_message message;
+	if (shmrt_encode(encoder, object) == 0 && finish(self, encoder, &message, &deadline) == 0) {
+		struct shmrt_ring_message out;
+		uint64_t done;
+		as_ring_message(&message, &out);
+		int outcome = put_messages(self, &out, 1, &deadline, &done);
+		shmrt_message_clear(&message, self->arena, done == 0);
+		if (SHMRT_LIKELY(outcome == SHMRT_OK))
+			result = Py_NewRef(Py_None);
+		else if (!PyErr_Occurred())
+			shmrt_py_ring_raise(self, outcome, "put");
+	}
+	if (SHMRT_UNLIKELY(result == NULL))
+		shmrt_encoder_thaw(encoder);
+	return_encoder(self, encoder);
+	return result;
+}
+
+PyObject *shmrt_py_ring_put(RingCore *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+	if (SHMRT_LIKELY(nargs == 1 && kwnames == NULL))
+		return put_object(self, args[0], SHMRT_FOREVER);
+	PyObject *object = NULL;
+	int64_t timeout_ns;
+	if (shmrt_py_ring_parse("put", "obj", args, nargs, kwnames, &object, &timeout_ns) < 0)
+		return NULL;
+	return put_object(self, object, timeout_ns);
+}
+
+PyObject *shmrt_py_ring_put_nowait(RingCore *self, PyObject *object) { return put_object(self, object, 0); }
+
+/* ---- many ---- */
+
+struct outbox {
+	struct shmrt_encoder encoders[SHMRT_PY_RING_BATCH];
+	struct shmrt_message messages[SHMRT_PY_RING_BATCH];
+	struct shmrt_ring_message out[SHMRT_PY_RING_BATCH];
+	uint64_t carried; /* index of one that is encoded and goes first next time; 0: none */
+};
+
+static bool needs_blocks(const RingCore *self, const struct shmrt_encoder *encoder) {
+	return encoder->buffer_count > 0 || encoder->size > self->ring.slot_bytes;
+}
+
+/* Finishes up to SHMRT_PY_RING_BATCH objects of the iterator; fewer with *stop at its end or at an error (then set). One
+ * that needs blocks goes alone: waiting for memory must not hold up messages that others may wait for. */
+static uint64_t fill_outbox(RingCore *self, struct outbox *box, PyObject *iterator, const struct deadline *deadline,
+			    bool *stop) {
+	uint64_t count = 0;
+	while (count < SHMRT_PY_RING_BATCH) {
+		struct shmrt_encoder *encoder = &box->encoders[count];
+		if (count == 0 && box->carried != 0) {
+			struct shmrt_encoder ready = box->encoders[box->carried];
+			box->encoders[box->carried] = *encoder;
+			*encoder = ready;
+			box->carried = 0;
+		} else {
+			PyObject *object = PyIter_Next(iterator);
+			int outcome = object ? shmrt_encode(encoder, object) : -1;
+			Py_XDECREF(object);
+			if (outcome < 0)
+				break;
+			if (count > 0 && needs_blocks(self, encoder)) {
+				box->carried = count;
+				return count;
+			}
+		}
+		if (finish(self, encoder, &box->messages[count], deadline) < 0) {
+			shmrt_encoder_thaw(encoder);
+			shmrt_encoder_reset(encoder);
+			break;
+		}
+		as_ring_message(&box->messages[count], &box->out[count]);
+		if (box->messages[count++].block_count > 0)
+			return count;
+	}
+	*stop = count < SHMRT_PY_RING_BATCH;
+	return count;
+}
+
+static void empty_outbox(RingCore *self, struct outbox *box, uint64_t done, uint64_t count) {
+	PyObject *type, *value, *traceback;
+	PyErr_Fetch(&type, &value, &traceback);
+	for (uint64_t i = 0; i < count; i++) {
+		shmrt_message_clear(&box->messages[i], self->arena, i >= done);
+		if (i >= done)
+			shmrt_encoder_thaw(&box->encoders[i]);
+		shmrt_encoder_reset(&box->encoders[i]);
+	}
+	PyErr_Restore(type, value, traceback);
+}
+
+PyObject *shmrt_py_ring_put_many(RingCore *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+	PyObject *objects = NULL;
+	int64_t timeout_ns;
+	if (shmrt_py_ring_parse("put_many", "objs", args, nargs, kwnames, &objects, &timeout_ns) < 0)
+		return NULL;
+	if (self->address == NULL)
+		return shmrt_raise("RingClosed", "the ring was never made; use Ring.create or Ring.attach");
+	PyObject *iterator = PyObject_GetIter(objects);
+	if (iterator == NULL)
+		return NULL;
+	struct outbox *box = PyMem_Calloc(1, sizeof(*box));
+	if (box == NULL) {
+		Py_DECREF(iterator);
+		return PyErr_NoMemory();
+	}
+	struct deadline deadline = shmrt_py_deadline_after(timeout_ns);
+	uint64_t total = 0;
+	bool stop = false, failed = false;
+	while (!stop && !failed) {
+		PyObject *type = NULL, *value = NULL, *traceback = NULL;
+		uint64_t done = 0, count = fill_outbox(self, box, iterator, &deadline, &stop);
+		PyErr_Fetch(&type, &value, &traceback); /* an object that cannot be sent: those before it still go */
+		int outcome = count == 0 ? SHMRT_OK : put_messages(self, box->out, count, &deadline, &done);
+		empty_outbox(self, box, done, count);
+		total += done;
+		if (type != NULL && !PyErr_Occurred() && outcome == SHMRT_OK) {
+			PyErr_Restore(type, value, traceback);
+			failed = true;
+			break;
+		}
+		Py_XDECREF(type);
+		Py_XDECREF(value);
+		Py_XDECREF(traceback);
+		if (outcome == SHMRT_OK)
+			continue;
+		/* Out of time with some of them in: the number says which. */
+		failed = PyErr_Occurred() || total == 0 || (outcome != SHMRT_FULL && outcome != SHMRT_TIMEOUT);
+		if (failed && !PyErr_Occurred())
+			shmrt_py_ring_raise(self, outcome, "put");
+		stop = true;
+	}
+	for (int i = 0; i < SHMRT_PY_RING_BATCH; i++)
+		shmrt_encoder_clear(&box->encoders[i]);
+	PyMem_Free(box);
+	Py_DECREF(iterator);
+	return failed ? NULL : PyLong_FromUnsignedLongLong(total);
+}
