@@ -1,8 +1,8 @@
-"""Builds the C core; in a source folder that is used as it lies (`pip install -e`) also compiles the package's modules.
+"""Builds the C core; in a source folder used as it lies (`pip install -e`), also compiles the package's modules.
 
-An ordinary installation gets its bytecode from the installer. A source folder gets it at the first import, unless that is
-forbidden (PYTHONDONTWRITEBYTECODE, a read-only tree); then every start of a program and of a root would compile all of it
-anew, which takes longer than the start itself.
+An ordinary installation gets its bytecode from the installer. A source folder gets it at the first import, unless
+that is forbidden (PYTHONDONTWRITEBYTECODE, a read-only tree); then every start of a program and of a root would
+compile all of it anew, which takes longer than the start itself.
 """
 
 from __future__ import annotations
