@@ -83,30 +83,6 @@ PyObject *shmrt_decode_message(const uint8_t *inline_bytes, uint32_t inline_size
 
 /* ---- calls --------------------------------------------------------------------------------------------- */
 
-static int put_call(struct shmrt_encoder *encoder, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
-	Py_ssize_t named = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
-	uint8_t *at = shmrt_encoder_take(encoder, 9);
-	if (at == NULL)
-		return -1;
-	at[0] = SHMRT_TAG_CALL;
-	shmrt_write_u32(at + 1, (uint32_t)nargs);
-	shmrt_write_u32(at + 5, (uint32_t)named);
-	for (Py_ssize_t i = 0; i < nargs; i++) {
-		int outcome = shmrt_encode_object(encoder, args[i], 0); /* 0: remembered, `f(x, x)` */
-		if (outcome != 0)
-			return outcome;
-	}
-	for (Py_ssize_t i = 0; i < named; i++) {
-		PyObject *name = PyTuple_GET_ITEM(kwnames, i);
-		int outcome = PyUnicode_CheckExact(name) ? shmrt_encode_object(encoder, name, 1) : SHMRT_ENCODE_SLOW;
-		if (outcome == 0)
-			outcome = shmrt_encode_object(encoder, args[nargs + i], 0);
-		if (outcome != 0)
-			return outcome;
-	}
-	return 0;
-}
-
 static PyObject *call_as_pair(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
 	Py_ssize_t named = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
 	PyObject *positional = PyTuple_New(nargs), *keywords = NULL, *pair = NULL;
@@ -131,7 +107,7 @@ int shmrt_encode_call(struct shmrt_encoder *encoder, PyObject *const *args, Py_s
 	nargs = PyVectorcall_NARGS((size_t)nargs);
 	if (begin_body(encoder) < 0)
 		return -1;
-	int outcome = put_call(encoder, args, nargs, kwnames);
+	int outcome = shmrt_encode_arguments(encoder, args, nargs, kwnames);
 	shmrt_encoder_forget(encoder);
 	if (SHMRT_LIKELY(outcome == 0))
 		return 0;
@@ -149,36 +125,6 @@ int shmrt_encode_call(struct shmrt_encoder *encoder, PyObject *const *args, Py_s
 		shmrt_encoder_release_buffers(encoder, buffers);
 	}
 	return outcome;
-}
-
-static int get_call(struct shmrt_decoder *decoder, PyObject **args, PyObject **kwargs) {
-	const uint8_t *at = shmrt_decoder_take(decoder, 9);
-	if (at == NULL)
-		return -1;
-	uint64_t positional = shmrt_read_u32(at + 1), named = shmrt_read_u32(at + 5);
-	if (positional + 2 * named > (uint64_t)(decoder->end - decoder->at)) {
-		shmrt_decode_corrupt("it announces more arguments than it has bytes");
-		return -1;
-	}
-	if ((*args = shmrt_decode_tuple(decoder, (Py_ssize_t)positional, 0)) == NULL)
-		return -1;
-	if (named == 0)
-		return 0;
-	if ((*kwargs = PyDict_New()) == NULL)
-		return -1;
-	for (uint64_t i = 0; i < named; i++) {
-		PyObject *name = shmrt_decode_object(decoder, 1), *value = NULL;
-		int outcome = -1;
-		if (name != NULL && !PyUnicode_CheckExact(name))
-			shmrt_decode_corrupt("the name of an argument is no string");
-		else if (name != NULL && (value = shmrt_decode_object(decoder, 1)) != NULL)
-			outcome = PyDict_SetItem(*kwargs, name, value);
-		Py_XDECREF(name);
-		Py_XDECREF(value);
-		if (outcome < 0)
-			return -1;
-	}
-	return 0;
 }
 
 static int split_pair(PyObject *pair, PyObject **args, PyObject **kwargs) {
@@ -206,7 +152,7 @@ int shmrt_decode_call(const uint8_t *inline_bytes, uint32_t inline_size, uint16_
 		return -1;
 	int outcome;
 	if (decoder.at[0] == SHMRT_TAG_CALL)
-		outcome = get_call(&decoder, args, kwargs);
+		outcome = shmrt_decode_arguments(&decoder, args, kwargs);
 	else
 		outcome = split_pair(shmrt_decode_object(&decoder, 0), args, kwargs);
 	if (outcome == 0)

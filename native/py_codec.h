@@ -42,6 +42,8 @@ static inline void shmrt_encoder_forget(struct shmrt_encoder *encoder) {
 #define SHMRT_ENCODE_SLOW 1 /* not for the fast codec: pickle it */
 /* Appends one builtin at this depth: 0, -1 with an exception, or SHMRT_ENCODE_SLOW. */
 int shmrt_encode_object(struct shmrt_encoder *, PyObject *object, int depth);
+/* Appends the arguments of a call, by the conventions of vectorcall: the same. */
+int shmrt_encode_arguments(struct shmrt_encoder *, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 
 /* Appends TAG_PICKLE and the pickle of `object`; -1 with an exception. Runs user code. */
 int shmrt_pickle_append(struct shmrt_encoder *, PyObject *object);
@@ -71,9 +73,10 @@ static inline const uint8_t *shmrt_decoder_take(struct shmrt_decoder *decoder, s
 	decoder->at += size;
 	return at;
 }
-/* The next object, or `count` of them as a tuple. New reference. */
+/* The next object, new reference. */
 PyObject *shmrt_decode_object(struct shmrt_decoder *, int depth);
-PyObject *shmrt_decode_tuple(struct shmrt_decoder *, Py_ssize_t count, int depth);
+/* The arguments of a call: *args a tuple, *kwargs a dict or left as it is. -1 with an exception; what was set stays set. */
+int shmrt_decode_arguments(struct shmrt_decoder *, PyObject **args, PyObject **kwargs);
 /* Buffer `index` of the body as bytes or as an object for pickle (a view on the block, or a copy). New reference. */
 PyObject *shmrt_decode_buffer_copy(const struct shmrt_decoder *, uint32_t index, bool as_bytes);
 PyObject *shmrt_decode_buffer_view(const struct shmrt_decoder *, uint32_t index);

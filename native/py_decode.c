@@ -1,4 +1,4 @@
-/* py_decode.c -- bytes back to builtins.
+/* py_decode.c -- bytes back to builtins and to the arguments of a call.
  *
  * Decoding treats every byte as hostile: it was written by another process, which may have been killed in the middle or be
  * no friend. Nothing is read past the end, nothing larger than the message is allocated, and nesting has an end; what
@@ -91,7 +91,7 @@ static PyObject *get_unicode(struct shmrt_decoder *decoder) {
 
 /* ---- containers ---------------------------------------------------------------------------------------- */
 
-PyObject *shmrt_decode_tuple(struct shmrt_decoder *decoder, Py_ssize_t count, int depth) {
+static PyObject *get_tuple(struct shmrt_decoder *decoder, Py_ssize_t count, int depth) {
 	PyObject *tuple = PyTuple_New(count);
 	if (tuple == NULL)
 		return NULL;
@@ -255,9 +255,9 @@ PyObject *shmrt_decode_object(struct shmrt_decoder *decoder, int depth) {
 			return NULL;
 		if (*at > decoder->end - decoder->at)
 			return shmrt_decode_corrupt("it announces more items than it has bytes");
-		return shmrt_decode_tuple(decoder, *at, depth);
+		return get_tuple(decoder, *at, depth);
 	case SHMRT_TAG_TUPLE32:
-		return take_count(decoder, 1, &count) < 0 ? NULL : shmrt_decode_tuple(decoder, count, depth);
+		return take_count(decoder, 1, &count) < 0 ? NULL : get_tuple(decoder, count, depth);
 	case SHMRT_TAG_LIST:
 		return get_list(decoder, depth);
 	case SHMRT_TAG_DICT:
@@ -274,4 +274,36 @@ PyObject *shmrt_decode_object(struct shmrt_decoder *decoder, int depth) {
 	default:
 		return shmrt_decode_corrupt("it has an unknown tag");
 	}
+}
+
+/* ---- the arguments of a call ---------------------------------------------------------------------------- */
+
+int shmrt_decode_arguments(struct shmrt_decoder *decoder, PyObject **args, PyObject **kwargs) {
+	const uint8_t *at = shmrt_decoder_take(decoder, 9);
+	if (at == NULL)
+		return -1;
+	uint64_t positional = shmrt_read_u32(at + 1), named = shmrt_read_u32(at + 5);
+	if (positional + 2 * named > (uint64_t)(decoder->end - decoder->at)) {
+		shmrt_decode_corrupt("it announces more arguments than it has bytes");
+		return -1;
+	}
+	if ((*args = get_tuple(decoder, (Py_ssize_t)positional, 0)) == NULL)
+		return -1;
+	if (named == 0)
+		return 0;
+	if ((*kwargs = PyDict_New()) == NULL)
+		return -1;
+	for (uint64_t i = 0; i < named; i++) {
+		PyObject *name = shmrt_decode_object(decoder, 1), *value = NULL;
+		int outcome = -1;
+		if (name != NULL && !PyUnicode_CheckExact(name))
+			shmrt_decode_corrupt("the name of an argument is no string");
+		else if (name != NULL && (value = shmrt_decode_object(decoder, 1)) != NULL)
+			outcome = PyDict_SetItem(*kwargs, name, value);
+		Py_XDECREF(name);
+		Py_XDECREF(value);
+		if (outcome < 0)
+			return -1;
+	}
+	return 0;
 }

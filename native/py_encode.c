@@ -1,4 +1,4 @@
-/* py_encode.c -- exact builtins to bytes, without user code and without pickle.
+/* py_encode.c -- exact builtins, and the arguments of a call, to bytes: without user code and without pickle.
  *
  * Encoding walks the object once. Whatever is not an exact builtin, is nested deeper than
  * SHMRT_CODEC_DEPTH_MAX (so also every cycle), or is met twice makes the whole object one pickle instead:
@@ -275,4 +275,30 @@ int shmrt_encode_object(struct shmrt_encoder *encoder, PyObject *object, int dep
 		return shmrt_array_append(encoder, object);
 	}
 	return SHMRT_ENCODE_SLOW;
+}
+
+/* ---- the arguments of a call ---------------------------------------------------------------------------- */
+
+int shmrt_encode_arguments(struct shmrt_encoder *encoder, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+	Py_ssize_t named = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
+	uint8_t *at = shmrt_encoder_take(encoder, 9);
+	if (at == NULL)
+		return -1;
+	at[0] = SHMRT_TAG_CALL;
+	shmrt_write_u32(at + 1, (uint32_t)nargs);
+	shmrt_write_u32(at + 5, (uint32_t)named);
+	for (Py_ssize_t i = 0; i < nargs; i++) {
+		int outcome = shmrt_encode_object(encoder, args[i], 0); /* 0: remembered, `f(x, x)` */
+		if (outcome != 0)
+			return outcome;
+	}
+	for (Py_ssize_t i = 0; i < named; i++) {
+		PyObject *name = PyTuple_GET_ITEM(kwnames, i);
+		int outcome = PyUnicode_CheckExact(name) ? shmrt_encode_object(encoder, name, 1) : SHMRT_ENCODE_SLOW;
+		if (outcome == 0)
+			outcome = shmrt_encode_object(encoder, args[nargs + i], 0);
+		if (outcome != 0)
+			return outcome;
+	}
+	return 0;
 }

@@ -60,8 +60,17 @@ void shmrt_py_ring_take_letter(void *context, const struct shmrt_ring_message *m
 
 typedef int (*receive)(RingCore *, struct mail *, int64_t timeout_ns, uint64_t *position);
 
+/* After a first try that answered `outcome`, no OK: waits, without the GIL. */
+int shmrt_py_ring_wait_on(RingCore *self, struct mail *mail, receive receive, int64_t timeout_ns, uint64_t *position,
+			  int outcome);
 /* OK: mail->count letters, at least one. -1 with an exception. */
-int shmrt_py_ring_wait_for_mail(RingCore *self, struct mail *mail, receive receive, int64_t timeout_ns, uint64_t *position);
+static inline int shmrt_py_ring_wait_for_mail(RingCore *self, struct mail *mail, receive receive, int64_t timeout_ns,
+					      uint64_t *position) {
+	int outcome = receive(self, mail, 0, position);
+	if (SHMRT_LIKELY(outcome == SHMRT_OK))
+		return 0;
+	return shmrt_py_ring_wait_on(self, mail, receive, timeout_ns, position, outcome);
+}
 /* The object of a letter, new reference. `lent`: its blocks stay the ring's. kept_blocks: a tuple of its Blocks, or NULL. */
 PyObject *shmrt_py_ring_decode_letter(RingCore *self, const struct letter *letter, bool lent, PyObject **kept_blocks);
 

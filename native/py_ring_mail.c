@@ -60,11 +60,8 @@ void shmrt_py_ring_take_letter(void *context, const struct shmrt_ring_message *m
 	memcpy(letter->bytes + references, message->inline_bytes, message->inline_size);
 }
 
-/* OK: mail->count letters, at least one. -1 with an exception. */
-int shmrt_py_ring_wait_for_mail(RingCore *self, struct mail *mail, receive receive, int64_t timeout_ns, uint64_t *position) {
-	int outcome = receive(self, mail, 0, position);
-	if (SHMRT_LIKELY(outcome == SHMRT_OK))
-		return 0;
+int shmrt_py_ring_wait_on(RingCore *self, struct mail *mail, receive receive, int64_t timeout_ns, uint64_t *position,
+			  int outcome) {
 	struct deadline deadline = shmrt_py_deadline_after(timeout_ns);
 	for (;;) {
 		if (mail->count > 0) /* taken before it was interrupted */
