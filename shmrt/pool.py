@@ -89,11 +89,13 @@ class Pool(_native.PoolFront, Executor):
 
         if max_workers is None:
             max_workers = runtimes.default_workers()
-        elif check_count(max_workers, "max_workers", least=-(2**31)) <= 0:
+        elif isinstance(max_workers, int) and max_workers <= 0 and not isinstance(max_workers, bool):
             raise ValueError("max_workers must be greater than 0")
         check_count(max_workers, "max_workers", most=runtimes.WORKERS_MAX)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
+        if not hasattr(initargs, "__iter__"):
+            raise TypeError(f"initargs must be a tuple of arguments for the initializer, not {initargs!r}")
         if worker_exit is not None and not callable(worker_exit):
             raise TypeError(f"worker_exit must be a callable, not {worker_exit!r}")
         if max_tasks_per_child is not None:
@@ -102,11 +104,17 @@ class Pool(_native.PoolFront, Executor):
             raise ValueError(f"on_full={on_full!r} must be 'block' or 'raise'")
         if ring is not None and not isinstance(ring, RingSpec):
             raise TypeError(f"ring must be a RingSpec, not {ring!r}")
-        if isinstance(preload, str) or not all(isinstance(module, str) for module in preload):
+        if isinstance(preload, str) or not hasattr(preload, "__iter__"):
+            raise TypeError(f"preload must be a sequence of module names, not {preload!r}")
+        preload = tuple(preload)
+        if not all(isinstance(module, str) for module in preload):
             raise TypeError(f"preload must be a sequence of module names, not {preload!r}")
         if name is not None and not (isinstance(name, str) and name and name.isprintable() and "/" not in name):
             raise ValueError(f"name={name!r} must be a printable string without '/'")
-        check_seconds(max_seconds, "max_seconds", allow_zero=False)
+        if check_seconds(max_seconds, "max_seconds", allow_zero=False) is None:
+            raise TypeError("max_seconds must be seconds, not None; max_restarts=None is what never breaks a pool")
+        if runtime is not None and not isinstance(runtime, runtimes.Runtime):
+            raise TypeError(f"runtime must be a Runtime, not {runtime!r}")
         self.name = name or f"pool-{next(_numbers)}"
         self._max_workers = max_workers
         self._max_pending = None if max_pending is None else check_count(max_pending, "max_pending")
@@ -131,7 +139,7 @@ class Pool(_native.PoolFront, Executor):
         spec = {
             "initializer": (initializer, tuple(initargs)) if initializer is not None else None,
             "worker_exit": worker_exit,
-            "preload": tuple(preload),
+            "preload": preload,
             "max_restarts": None if max_restarts is None else check_count(max_restarts, "max_restarts", least=0),
             "max_seconds": float(max_seconds),
             "threads_per_worker": None if threads is None else check_count(threads, "threads_per_worker"),

@@ -67,7 +67,11 @@ class TaskOptions:
             options["priority"] = check_count(options["priority"], "priority", least=-(2**31))
         if "retry_on" in options:
             retry_on = options["retry_on"]
-            retry_on = (retry_on,) if isinstance(retry_on, type) else tuple(retry_on)
+            if isinstance(retry_on, type):
+                retry_on = (retry_on,)
+            elif isinstance(retry_on, str) or not hasattr(retry_on, "__iter__"):
+                raise TypeError(f"retry_on must name exception types, not {retry_on!r}")
+            retry_on = tuple(retry_on)
             for kind in retry_on:
                 if not (isinstance(kind, type) and issubclass(kind, BaseException)):
                     raise TypeError(f"retry_on must name exception types, not {kind!r}")
