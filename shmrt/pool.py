@@ -238,8 +238,9 @@ class Pool(_native.PoolFront, Executor):
 
     # ---- state ----------------------------------------------------------------------------------------------------
     def stats(self) -> dict[str, int]:
-        """Counters: submitted, pending, running, completed, failed, crashed, timed_out, retried, restarts, ..."""
-        return dict(self._core.stats())
+        """Counters: submitted, pending, running, completed, failed, crashed, timed_out, retried, restarts, ... They
+        outlive the pool."""
+        return dict(self._core.stats()) or dict(self._opened.final_stats)
 
     def health(self) -> dict[str, Any]:
         """`status`: healthy (all workers ready), degraded (some) or unhealthy (none); and the numbers behind it."""
@@ -251,8 +252,11 @@ class Pool(_native.PoolFront, Executor):
         return self._opened.exit_values
 
     def resize(self, max_workers: int) -> None:
-        """Another number of workers. More start now; surplus ones end after what is in their lanes."""
+        """Another number of workers. More start now; surplus ones end after what is in their lanes.
+        RuntimeError after shutdown."""
         count = check_count(max_workers, "max_workers")
+        if self._shutdown:
+            raise RuntimeError(f"cannot resize pool {self.name} after shutdown")
         self._core.resize(count, count + self._spares)
         self._max_workers = self._opened.max_workers = count
         self._runtime._link.resize(self._opened.number, count)

@@ -55,6 +55,7 @@ class OpenedPool:
         self.start_failures: list[str] = []
         self.exit_values: list[Any] = []
         self.unread: list[Results] = []  # maps that were dropped before anybody iterated them
+        self.final_stats: dict[str, int] = {}
         self.is_broken = False
         self._admission = threading.RLock()  # the pickling of an argument may submit, too
         self._pool = weakref.ref(pool, self._dropped)
@@ -207,12 +208,19 @@ class OpenedPool:
                 except BaseException:  # Ctrl-C: the workers get no more time; whoever comes next does the rest
                     link.remove_pool(self.number, 0.0)
                     raise
+            self._keep_stats()
             while not self.core.remove():
                 if runtime._stopped:
                     break
                 self.core.wait_pending(0, 1_000_000)
+                self._keep_stats()
             self._close()
             self._ended = True  # last: an interrupted end is taken up again by the next call
+
+    def _keep_stats(self) -> None:
+        """Just before the core forgets them, and with it the last worker."""
+        if stats := dict(self.core.stats()):
+            self.final_stats = {**stats, "workers_ready": 0}
 
     def _dropped(self, _: object) -> None:
         """Nobody holds the pool any more. This runs wherever the collector does, so another thread does the rest."""

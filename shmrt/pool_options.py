@@ -115,7 +115,7 @@ class PoolView:
         """As `Pool.map`, with these options for every item."""
         from shmrt.pool_map import Results
 
-        return Results(self._pool, self._options, fn, iterables, **_map_options(options))
+        return Results(self._pool, self._options, fn, iterables, *_map_options(options))
 
     def map_unordered(
         self, fn: Callable[..., Any], /, *iterables: Iterable[Any], return_exceptions: bool = False, **options: Any
@@ -123,20 +123,21 @@ class PoolView:
         from shmrt.pool_map import UnorderedResults
 
         given = _map_options(options)
-        return UnorderedResults(self._pool, self._options, fn, iterables, **given, return_exceptions=return_exceptions)
+        return UnorderedResults(self._pool, self._options, fn, iterables, *given, return_exceptions=return_exceptions)
 
     imap_unordered = map_unordered
 
     def amap(self, fn: Callable[..., Any], /, *iterables: Iterable[Any], **options: Any) -> Any:
         from shmrt.pool_map import AsyncResults
 
-        return AsyncResults(self._pool, self._options, fn, iterables, **_map_options(options))
+        return AsyncResults(self._pool, self._options, fn, iterables, *_map_options(options))
 
 
-def _map_options(options: dict[str, Any]) -> dict[str, Any]:
-    given = {"timeout": None, "chunksize": "auto", "buffersize": None}
+def _map_options(options: dict[str, Any]) -> tuple[Any, ...]:
+    """timeout, chunksize, buffersize."""
+    given: dict[str, Any] = {"timeout": None, "chunksize": "auto", "buffersize": None}
     for name, value in options.items():
         if name not in given:
             raise TypeError(f"map() has no option {name!r}; there are {', '.join(given)}")
         given[name] = value
-    return given
+    return tuple(given.values())
