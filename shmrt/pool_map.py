@@ -143,14 +143,15 @@ class Results:
         self._pending.append(future)
 
     def _fill(self) -> None:
-        """Up to the window. What the pool refuses is raised only when nothing else is left to give."""
+        """Up to the window. What the pool refuses is raised only when nothing else is left to give; that it is shut
+        down or broken, at the call of map, too."""
         feed = self._feed
         with self._lock:
             while len(self._pending) < feed.window:
                 try:
                     future = feed.next()
                 except (RuntimeError, Full) as error:
-                    if self._pending or (isinstance(error, Full) and not self._started):
+                    if self._pending if self._started else isinstance(error, Full):
                         break
                     raise
                 if future is None:
@@ -231,8 +232,8 @@ class Results:
             elif not self._feed.ended and self._pool is not None and not self._pool._shutdown:
                 # Never iterated: the rest of its work is done at the shutdown. It holds the pool no more, so that a
                 # pool that is dropped with it is found to be dropped.
-                self._pool = None
                 self._feed.opened.unread.append(self)
+                self._pool = None  # last: it may be what ends the pool
         except Exception:
             pass  # the runtime is gone, and its tasks with it
 
