@@ -89,11 +89,13 @@ class Pool(_native.PoolFront, Executor):
 
         if max_workers is None:
             max_workers = runtimes.default_workers()
-        elif check_count(max_workers, "max_workers", least=-(2**31)) <= 0:
+        elif isinstance(max_workers, int) and max_workers <= 0 and not isinstance(max_workers, bool):
             raise ValueError("max_workers must be greater than 0")
         check_count(max_workers, "max_workers", most=runtimes.WORKERS_MAX)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
+        if not hasattr(initargs, "__iter__"):
+            raise TypeError(f"initargs must be a tuple of arguments for the initializer, not {initargs!r}")
         if worker_exit is not None and not callable(worker_exit):
             raise TypeError(f"worker_exit must be a callable, not {worker_exit!r}")
         if max_tasks_per_child is not None:
@@ -102,21 +104,26 @@ class Pool(_native.PoolFront, Executor):
             raise ValueError(f"on_full={on_full!r} must be 'block' or 'raise'")
         if ring is not None and not isinstance(ring, RingSpec):
             raise TypeError(f"ring must be a RingSpec, not {ring!r}")
-        if isinstance(preload, str) or not all(isinstance(module, str) for module in preload):
+        if isinstance(preload, str) or not hasattr(preload, "__iter__"):
+            raise TypeError(f"preload must be a sequence of module names, not {preload!r}")
+        preload = tuple(preload)
+        if not all(isinstance(module, str) for module in preload):
             raise TypeError(f"preload must be a sequence of module names, not {preload!r}")
         if name is not None and not (isinstance(name, str) and name and name.isprintable() and "/" not in name):
             raise ValueError(f"name={name!r} must be a printable string without '/'")
-        check_seconds(max_seconds, "max_seconds", allow_zero=False)
+        if check_seconds(max_seconds, "max_seconds", allow_zero=False) is None:
+            raise TypeError("max_seconds must be seconds, not None; max_restarts=None is what never breaks a pool")
+        if runtime is not None and not isinstance(runtime, runtimes.Runtime):
+            raise TypeError(f"runtime must be a Runtime, not {runtime!r}")
         self.name = name or f"pool-{next(_numbers)}"
         self._max_workers = max_workers
         self._max_pending = None if max_pending is None else check_count(max_pending, "max_pending")
-        self._on_full = on_full
         self._defaults = TaskOptions(
             timeout=check_seconds(task_timeout, "task_timeout", allow_zero=False),
             max_attempts=check_attempts(max_attempts),
         )
         self._spares = check_count(spares, "spares", least=0, most=runtimes.WORKERS_MAX)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._shutdown = False
         self._aborted = False
         self._maps: weakref.WeakSet[Results] = weakref.WeakSet()
@@ -132,13 +139,13 @@ class Pool(_native.PoolFront, Executor):
         spec = {
             "initializer": (initializer, tuple(initargs)) if initializer is not None else None,
             "worker_exit": worker_exit,
-            "preload": tuple(preload),
+            "preload": preload,
             "max_restarts": None if max_restarts is None else check_count(max_restarts, "max_restarts", least=0),
             "max_seconds": float(max_seconds),
             "threads_per_worker": None if threads is None else check_count(threads, "threads_per_worker"),
             "seed": None if seed is None else check_count(seed, "seed", least=0, most=2**63 - 1),
         }
-        self._opened = OpenedPool(self._runtime, self, max_workers, self._spares)
+        self._opened = OpenedPool(self._runtime, self, max_workers, self._spares, self._max_pending, on_full)
         self._opened.open(ring=ring or RingSpec(), spares=self._spares, limits=limits, spec=spec)
         self._core = self._opened.core
         self._is_bounded = self._max_pending is not None
@@ -150,22 +157,7 @@ class Pool(_native.PoolFront, Executor):
         return self._submit_bounded(self._core.submit_with, options.packed(), fn, *args, **kwargs)
 
     def _submit_bounded(self, submit: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """As `submit`, once fewer than max_pending are pending; of two threads that find one place one gets it."""
-        limit = self._max_pending
-        assert limit is not None
-        while True:
-            with self._lock:
-                if self._core.wait_pending(limit - 1, 0):
-                    return submit(*args, **kwargs)
-            if self._on_full == "raise" or _in_event_loop() or self._runtime.is_own_worker:
-                from shmrt.errors import Overloaded
-
-                raise Overloaded(
-                    f"pool {self.name} has {limit} tasks pending, its max_pending; wait for some or raise the bound",
-                    capacity=limit,
-                    where=self.name,
-                )
-            self._core.wait_pending(limit - 1, -1)
+        return self._opened.submit_bounded(False, submit, *args, **kwargs)
 
     def call(self, fn: Callable[..., T], /, *args: Any, timeout: float | None = None, **kwargs: Any) -> T:
         """fn(*args, **kwargs) in a worker, waited for here: the round trip of lowest latency. `timeout` is the
@@ -246,8 +238,9 @@ class Pool(_native.PoolFront, Executor):
 
     # ---- state ----------------------------------------------------------------------------------------------------
     def stats(self) -> dict[str, int]:
-        """Counters: submitted, pending, running, completed, failed, crashed, timed_out, retried, restarts, ..."""
-        return dict(self._core.stats())
+        """Counters: submitted, pending, running, completed, failed, crashed, timed_out, retried, restarts, ... They
+        outlive the pool."""
+        return dict(self._core.stats()) or dict(self._opened.final_stats)
 
     def health(self) -> dict[str, Any]:
         """`status`: healthy (all workers ready), degraded (some) or unhealthy (none); and the numbers behind it."""
@@ -261,8 +254,11 @@ class Pool(_native.PoolFront, Executor):
     def resize(self, max_workers: int) -> None:
         """Another number of workers. More start now; surplus ones end after what is in their lanes.
 
-        Raises ValueError beyond twice the first number of workers and spares, plus two: so many slots the pool has."""
+        RuntimeError after shutdown; ValueError beyond twice the first number of workers and spares, plus two: so many
+        slots the pool has."""
         count = check_count(max_workers, "max_workers")
+        if self._shutdown:
+            raise RuntimeError(f"cannot resize pool {self.name} after shutdown")
         self._core.resize(count, count + self._spares)
         self._max_workers = self._opened.max_workers = count
         self._runtime._link.resize(self._opened.number, count)
@@ -280,14 +276,18 @@ class Pool(_native.PoolFront, Executor):
         """As `concurrent.futures.Executor.shutdown`. Afterwards no worker is left (with wait=False: soon)."""
         with self._lock:
             first, self._shutdown = not self._shutdown, True
+            maps = list(self._maps)
+        failure: Exception | None = None
         if wait and not cancel_futures:
-            for results in list(self._maps):
-                results._run_to_end()
-        else:
-            for results in list(self._maps):
-                results.close()
+            for results in maps:
+                results._run_to_end(keep=True)
+            try:
+                self._opened.run_unread()
+            except Exception as error:  # of somebody's input; raised when all is done
+                failure = error
         self._core.close()
         if cancel_futures:
+            self._cancel_maps()
             self._core.fail_backlog(True)
         if wait:
             self._opened.finish(None)
@@ -295,17 +295,18 @@ class Pool(_native.PoolFront, Executor):
             threading.Thread(
                 target=self._opened.finish, args=(None,), daemon=True, name=f"shmrt-end-{self.name}"
             ).start()
+        if failure is not None:
+            raise failure
 
     def terminate_workers(self) -> None:
         """Ends the pool now: what runs is killed, what waits is failed with PoolBroken. SIGKILL, as `kill_workers`."""
         with self._lock:
             self._shutdown = True
-        for results in list(self._maps):
-            results.close()
         self._core.close()
-        from shmrt.process import remote
+        if not self._opened.is_broken:
+            from shmrt.process import remote
 
-        remote.broken_reasons.setdefault(self.name, ["terminated by terminate_workers() or kill_workers()"])
+            remote.broken_reasons[self.name] = ["terminated by terminate_workers() or kill_workers()"]
         self._core.break_pool()
         self._opened.finish(0.0)
 
@@ -326,10 +327,16 @@ class Pool(_native.PoolFront, Executor):
     def _cancel_queue(self) -> None:
         """Takes no more and cancels what has not begun; what runs goes on."""
         self._shutdown = True
-        for results in list(self._maps):
-            results.close()
         self._core.close()
+        self._cancel_maps()
         self._core.fail_backlog(True)
+
+    def _cancel_maps(self) -> None:
+        self._opened.unread.clear()
+        with self._lock:
+            maps = list(self._maps)
+        for results in maps:
+            results._cancel()
 
     def _abort(self, grace: float) -> None:
         """By an exception or Ctrl-C: nobody waits for what was queued; what runs has `grace` seconds to end. Another
@@ -348,10 +355,3 @@ class Pool(_native.PoolFront, Executor):
 
     def __reduce__(self) -> Any:
         raise TypeError(f"pool {self.name} belongs to this process and cannot be pickled; make one where it is used")
-
-
-def _in_event_loop() -> bool:
-    import sys
-
-    asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and asyncio._get_running_loop() is not None

@@ -15,9 +15,11 @@ from shmrt.supervise.protocol import FIRST_NESTED, FIRST_WORKER
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from shmrt.pool import Pool
+    from shmrt.pool_map import Results
     from shmrt.runtimes import Runtime
     from shmrt.spec import RingSpec
 
@@ -33,10 +35,14 @@ _GRACE_S = 5.0
 class OpenedPool:
     """Made by `Pool`. Idempotent in everything that ends it."""
 
-    def __init__(self, runtime: Runtime, pool: Pool, max_workers: int, spares: int) -> None:
+    def __init__(
+        self, runtime: Runtime, pool: Pool, max_workers: int, spares: int, max_pending: int | None, on_full: str
+    ) -> None:
         self.runtime = runtime
         self.name = pool.name
         self.max_workers = max_workers
+        self.max_pending = max_pending
+        self.on_full = on_full
         self.number = self.first = 0
         # Twice the workers: a replacement starts while the dead one is still torn down, a recycled one before the old
         # one leaves, and resize has room.
@@ -47,6 +53,10 @@ class OpenedPool:
         self.removed = threading.Event()
         self.start_failures: list[str] = []
         self.exit_values: list[Any] = []
+        self.unread: list[Results] = []  # maps that were dropped before anybody iterated them
+        self.final_stats: dict[str, int] = {}
+        self.is_broken = False
+        self._admission = threading.RLock()  # the pickling of an argument may submit, too
         self._pool = weakref.ref(pool, self._dropped)
         self._ending = threading.Lock()
         self._ended = False
@@ -110,6 +120,26 @@ class OpenedPool:
             self._close()
             raise
 
+    # ---- calls ------------------------------------------------------------------------------------------------------
+    def submit_bounded(self, wait: bool, submit: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """As `submit`, once fewer than max_pending are pending; of two threads that find one place one gets it.
+        wait: even where the pool raises Overloaded."""
+        limit = self.max_pending
+        assert limit is not None
+        while True:
+            with self._admission:
+                if self.core.wait_pending(limit - 1, 0):
+                    return submit(*args, **kwargs)
+            if not wait and (self.on_full == "raise" or _in_event_loop()):
+                from shmrt.errors import Overloaded
+
+                raise Overloaded(
+                    f"pool {self.name} has {limit} tasks pending, its max_pending; wait for some or raise the bound",
+                    capacity=limit,
+                    where=self.name,
+                )
+            self.core.wait_pending(limit - 1, -1)
+
     # ---- the end ----------------------------------------------------------------------------------------------------
     def shutdown(self) -> None:
         """As `Pool.shutdown()` by whoever holds the runtime."""
@@ -117,7 +147,32 @@ class OpenedPool:
         if pool is not None:
             pool.shutdown(wait=True)
         else:
-            self.finish(None)
+            self.end_dropped()
+
+    def end_dropped(self) -> None:
+        """Nobody holds the pool: what it accepted is done, then its workers end."""
+        failure: Exception | None = None
+        try:
+            self.run_unread()
+        except Exception as error:
+            failure = error
+        self.core.close()
+        self.finish(None)
+        if failure is not None:
+            raise failure
+
+    def run_unread(self) -> None:
+        """Does the work of the maps that were dropped before anybody iterated them. Raises the first exception of
+        an input, once all is done: nobody else hears of it."""
+        first: Exception | None = None
+        while self.unread:
+            results = self.unread[-1]
+            results._run_to_end(keep=False)
+            first = first or results._feed.error
+            if results in self.unread:
+                self.unread.remove(results)
+        if first is not None:
+            raise first
 
     def cancel_queue(self) -> None:
         pool = self._pool()
@@ -152,17 +207,23 @@ class OpenedPool:
                 except BaseException:  # Ctrl-C: the workers get no more time; whoever comes next does the rest
                     link.remove_pool(self.number, 0.0)
                     raise
+            self._keep_stats()
             while not self.core.remove():
                 if runtime._stopped:
                     break
                 self.core.wait_pending(0, 1_000_000)
+                self._keep_stats()
             self._close()
             self._ended = True  # last: an interrupted end is taken up again by the next call
+
+    def _keep_stats(self) -> None:
+        """Just before the core forgets them, and with it the last worker."""
+        if stats := dict(self.core.stats()):
+            self.final_stats = {**stats, "workers_ready": 0}
 
     def _dropped(self, _: object) -> None:
         """Nobody holds the pool any more. This runs wherever the collector does, so another thread does the rest."""
         if self.core is not None and not self._ended and self.runtime._is_mine and not self.runtime._stopped:
-            self.core.close()
             self.runtime._link.note(("dropped", self.number))
 
     def _close(self) -> None:
@@ -188,3 +249,10 @@ class OpenedPool:
         ready = dict(self.core.stats()).get("workers_ready", 0)
         status = "healthy" if ready >= self.max_workers else "degraded" if ready else "unhealthy"
         return {"status": status, "workers_ready": ready, "workers_wanted": self.max_workers}
+
+
+def _in_event_loop() -> bool:
+    import sys
+
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None

@@ -67,7 +67,11 @@ class TaskOptions:
             options["priority"] = check_count(options["priority"], "priority", least=-(2**31))
         if "retry_on" in options:
             retry_on = options["retry_on"]
-            retry_on = (retry_on,) if isinstance(retry_on, type) else tuple(retry_on)
+            if isinstance(retry_on, type):
+                retry_on = (retry_on,)
+            elif isinstance(retry_on, str) or not hasattr(retry_on, "__iter__"):
+                raise TypeError(f"retry_on must name exception types, not {retry_on!r}")
+            retry_on = tuple(retry_on)
             for kind in retry_on:
                 if not (isinstance(kind, type) and issubclass(kind, BaseException)):
                     raise TypeError(f"retry_on must name exception types, not {kind!r}")
@@ -111,7 +115,7 @@ class PoolView:
         """As `Pool.map`, with these options for every item."""
         from shmrt.pool_map import Results
 
-        return Results(self._pool, self._options, fn, iterables, **_map_options(options))
+        return Results(self._pool, self._options, fn, iterables, *_map_options(options))
 
     def map_unordered(
         self, fn: Callable[..., Any], /, *iterables: Iterable[Any], return_exceptions: bool = False, **options: Any
@@ -119,20 +123,21 @@ class PoolView:
         from shmrt.pool_map import UnorderedResults
 
         given = _map_options(options)
-        return UnorderedResults(self._pool, self._options, fn, iterables, **given, return_exceptions=return_exceptions)
+        return UnorderedResults(self._pool, self._options, fn, iterables, *given, return_exceptions=return_exceptions)
 
     imap_unordered = map_unordered
 
     def amap(self, fn: Callable[..., Any], /, *iterables: Iterable[Any], **options: Any) -> Any:
         from shmrt.pool_map import AsyncResults
 
-        return AsyncResults(self._pool, self._options, fn, iterables, **_map_options(options))
+        return AsyncResults(self._pool, self._options, fn, iterables, *_map_options(options))
 
 
-def _map_options(options: dict[str, Any]) -> dict[str, Any]:
-    given = {"timeout": None, "chunksize": "auto", "buffersize": None}
+def _map_options(options: dict[str, Any]) -> tuple[Any, ...]:
+    """timeout, chunksize, buffersize."""
+    given: dict[str, Any] = {"timeout": None, "chunksize": "auto", "buffersize": None}
     for name, value in options.items():
         if name not in given:
             raise TypeError(f"map() has no option {name!r}; there are {', '.join(given)}")
         given[name] = value
-    return given
+    return tuple(given.values())

@@ -140,11 +140,6 @@ class Runtime:
         return os.getpid() == self._owner_pid
 
     @property
-    def is_own_worker(self) -> bool:
-        """Whether this process is a worker of shmrt itself, where a submit must not block for ever."""
-        return getattr(sys.modules.get("shmrt.process.worker"), "_loop", None) is not None
-
-    @property
     def pid(self) -> int | None:
         """The root's process id."""
         return self._link.root_pid if self._link is not None else None
@@ -328,7 +323,7 @@ class Runtime:
         opened = self._pools.get(event[1]) if about_pool else None
         if opened is not None and verb == "dropped":
             name = f"shmrt-end-{opened.name}"
-            threading.Thread(target=opened.finish, args=(None,), daemon=True, name=name).start()
+            threading.Thread(target=opened.end_dropped, daemon=True, name=name).start()
         elif opened is not None and verb == "removed":
             opened.removed.set()
         elif opened is not None and verb == "start_failed":
@@ -347,6 +342,7 @@ class Runtime:
 
         # The workers' own words come through their result lanes, just before they end.
         self._hub.pump()
+        opened.is_broken = True
         remote.broken_reasons[opened.name] = (opened.start_failures + reasons)[-50:]
         opened.core.break_pool()
 
