@@ -184,6 +184,7 @@ struct shmrt_hub_pool {
 	uint32_t next_worker;
 	uint64_t credit;         /* tasks a lane should hold, as last measured */
 	bool measured;           /* some task has ended, so there is a mean running time */
+	bool retires; /* some worker was ever told to leave before the pool ends */
 	bool broken, closed, stopping, paused;
 	uint64_t submitted, completed, failed, cancelled, crashed, timed_out, retried, requeued, stale, poisoned;
 	uint64_t restarts, killed, log_dropped;
@@ -281,6 +282,8 @@ uint64_t shmrt_hub_pump(struct shmrt_hub *, bool *moved);
 int shmrt_hub_park(struct shmrt_hub *, uint64_t until_ns, bool urgent);
 /* From now on results are wanted at once: what a worker published without ringing is drained too. */
 void shmrt_hub_make_urgent(struct shmrt_hub *);
+/* Whether a task of any pool is pending: then memory that is short now comes back by itself. */
+bool shmrt_hub_is_busy(struct shmrt_hub *);
 /* Takes the whole completed list. */
 struct shmrt_task *shmrt_hub_take_completed(struct shmrt_hub *);
 struct shmrt_note *shmrt_hub_take_notes(struct shmrt_hub *);

@@ -197,8 +197,10 @@ static void bury(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker) {
 		task->begun++;
 		if (task->flags & SHMRT_TASK_KILL || (reason == SHMRT_KILL_CANCEL && meant))
 			shmrt_hub__finish(task, SHMRT_TASK_CANCELLED);
-		else if (reason == SHMRT_KILL_STOP || pool->broken)
+		else if (pool->broken)
 			shmrt_hub__finish(task, SHMRT_TASK_BROKEN);
+		else if (reason == SHMRT_KILL_STOP) /* its pool's time to end was over */
+			shmrt_hub__finish(task, SHMRT_TASK_CANCELLED);
 		else if (reason == SHMRT_KILL_TIMEOUT && meant)
 			shmrt_hub__finish(task, SHMRT_TASK_TIMED_OUT);
 		else {
@@ -320,7 +322,7 @@ static void watch_age(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *work
 	uint32_t index = atomic_load_explicit(&slot->worker, memory_order_relaxed); /* fixed for this epoch */
 	bool surplus = index >= pool->keep_workers;
 	if (surplus) {
-		worker->retiring = true;
+		worker->retiring = pool->retires = true;
 		if (worker->lane.count == 0)
 			send_stop(worker);
 		return;
@@ -333,7 +335,7 @@ static void watch_age(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *work
 			   atomic_load_explicit(&slot->rss_bytes, memory_order_relaxed) > options->max_rss_bytes; /* an estimate */
 		if (!old && !worn && !fat)
 			return;
-		worker->retiring = true;
+		worker->retiring = pool->retires = true;
 	}
 	if (!worker->replace_asked && !pool->closed)
 		worker->replace_asked = shmrt_hub__note(pool->hub, SHMRT_NOTE_REPLACE, pool, worker) != NULL;

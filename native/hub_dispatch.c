@@ -163,7 +163,7 @@ static void hire_fresh(struct shmrt_hub_pool *pool) {
 	}
 	if (oldest == NULL)
 		return;
-	oldest->retiring = true;
+	oldest->retiring = pool->retires = true;
 	oldest->replace_asked = shmrt_hub__note(pool->hub, SHMRT_NOTE_REPLACE, pool, oldest) != NULL;
 }
 

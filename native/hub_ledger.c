@@ -280,6 +280,15 @@ void shmrt_hub_break_pool(struct shmrt_hub_pool *pool) {
 	pthread_mutex_unlock(&pool->hub->mutex);
 }
 
+bool shmrt_hub_is_busy(struct shmrt_hub *hub) {
+	bool busy = false;
+	pthread_mutex_lock(&hub->mutex);
+	for (uint32_t p = 0; p < hub->pool_high; p++)
+		busy |= hub->pools[p] && hub->pools[p]->pending > 0;
+	pthread_mutex_unlock(&hub->mutex);
+	return busy;
+}
+
 struct shmrt_task *shmrt_hub_take_completed(struct shmrt_hub *hub) {
 	pthread_mutex_lock(&hub->mutex);
 	struct shmrt_task *tasks = hub->completed.first;

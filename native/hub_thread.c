@@ -28,6 +28,9 @@ static bool is_urgent(struct shmrt_hub *hub) {
 			continue;
 		urgent |= pool->backlog_count > 0 || pool->watched > 0 || (pool->closed && pool->pending > 0) ||
 			  pool->options.max_tasks_per_worker;
+		/* A worker that is to leave waits for its last result to be collected, and nobody else may ask for that. */
+		for (uint32_t i = 0; pool->retires && i < pool->options.slot_count; i++)
+			urgent |= pool->workers[i].retiring;
 	}
 	pthread_mutex_unlock(&hub->mutex);
 	return urgent;

@@ -17,8 +17,12 @@ uint64_t shmrt_hub_pump(struct shmrt_hub *hub, bool *moved) {
 			shmrt_hub__measure(pool);
 		if (pool->pending > 1)
 			shmrt_hub__rebalance(pool, now_ns, &next_ns);
-		if (pool->backlog_count && !pool->full)
+		if (pool->backlog_count && !pool->full) {
+			uint64_t before = pool->backlog_count;
 			shmrt_hub__dispatch(pool);
+			if (pool->timed && pool->backlog_count != before)
+				next_ns = now_ns; /* the lanes were looked at before: once more, for the times of what is in them now */
+		}
 		if (pool->timed && pool->backlog_count) {
 			/* Deadlines of tasks that nobody has begun; only the queues' fronts are looked at in dispatch. */
 			for (uint32_t q = 0; q < pool->queue_count + 1 + pool->options.max_workers; q++) {

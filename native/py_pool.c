@@ -43,6 +43,8 @@ static PyObject *core_stats(ShmrtPoolCore *self, PyObject *Py_UNUSED(ignored)) {
 	PyObject *stats = PyDict_New();
 	if (stats == NULL)
 		return NULL;
+	bool moved;
+	shmrt_hub_pump(pool->hub, &moved); /* what lies in result lanes, since nobody has asked for it, counts as done */
 	pthread_mutex_lock(&pool->hub->mutex);
 	uint64_t running = 0, in_lanes = 0, busy_ns = 0, blocked_ns = 0, logs_dropped = pool->log_dropped;
 	for (uint32_t i = 0; i < pool->options.slot_count; i++) {
@@ -83,6 +85,8 @@ static PyObject *core_workers(ShmrtPoolCore *self, PyObject *Py_UNUSED(ignored))
 	PyObject *list = PyList_New(0);
 	if (list == NULL || self->pool == NULL)
 		return list;
+	bool moved;
+	shmrt_hub_pump(self->pool->hub, &moved); /* as for stats */
 	pthread_mutex_lock(&self->pool->hub->mutex);
 	for (uint32_t i = 0; i < self->pool->options.slot_count && count < SHMRT_SLOTS_MAX; i++) {
 		struct shmrt_hub_worker *worker = &self->pool->workers[i];

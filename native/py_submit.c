@@ -13,8 +13,11 @@ int shmrt_py_check_open(ShmrtPoolCore *self) {
 		return -1;
 	}
 	if (self->pool->broken) {
-		shmrt_raise("PoolBroken", "pool %U is broken: its workers could not be started; see .reasons of the error that its "
-			    "futures carry", self->name);
+		PyObject *error = PyObject_CallFunction(self->hub->make_error, "s{sOsIsKsOsI}", "broken", "pool", self->name, "worker",
+							0U, "elapsed_ns", 0ULL, "stack", Py_None, "attempts", 0U);
+		if (error)
+			PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+		Py_XDECREF(error);
 		return -1;
 	}
 	return 0;
@@ -69,7 +72,7 @@ int shmrt_py_finish_payload(ShmrtPoolCore *self, struct shmrt_encoder *encoder, 
 				    "raise shm_limit of the Runtime", encoder->size, (unsigned long long)self->hub->arena->arena.limit_bytes);
 			return -1;
 		}
-		if (result != SHMRT_NO_SPACE || self->pool->pending == 0 || tries > 6000) {
+		if (result != SHMRT_NO_SPACE || !shmrt_hub_is_busy(&self->hub->hub) || tries > 6000) {
 			shmrt_raise_shortage(&shortage);
 			return -1;
 		}

@@ -48,10 +48,11 @@ from shmrt.decide.delivery_words import (
     Wrong,
 )
 from shmrt.errors import PoisonMessage, RuntimeDown, WorkerCrashed
-from shmrt.pipeline_plan import Work, make_plan, out_ring, pickle_functions
+from shmrt.pipeline_plan import EDGE_BYTES, Work, make_plan, out_ring, pickle_functions
 from shmrt.pipeline_report import DeadLetter, Progress, Report, make_report
 from shmrt.pipeline_serial import blame
 from shmrt.process.stage import install, run_chunk, run_more, unpack_error
+from shmrt.runtimes import memory_limit
 
 if TYPE_CHECKING:
     from shmrt.pipeline import Pipeline
@@ -84,13 +85,18 @@ def _letter_error(effect: Letter | Stop) -> BaseException:
     """The error with the attempts of the item, which a pool that saw only the last of them cannot know."""
     error = effect.error
     if isinstance(error, WorkerCrashed) and effect.attempts:
-        if effect.attempts > 1 and type(error) is WorkerCrashed:
-            poison = PoisonMessage(*error.args)
+        if effect.attempts > 1:
+            poison = PoisonMessage(_poison_text(error, effect.attempts))
             poison.__dict__.update(error.__dict__)
             poison.__cause__ = error.__cause__
             error = poison
         error.attempts = effect.attempts
     return error
+
+
+def _poison_text(error: WorkerCrashed, attempts: int) -> str:
+    how = f"was killed by {error.signal.name}" if error.signal else f"exited with code {error.exitcode}"
+    return f"this item killed its worker {attempts} times; the last, {error.worker} (pid {error.pid}), {how}"
 
 
 class Motor:
@@ -102,11 +108,17 @@ class Motor:
         self._make_pool = _pool_factory(engine)
         self._pipe = pipe
         self._source = source
-        self._nodes, self._works = make_plan(pipe.stages)
+        memory = memory_limit()
+        self._nodes, self._works = make_plan(pipe.stages, memory)
         self._functions = [None if work is None else pickle_functions(pipe.name, work) for work in self._works]
         ring = out_ring(pipe.stages)
         self._machine = Delivery(
-            self._nodes, len(pipe.stages), ordered=ordered, on_error=on_error, out_slots=ring.slots
+            self._nodes,
+            len(pipe.stages),
+            ordered=ordered,
+            on_error=on_error,
+            out_slots=ring.slots,
+            out_bytes_most=min(EDGE_BYTES, memory // 4),
         )
         self._lock = threading.Lock()
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()

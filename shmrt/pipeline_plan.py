@@ -32,8 +32,10 @@ class Work:
         return "key" if self.stage.kind == "key_by" else self.stage.kind
 
 
-def make_plan(stages: Sequence[Stage]) -> tuple[list[Node], list[Work | None]]:
-    """Nodes, and beside each work node its Work."""
+def make_plan(stages: Sequence[Stage], memory: int = 2**40) -> tuple[list[Node], list[Work | None]]:
+    """Nodes, and beside each work node its Work. All stages together keep to half of `memory` bytes: an item under way
+    may have its arguments and its result there at once."""
+    most = min(EDGE_BYTES, max(memory // (4 * max(1, len(stages))), 1))
     nodes: list[Node] = []
     works: list[Work | None] = []
     keyed = False  # a key_by came just before
@@ -56,7 +58,7 @@ def make_plan(stages: Sequence[Stage]) -> tuple[list[Node], list[Work | None]]:
                 row=row,
                 workers=stage.workers,
                 slots=stage.ring.slots,
-                bytes_most=max(EDGE_BYTES, stage.ring.slots * stage.ring.slot_bytes),
+                bytes_most=most if most < EDGE_BYTES else max(most, stage.ring.slots * stage.ring.slot_bytes),
                 max_attempts=stage.max_attempts,
                 single=stage.timeout is not None or stage.max_attempts == 1,
                 keyed=keyed,

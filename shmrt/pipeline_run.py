@@ -11,11 +11,14 @@ without being closed ends too.
 
 from __future__ import annotations
 
+import os
+import threading
 import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from shmrt.decide.delivery_words import OnError, Taken
+from shmrt.errors import RuntimeDown
 from shmrt.pipeline_motor import Motor
 from shmrt.pipeline_report import DeadLetter, Report
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run"]
 
+_LEFT = object()  # in the outbox: the run was closed
 ACK_MOST = 64  # taken items are told in handfuls, or when there is nothing else to do
 
 
@@ -38,6 +42,8 @@ class Run:
         self._buffer: deque[Any] = deque()
         self._unacked = 0
         self._started = self._closed = self._completed = False
+        self._owner_pid = os.getpid()
+        self._lock = threading.Lock()  # several threads may consume one run; each output goes to one of them
         self._dropped: weakref.finalize[Any, Run] | None = None
 
     def __enter__(self) -> Run:
@@ -51,23 +57,30 @@ class Run:
         return self
 
     def __next__(self) -> Any:
-        while not self._buffer:
-            if self._closed:
-                raise StopIteration
-            self._start()
-            self._acknowledge()
+        while True:
+            self._check()
+            with self._lock:
+                if self._buffer:
+                    self._unacked += 1
+                    if self._unacked >= ACK_MOST:
+                        self._acknowledge()
+                    return self._buffer.popleft()
+                if self._closed:
+                    raise StopIteration
+                self._start()
+                self._acknowledge()
             message = self._motor.outbox.get()  # interruptible: Ctrl-C reaches a consumer that waits
             if isinstance(message, list):
-                self._buffer.extend(message)
+                with self._lock:
+                    self._buffer.extend(message)
+                continue
+            self._motor.outbox.put(None)  # for the next thread that waits
+            if message is _LEFT:
                 continue
             self._completed = message is None
             self.close()
             if message is not None:
                 raise message
-        self._unacked += 1
-        if self._unacked >= ACK_MOST:
-            self._acknowledge()
-        return self._buffer.popleft()
 
     @property
     def report(self) -> Report:
@@ -81,13 +94,25 @@ class Run:
 
     def close(self) -> None:
         """Ends the run; early, if it is not over: what is queued is cancelled and the workers end."""
-        if self._closed:
-            return
-        self._closed = True
-        self._buffer.clear()
+        if self._owner_pid != os.getpid():
+            return  # a forked child owns nothing of it
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._buffer.clear()
+        self._motor.outbox.put(_LEFT)  # whoever still waits in another thread
         if self._dropped is not None:
             self._dropped.detach()
             self._motor.close(early=not self._completed)
+
+    def _check(self) -> None:
+        if self._owner_pid != os.getpid():
+            raise RuntimeDown(
+                f"this run of pipeline {self._name!r} belongs to process {self._owner_pid}; process {os.getpid()} is a "
+                "fork of it and must start its own",
+                reason="forked",
+            )
 
     def _start(self) -> None:
         if self._closed:

@@ -94,6 +94,14 @@ def current() -> Runtime:
     return runtime
 
 
+def memory_limit() -> int:
+    """The bytes that payloads may take in the runtime that `current` would give. Starts nothing."""
+    for runtime in reversed(_current):
+        if runtime._is_mine and runtime.shm_limit is not None:
+            return runtime.shm_limit
+    return int(_native.Arena.default().stats()["limit"])
+
+
 class Runtime:
     """The root supervisor process and what belongs to it.
 

@@ -25,7 +25,7 @@ from shmrt.decide.intensity import Intensity
 __all__ = ["Keeper"]
 
 _MS = 1_000_000
-_WHOLE = 10  # what a start failure weighs; a kill from outside weighs 1
+_WHOLE = 30  # what a start failure weighs; a kill from outside weighs 1
 
 #: Deaths before ready: the cause is often outside (a file, a port) and needs time to go away.
 START_BACKOFF = Backoff(free=1, first_ns=10 * _MS, cap_ns=1000 * _MS)
@@ -78,7 +78,8 @@ class Keeper:
         self, now_ns: int, reason: str, *, ready: int, random: float, from_outside: bool = False
     ) -> None:
         """A worker or its template died before it was ready. `ready` others are. `from_outside`: a SIGKILL that says
-        nothing of the start itself weighs a tenth, and the next start does not wait for it."""
+        nothing of the start itself weighs a thirtieth, and the next start does not wait for it: on a busy machine,
+        whoever kills at random may be faster than many starts in a row."""
         self._failures += 1 if from_outside else _WHOLE
         self.reasons.append(reason)
         del self.reasons[: -2 * self.start_failures_max]

@@ -13,6 +13,8 @@ from __future__ import annotations
 import os
 import sys
 
+from shmrt.process.after_import import after_import
+
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
     from typing import Any
@@ -228,18 +230,14 @@ def reseed(seed: int | None, worker: int, restarts: int) -> None:
     """Gives `random` and numpy's global generator of this process its own stream.
 
     With a seed the stream depends on seed, worker and how often that worker was started before; without one it is
-    fresh. Modules not imported yet seed themselves from the system when they are, so only a seed imports them.
+    fresh. A module that is not imported yet gets its seed when it is; without one it seeds itself from the system then.
     """
-    random = sys.modules.get("random")
-    if seed is not None:
-        import random as seeded
-
-        seeded.seed(f"{seed}/{worker}/{restarts}")
-    elif random is not None:
-        random.seed()
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        if seed is None:
-            numpy_random.seed()
-        else:
-            numpy_random.seed([seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF, worker, restarts & 0xFFFFFFFF])
+    if seed is None:
+        for name in ("random", "numpy.random"):
+            module = sys.modules.get(name)
+            if module is not None:
+                module.seed()
+        return
+    words = [seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF, worker, restarts & 0xFFFFFFFF]
+    after_import("random", lambda random: random.seed(f"{seed}/{worker}/{restarts}"))
+    after_import("numpy.random", lambda random: random.seed(words))

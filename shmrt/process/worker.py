@@ -22,11 +22,11 @@ import sys
 
 from shmrt import _native
 from shmrt.process import inherit, remote, signals
+from shmrt.process.after_import import after_import
 from shmrt.process.spawn import STACK_BYTES, Job, close_all_but, die_first
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
-    from types import ModuleType
     from typing import Any
 
 __all__ = ["clean_main", "run", "watch_logging"]
@@ -167,45 +167,11 @@ def clean_main() -> None:
 
 
 # ---- logging ------------------------------------------------------------------------------------------------------
-class _LoggingWatch:
-    """Finds `logging` when somebody first imports it, and gives its root logger the handler.
-
-    Importing it up front would cost each worker more than its whole start.
-    """
-
-    def __init__(self, level: int | None) -> None:
-        self.level = level
-        self.loader: Any = None
-
-    def find_spec(self, name: str, path: object = None, target: object = None) -> Any:
-        if name != "logging":
-            return None
-        sys.meta_path.remove(self)
-        from importlib.machinery import PathFinder
-
-        spec = PathFinder.find_spec(name)
-        if spec is not None:
-            self.loader, spec.loader = spec.loader, self  # type: ignore[assignment]
-        return spec
-
-    def create_module(self, spec: Any) -> Any:
-        return self.loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        module.__spec__.loader = self.loader  # type: ignore[union-attr]
-        module.__loader__ = self.loader
-        self.loader.exec_module(module)
-        _add_handler(module, self.level)
-
-
 def watch_logging(spec: dict[str, object]) -> None:
-    """Sends what is logged in this process to the program."""
+    """Sends what is logged in this process to the program. `logging` gets the handler when somebody first imports it:
+    importing it up front would cost each worker more than its whole start."""
     level = spec.get("log_level")
-    logging = sys.modules.get("logging")
-    if logging is not None:
-        _add_handler(logging, level)
-    else:
-        sys.meta_path.insert(0, _LoggingWatch(level))  # type: ignore[arg-type]
+    after_import("logging", lambda logging: _add_handler(logging, level))
 
 
 def _add_handler(logging: Any, level: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,3 +68,31 @@ def test_all_but_one_worker_may_hang(tmp_path: Path) -> None:
         tasks.note(path)
         for future in hung:
             future.result(LIMIT_S)
+
+
+def test_a_time_is_kept_although_nobody_waits() -> None:
+    """The task is accepted before its worker is ready; nobody but the hub's own thread looks at the clock."""
+    with Pool(1) as pool:
+        future = pool.options(timeout=0.05).submit(tasks.sleep_long)
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        assert done.wait(LIMIT_S)
+        assert future.exception().elapsed >= 0.05
+    with Pool(1) as pool:
+        path_free = pool.options(timeout=0.05).submit(tasks.sleep_long)
+        tasks.until(lambda: pool.stats()["timed_out"] == 1)
+        assert path_free.done()
+
+
+def test_results_that_nobody_asks_for_are_counted(tmp_path: Path) -> None:
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    for _ in range(10):
+        with Pool(3) as pool:
+            for number in range(rng.randrange(300)):
+                pool.submit(abs, number)
+            workers = rng.randint(1, 3)
+            pool.resize(workers)
+            tasks.until(lambda pool=pool: pool.stats()["pending"] == 0)
+            tasks.until(lambda pool=pool, workers=workers: pool.stats()["workers_ready"] == workers)

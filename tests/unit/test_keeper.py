@@ -82,9 +82,9 @@ def test_one_ready_worker_keeps_the_pool_and_readiness_forgets():
     assert not keeper.broken
 
 
-def test_kills_from_outside_weigh_a_tenth_and_delay_nothing():
+def test_kills_from_outside_weigh_a_thirtieth_and_delay_nothing():
     keeper = Keeper(2)
-    for _ in range(29):
+    for _ in range(89):
         keeper.on_start_failed(0, "killed", ready=0, random=1.0, from_outside=True)
         assert not keeper.broken and keeper.starts(0, alive=0) == 2
     keeper.on_start_failed(0, "killed", ready=0, random=1.0, from_outside=True)
