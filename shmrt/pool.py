@@ -16,6 +16,7 @@ program dies, its workers are gone within a second. A forked child of the progra
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 import weakref
 from concurrent.futures import Executor
@@ -42,6 +43,13 @@ Future: Any = _native.future_class()
 
 _numbers = itertools.count(1)
 _GRACE_S = 5.0
+
+
+def _default_workers() -> int:
+    """The usable CPUs; inside a worker divided by its siblings, at least 1."""
+    cpus = int(_native.usable_cpus())
+    siblings = getattr(sys.modules.get("shmrt.process.worker"), "siblings", 0)  # loaded wherever somebody is a worker
+    return max(cpus // siblings, 1) if siblings else max(cpus, 1)
 
 
 class Pool(_native.PoolFront, Executor):
@@ -88,7 +96,7 @@ class Pool(_native.PoolFront, Executor):
         from shmrt import runtimes
 
         if max_workers is None:
-            max_workers = runtimes.default_workers()
+            max_workers = _default_workers()
         elif isinstance(max_workers, int) and max_workers <= 0 and not isinstance(max_workers, bool):
             raise ValueError("max_workers must be greater than 0")
         check_count(max_workers, "max_workers", most=runtimes.WORKERS_MAX)

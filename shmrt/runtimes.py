@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from shmrt.pool_opened import OpenedPool
 
-__all__ = ["WORKERS_MAX", "Runtime", "current", "default_workers"]
+__all__ = ["WORKERS_MAX", "Runtime", "current"]
 
 SLOTS = 1024
 WORKERS_MAX = 256
@@ -63,13 +63,6 @@ def _finish_at_exit(runtime: Runtime) -> None:
 def _finish_all() -> None:
     for runtime in list(_open):
         runtime._at_exit()
-
-
-def default_workers() -> int:
-    """The usable CPUs; inside a worker divided by its siblings, at least 1."""
-    cpus = int(_native.usable_cpus())
-    siblings = getattr(sys.modules.get("shmrt.process.worker"), "siblings", 0)  # loaded wherever somebody is a worker
-    return max(cpus // siblings, 1) if siblings else max(cpus, 1)
 
 
 def current() -> Runtime:

@@ -1,16 +1,70 @@
-"""What the processes of the ring's tests run; importable under every start method."""
+"""What the ring's tests share, and what their processes run; importable under every start method."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 import shmrt
 from shmrt import EndOfRing, Ring
+
+METHODS = ("spawn", "fork", "forkserver")
+PATIENCE = 60.0  # only a hang is longer
+
+
+def context(method: str) -> Any:
+    return multiprocessing.get_context(method)
+
+
+@contextmanager
+def processes(method: str, *targets: tuple[Any, ...]) -> Iterator[list[Any]]:
+    """Runs functions of this file; at the end they have exited by themselves."""
+    started = [context(method).Process(target=target, args=args) for target, *args in targets]
+    for process in started:
+        process.start()
+    try:
+        yield started
+        for process in started:
+            process.join(PATIENCE)
+            assert process.exitcode == 0
+    finally:
+        for process in started:
+            process.kill()
+            process.join()
+
+
+@contextmanager
+def free_name() -> Iterator[str]:
+    """A name for a ring that nobody has; what is left of it at the end goes away."""
+    name = f"test {os.getpid()} {time.monotonic_ns()}"
+    try:
+        yield name
+    finally:
+        for entry in os.listdir("/dev/shm"):
+            if name in entry:
+                os.unlink(f"/dev/shm/{entry}")
+
+
+class Fragile:
+    """A message that is sent and cannot be read."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> Any:
+        return _fail, (self.number,)
+
+
+def _fail(number: int) -> None:
+    raise ZeroDivisionError(number)
 
 
 def stop_helpers() -> None:
