@@ -72,9 +72,7 @@ PyObject *shmrt_py_block_allocate(ShmrtArena *arena, uint64_t size) {
 		if (outcome == SHMRT_NO_SPACE)
 			return shmrt_raise_shortage(&shortage);
 		if (outcome == SHMRT_TOO_LARGE)
-			return shmrt_raise("MessageTooLarge", "an array of %llu bytes is larger than the limit of the shared memory, "
-							      "%llu bytes", (unsigned long long)size,
-					   (unsigned long long)arena->arena.limit_bytes);
+			return shmrt_raise_too_large(size, arena->arena.limit_bytes);
 		return PyErr_SetFromErrno(PyExc_OSError);
 	}
 	(void)!shmrt_arena_move(&arena->arena, block.block, block.generation, SHMRT_BLOCK_WRITING, arena->owner,

@@ -29,27 +29,36 @@ PyObject *shmrt_raise(const char *error_name, const char *format, ...) {
 	return NULL;
 }
 
-PyObject *shmrt_raise_shortage(const struct shmrt_shortage *shortage) {
-	PyObject *class = error_class("SegmentError"), *args = NULL, *kwargs = NULL, *error = NULL;
-	if (class == NULL)
-		return NULL;
-	char limit[sizeof(shortage->limit) + 1] = {0};
-	memcpy(limit, shortage->limit, sizeof(shortage->limit));
-	args = Py_BuildValue("(N)", PyUnicode_FromFormat("no space for %llu bytes of shared memory: the %s leaves %llu; "
-							 "take messages out, send smaller ones or raise that limit",
-							 (unsigned long long)shortage->needed, limit[0] ? limit : "machine",
-							 (unsigned long long)shortage->free));
-	kwargs = Py_BuildValue("{s:K,s:K,s:s}", "needed", (unsigned long long)shortage->needed, "free",
-			       (unsigned long long)shortage->free, "hint", limit[0] ? limit : "machine");
-	if (args != NULL && kwargs != NULL)
-		error = PyObject_Call(class, args, kwargs);
+/* class(text, **kwargs), raised; takes over args and kwargs. */
+static PyObject *raise_with(PyObject *class, PyObject *args, PyObject *kwargs) {
+	PyObject *error = class && args && kwargs ? PyObject_Call(class, args, kwargs) : NULL;
 	if (error != NULL)
 		PyErr_SetObject(class, error);
 	Py_XDECREF(error);
 	Py_XDECREF(kwargs);
 	Py_XDECREF(args);
-	Py_DECREF(class);
+	Py_XDECREF(class);
 	return NULL;
+}
+
+PyObject *shmrt_raise_too_large(uint64_t size, uint64_t limit) {
+	unsigned long long needed = size, most = limit;
+	PyObject *text = PyUnicode_FromFormat("a message of %llu bytes can never fit: the shared memory for payloads is limited to "
+					      "%llu bytes; raise shm_limit of the Runtime, or send less at once", needed, most);
+	return raise_with(error_class("MessageTooLarge"), Py_BuildValue("(N)", text),
+			  Py_BuildValue("{s:K,s:K}", "size", needed, "limit", most));
+}
+
+PyObject *shmrt_raise_shortage(const struct shmrt_shortage *shortage) {
+	char limit[sizeof(shortage->limit) + 1] = {0};
+	memcpy(limit, shortage->limit, sizeof(shortage->limit));
+	PyObject *args = Py_BuildValue("(N)", PyUnicode_FromFormat("no space for %llu bytes of shared memory: the %s leaves %llu; "
+							 "take messages out, send smaller ones or raise that limit",
+							 (unsigned long long)shortage->needed, limit[0] ? limit : "machine",
+							 (unsigned long long)shortage->free));
+	PyObject *kwargs = Py_BuildValue("{s:K,s:K,s:s}", "needed", (unsigned long long)shortage->needed, "free",
+			       (unsigned long long)shortage->free, "hint", limit[0] ? limit : "machine");
+	return raise_with(error_class("SegmentError"), args, kwargs);
 }
 
 PyObject *shmrt_take_exception(void) {

@@ -100,12 +100,16 @@ int shmrt_worker_finish_message(WorkerLoop *self, struct shmrt_encoder *encoder,
 	if (shmrt_lane_record_max(self->results.capacity) < 64 + 4 * SHMRT_MESSAGE_BLOCKS_MAX * sizeof(struct shmrt_block_reference))
 		inline_max = shmrt_lane_record_max(self->results.capacity) / 2;
 	for (int tries = 0;; tries++) {
-		struct shmrt_shortage shortage;
+		struct shmrt_shortage shortage = {0};
 		int result = shmrt_message_finish(encoder, self->arena, inline_max, message, &shortage);
 		if (result == SHMRT_OK)
 			return 0;
 		if (result == SHMRT_SYSTEM && PyErr_Occurred())
 			return -1;
+		if (result == SHMRT_TOO_LARGE) {
+			shmrt_raise_too_large(shortage.needed ? shortage.needed : encoder->size, self->arena->arena.limit_bytes);
+			return -1;
+		}
 		if (result != SHMRT_NO_SPACE || tries >= 200) {
 			shmrt_raise_shortage(&shortage);
 			return -1;

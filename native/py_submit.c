@@ -61,15 +61,14 @@ static void blocks_sent(ShmrtPoolCore *self, struct shmrt_message *message) {
 int shmrt_py_finish_payload(ShmrtPoolCore *self, struct shmrt_encoder *encoder, struct shmrt_payload *payload) {
 	struct shmrt_message message;
 	for (int tries = 0;; tries++) {
-		struct shmrt_shortage shortage;
+		struct shmrt_shortage shortage = {0};
 		int result = shmrt_message_finish(encoder, self->hub->arena, self->inline_max, &message, &shortage);
 		if (result == SHMRT_OK)
 			break;
 		if (result == SHMRT_SYSTEM && PyErr_Occurred())
 			return -1;
 		if (result == SHMRT_TOO_LARGE) {
-			shmrt_raise("MessageTooLarge", "a message of %zu bytes can never fit into shared memory limited to %llu bytes; "
-				    "raise shm_limit of the Runtime", encoder->size, (unsigned long long)self->hub->arena->arena.limit_bytes);
+			shmrt_raise_too_large(shortage.needed ? shortage.needed : encoder->size, self->hub->arena->arena.limit_bytes);
 			return -1;
 		}
 		if (result != SHMRT_NO_SPACE || !shmrt_hub_is_busy(&self->hub->hub) || tries > 6000) {

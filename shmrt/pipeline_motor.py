@@ -25,6 +25,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from shmrt import _native
 from shmrt.clock import MONOTONIC
 from shmrt.decide.delivery import Delivery
 from shmrt.decide.delivery_words import (
@@ -52,7 +53,7 @@ from shmrt.pipeline_plan import EDGE_BYTES, Work, make_plan, out_ring, pickle_fu
 from shmrt.pipeline_report import DeadLetter, Progress, Report, make_report
 from shmrt.pipeline_serial import blame
 from shmrt.process.stage import install, run_chunk, run_more, unpack_error
-from shmrt.runtimes import memory_limit
+from shmrt.runtimes import innermost
 
 if TYPE_CHECKING:
     from shmrt.pipeline import Pipeline
@@ -108,7 +109,8 @@ class Motor:
         self._make_pool = _pool_factory(engine)
         self._pipe = pipe
         self._source = source
-        memory = memory_limit()
+        runtime = innermost()
+        memory = (runtime and runtime.shm_limit) or int(_native.Arena.default().stats()["limit"])
         self._nodes, self._works = make_plan(pipe.stages, memory)
         self._functions = [None if work is None else pickle_functions(pipe.name, work) for work in self._works]
         ring = out_ring(pipe.stages)

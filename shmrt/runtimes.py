@@ -65,15 +65,21 @@ def _finish_all() -> None:
         runtime._at_exit()
 
 
+def innermost() -> Runtime | None:
+    """The runtime of the innermost `with Runtime()` of this process."""
+    with _lock:
+        return next((runtime for runtime in reversed(_current) if runtime._is_mine), None)
+
+
 def current() -> Runtime:
     """The program's current runtime: the innermost `with Runtime()`, else the default one, started now if need be.
 
     In a worker the default one is the runtime that owns the worker."""
     global _default
     with _lock:
-        for runtime in reversed(_current):
-            if runtime._is_mine:
-                return runtime
+        runtime = innermost()
+        if runtime is not None:
+            return runtime
         if _default is None or not _default._is_mine or _default._stopped:
             job = getattr(sys.modules.get("shmrt.process.worker"), "job_of_this", None)
             if job is not None and job.own_pid == os.getpid():
@@ -85,14 +91,6 @@ def current() -> Runtime:
         runtime = _default
     runtime.start()
     return runtime
-
-
-def memory_limit() -> int:
-    """The bytes that payloads may take in the runtime that `current` would give. Starts nothing."""
-    for runtime in reversed(_current):
-        if runtime._is_mine and runtime.shm_limit is not None:
-            return runtime.shm_limit
-    return int(_native.Arena.default().stats()["limit"])
 
 
 class Runtime:

@@ -31,4 +31,4 @@ class Backoff:
             return 0
         # 2**60 first steps are beyond every cap; without the bound the shift itself would grow.
         full = min(self.first_ns << min(steps - 1, 60), self.cap_ns)
-        return full // 2 + int(full / 2 * random)
+        return full // 2 + int((full - full // 2) * random)

@@ -1,0 +1,122 @@
+"""Runs at their limits: memory smaller than what is under way, several consumers, forks, poison among small items."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy
+import pool_tasks as tasks
+import pytest
+from pool_tasks import LIMIT_S
+
+from shmrt import MessageTooLarge, Pipeline, PoisonMessage, Pool, Runtime
+
+
+@pytest.fixture(autouse=True)
+def _watched() -> Iterator[None]:
+    with tasks.watchdog():
+        yield
+
+
+def ones(count: int) -> numpy.ndarray[Any, Any]:
+    return numpy.ones(count, dtype=numpy.uint8)
+
+
+def more(array: numpy.ndarray[Any, Any]) -> numpy.ndarray[Any, Any]:
+    return array + 1
+
+
+def die_of_five(number: int) -> int:
+    if number == 5:
+        os.abort()
+    return number
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stages", "megabytes"), [(1, 8), (2, 4)])
+def test_items_of_much_of_the_memory_go_through(stages: int, megabytes: int) -> None:
+    """All stages together would hold several times the 32 MiB that there are; the source is held back instead."""
+    pipe = Pipeline("big").map(ones)
+    for number in range(stages):
+        pipe = pipe.map(more, name=f"more {number}")
+    with Runtime(shm_limit="32MiB"), pipe.run([megabytes << 20] * 30) as run:
+        assert sum(int(array[0]) + len(array) for array in run) == 30 * (1 + stages + (megabytes << 20))
+
+
+def test_what_can_never_fit_is_told_with_size_and_limit() -> None:
+    with Runtime(shm_limit="32MiB"), Pool(1) as pool:
+        for error in (pool.submit(ones, 64 << 20).exception(LIMIT_S), _raised(pool)):
+            assert isinstance(error, MessageTooLarge), error
+            assert error.size is not None and error.size >= 64 << 20 and error.limit == 32 << 20
+        with Pipeline("some").map(ones).run([1, 64 << 20, 2], on_error="dead_letter") as run:
+            assert [len(array) for array in run] == [1, 2]
+        assert isinstance(run.dead_letters[0].error, MessageTooLarge)
+
+
+def _raised(pool: Pool) -> BaseException | None:
+    try:
+        pool.submit(len, ones(64 << 20))
+    except MessageTooLarge as error:
+        return error
+    return None
+
+
+def test_each_output_goes_to_one_of_several_consumers() -> None:
+    got: list[int] = []
+    with Pipeline("shared").map(abs).run(range(2000)) as run:
+        threads = [threading.Thread(target=lambda: got.extend(run)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(LIMIT_S)
+            assert not thread.is_alive()
+    assert sorted(got) == list(range(2000))
+    assert run.report.balanced
+
+
+def test_leaving_a_run_ends_the_wait_of_another_thread() -> None:
+    go = threading.Event()
+
+    def source() -> Iterator[int]:
+        yield 1
+        go.wait(LIMIT_S)
+
+    with Pipeline("left").map(abs).run(source) as run:
+        assert next(run) == 1
+        thread = threading.Thread(target=lambda: list(run))
+        thread.start()
+    go.set()
+    thread.join(LIMIT_S)
+    assert not thread.is_alive()
+
+
+def test_a_forked_child_owns_nothing_of_a_run() -> None:
+    with Pipeline("forked").map(abs).run(range(5000)) as run:
+        assert next(run) == 0
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.write(writer, repr(next(run)).encode())
+            except BaseException as error:
+                os.write(writer, f"{type(error).__name__} {error}".encode())
+            run.close()
+            os._exit(0)
+        os.close(writer)
+        with open(reader, "rb") as file:
+            said = file.read().decode()
+        os.waitpid(pid, 0)
+        assert said.startswith("RuntimeDown") and str(pid) in said and str(os.getpid()) in said, said
+        assert sum(1 for _ in run) == 4999
+
+
+@pytest.mark.parametrize("attempts", [2, 3, 5])
+def test_poison_among_small_items_says_how_many_workers_it_cost(attempts: int) -> None:
+    with Pipeline("p").map(die_of_five, max_attempts=attempts).run(range(20), on_error="dead_letter") as run:
+        assert list(run) == [number for number in range(20) if number != 5]
+    (letter,) = run.dead_letters
+    assert letter.attempts == attempts and type(letter.error) is PoisonMessage
+    assert letter.error.attempts == attempts and f"killed its worker {attempts} times" in str(letter.error)
