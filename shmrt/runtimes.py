@@ -44,8 +44,6 @@ _GRACE_S = 5.0  # what runs may take this long to end when its pool is left by a
 _lock = threading.RLock()
 _default: Runtime | None = None
 _current: list[Runtime] = []
-
-
 _open: weakref.WeakSet[Runtime] = weakref.WeakSet()
 _registered = False
 
@@ -77,8 +75,7 @@ def current() -> Runtime:
     In a worker the default one is the runtime that owns the worker."""
     global _default
     with _lock:
-        runtime = innermost()
-        if runtime is not None:
+        if (runtime := innermost()) is not None:
             return runtime
         if _default is None or not _default._is_mine or _default._stopped:
             job = getattr(sys.modules.get("shmrt.process.worker"), "job_of_this", None)
