@@ -43,7 +43,7 @@ _CONVERT: dict[str, Callable[[str], Any]] = {
     "workers": options.workers,
     "input": str,
     "runtime.drain_timeout": options.duration,
-    "runtime.ready_timeout": options.duration,
+    "runtime.ready_timeout": options.ready_timeout,
     "ring.slots": options.ring_slots,
     "ring.slot_bytes": options.slot_bytes,
     "chaos.kill": options.rate,

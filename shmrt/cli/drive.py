@@ -1,7 +1,8 @@
 """Drives one run of a pipeline: signals, chaos, progress, the consumer, and what it all came to.
 
 The first TERM or INT stops the source and lets everything accepted come out, at most `drain_timeout` seconds;
-the second ends the run at once. Either way the command then ends by that signal.
+the second ends the run at once. A run that was drained has ended well; one that was cut short ends the command by
+that signal, and so does any whose answer had to be whole.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+from shmrt.cli import blame
+from shmrt.cli.plain import safe_repr, safe_str
 from shmrt.cli.screen import CliError, Screen, write_stdout
 from shmrt.cli.target import Target
 
@@ -26,7 +29,7 @@ __all__ = ["Chaos", "Outcome", "drive"]
 class Outcome:
     """What a run came to; `summary` is what the target's consumer returned, None without one."""
 
-    summary: dict[str, Any] | None = None
+    summary: Any = None
     report: Any = None
     dead_letters: list[Any] = field(default_factory=list)
     outputs: int = 0
@@ -38,6 +41,10 @@ class Outcome:
 
 SAME_S = 0.2
 """Programs like timeout(1) signal the process and its group: a second signal this soon is the first one again."""
+
+
+LONGEST_S = 1e8
+"""About three years; setitimer refuses more."""
 
 
 class StopNow(BaseException):
@@ -74,7 +81,7 @@ class Signals:
             raise StopNow
         self.first, self._at = signal.Signals(number), time.monotonic()
         self.stopping.set()
-        signal.setitimer(signal.ITIMER_REAL, self._limit)
+        signal.setitimer(signal.ITIMER_REAL, min(self._limit, LONGEST_S))
         self._screen.note(f"{self.first.name}: draining, at most {self._limit:g} s; once more stops now")
 
 
@@ -114,46 +121,85 @@ class Chaos:
 class Watched:
     """The run as its consumer sees it, counted and shown."""
 
-    def __init__(self, run: Iterable[Any], total: int | None, screen: Screen, chaos: Chaos) -> None:
+    def __init__(self, run: Any, total: int | None, screen: Screen, chaos: Chaos) -> None:
         self._run, self._total, self._screen, self._chaos = run, total, screen, chaos
+        self._outputs = self._counted()
         self.count = 0
+        self.failure: BaseException | None = None
+        """What the run itself raised, so that it is not taken for a mistake of the consumer."""
 
     def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._outputs)
+
+    @property
+    def report(self) -> Any:
+        return self._run.report
+
+    @property
+    def dead_letters(self) -> Any:
+        return self._run.dead_letters
+
+    def _counted(self) -> Iterator[Any]:
         every = 0.1 if self._screen.terminal else 5.0
         shown = started = time.monotonic()
-        for item in _failing_clearly(self._run):
+        for item in self._failing():
             self.count += 1
             yield item
             now = time.monotonic()
             if now - shown >= every:
                 shown = now
-                self._screen.progress(progress_text(self.count, self._total, now - started, self._chaos.killed))
+                width = self._screen.width()
+                self._screen.progress(progress_text(self.count, self._total, now - started, self._chaos.killed, width))
         self._screen.clear()
 
+    def _failing(self) -> Iterator[Any]:
+        try:
+            yield from self._run
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self.failure = error
+            raise
 
-def _failing_clearly(run: Iterable[Any]) -> Iterator[Any]:
-    """An error of the user's functions, or of the runtime, ends the command with its own words and no traceback."""
+
+def explained(error: BaseException, target: str, source_error: BaseException | None, on_error: str) -> BaseException:
+    """What the run raised, in its own words and without a traceback if the user's functions raised it."""
     from shmrt.errors import RuntimeDown, SegmentError
 
-    try:
-        yield from run
-    except (RuntimeDown, SegmentError, OSError):
-        raise
-    except Exception as error:
-        notes = getattr(error, "__notes__", ())
-        raise CliError(
-            f"the run failed: {type(error).__name__}: {error}",
-            hint=notes[0] if notes else "--on-error dead_letter lists what fails and goes on",
-        ) from None
+    if error is source_error:
+        if isinstance(error, BrokenPipeError) and blame.reader_left():
+            return error
+        return CliError(
+            f"the source of target {target!r} failed: {blame.exception_text(error)}",
+            hint="; ".join(
+                [*filter(None, [blame.at(error)]), "what it gave before was put out; --on-error is about items only"]
+            ),
+        )
+    notes = getattr(error, "__notes__", ())
+    of_an_item = any(note.startswith("in stage ") for note in notes)
+    if not isinstance(error, Exception):
+        return error
+    if isinstance(error, (RuntimeDown, SegmentError, OSError)) and not of_an_item:
+        return error
+    hints = list(notes[:1])
+    if of_an_item and on_error == "raise":
+        hints.append("--on-error dead_letter lists what fails and goes on")
+    return CliError(f"the run failed: {blame.exception_text(error)}", hint="; ".join(hints) or None)
 
 
-def progress_text(count: int, total: int | None, seconds: float, killed: int) -> str:
+def progress_text(count: int, total: int | None, seconds: float, killed: int, width: int) -> str:
+    """The numbers, with a bar before them where the terminal has room for both."""
     rate = f"{count / max(seconds, 1e-9):,.0f}/s"
     deaths = f"  {killed} workers killed" if killed else ""
     if not total:
         return f"{count:,} done  {rate}{deaths}"
     filled = min(20, 20 * count // total)
-    return f"[{'#' * filled}{'.' * (20 - filled)}] {count:,} of {total:,}  {rate}{deaths}"
+    numbers = f"{count:,} of {total:,}  {rate}{deaths}"
+    bar = f"[{'#' * filled}{'.' * (20 - filled)}] "
+    return bar + numbers if len(bar + numbers) < width else numbers
 
 
 class Pacer:
@@ -167,22 +213,34 @@ class Pacer:
         now = time.monotonic()
         if now - self._shown >= (0.1 if self._screen.terminal else 5.0):
             self._shown = now
-            self._screen.progress(f"{self._doing}  {progress_text(count, self._total, now - self._started, 0)}")
+            room = self._screen.width() - len(self._doing) - 2
+            text = progress_text(count, self._total, now - self._started, 0, room)
+            self._screen.progress(f"{self._doing}  {text}" if len(text) < room else text)
 
 
 class Stoppable:
-    """The target's source, ended early once `stopping` is set."""
+    """The target's source, ended early once `stopping` is set; an item that it gave already is still passed on."""
 
     def __init__(self, source: Any, stopping: threading.Event) -> None:
         self._source, self._stopping = source, stopping
+        self.failure: BaseException | None = None
 
     def __call__(self) -> Iterator[Any]:
         from shmrt.pipeline import open_source
 
-        for item in open_source(self._source):
-            if self._stopping.is_set():
-                return
-            yield item
+        try:
+            items = iter(open_source(self._source))
+            while not self._stopping.is_set():
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+                yield item
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self.failure = error
+            raise
 
 
 def drive(
@@ -209,16 +267,21 @@ def drive(
             with contextlib.ExitStack() as stack:
                 runtime = stack.enter_context(Runtime())
                 options: dict[str, Any] = {"on_error": on_error}
-                run = stack.enter_context(target.pipeline.run(Stoppable(source, signals.stopping), **options))
+                feed = Stoppable(source, signals.stopping)
+                run = stack.enter_context(target.pipeline.run(feed, **options))
                 chaos = stack.enter_context(Chaos(runtime, kill, seed))
                 watched = Watched(run, total, screen, chaos)
                 try:
                     if target.consume is not None:
-                        outcome.summary = target.consume(watched)
+                        outcome.summary = consumed(target, watched)
                     else:
                         for item in watched:
                             if show is not None:
                                 show(item)
+                except BaseException as error:
+                    if error is not watched.failure or isinstance(error, StopNow):
+                        raise
+                    raise explained(error, target.name, feed.failure, on_error) from None
                 finally:
                     outcome.outputs, outcome.killed = watched.count, chaos.killed
                     outcome.report, outcome.dead_letters = run.report, list(run.dead_letters)
@@ -228,6 +291,16 @@ def drive(
     outcome.seconds = time.monotonic() - started
     screen.clear()
     return outcome
+
+
+def consumed(target: Target, watched: Watched) -> Any:
+    """What the target's `consume` makes of the run."""
+    return blame.call(
+        "its 'consume'",
+        target.name,
+        lambda: target.consume(watched),
+        lambda error: error is watched.failure or isinstance(error, StopNow),
+    )
 
 
 def source_of(target: Target) -> Any:
@@ -250,20 +323,24 @@ def evidence(letter: Any) -> dict[str, Any]:
         "error": type(error).__name__,
         "signal": number.name if number else None,
         "exitcode": getattr(error, "exitcode", None),
-        "message": str(error).splitlines()[0] if str(error) else "",
+        "message": (safe_str(error).splitlines() or [""])[0],
     }
 
 
 def evidence_line(found: dict[str, Any]) -> str:
-    item = repr(found["item"])
+    item = safe_repr(found["item"])
     shown = item if len(item) <= 160 else item[:157] + "..."
     how = f"signal {found['signal']}" if found["signal"] else found["message"]
     return f"given up: {shown} after {found['attempts']} attempts in {found['stage']}: {found['error']} ({how})"
 
 
-def finish(outcome: Outcome) -> None:
-    """Ends the command by the signal that ended the run, if one did."""
+def finish(outcome: Outcome, *, partial: str | None = None) -> None:
+    """Ends the command by the signal that ended the run, if it cut the run short.
+
+    With `partial` a drained run is too little as well, since its source was not read to the end: that is the message.
+    """
     write_stdout()
-    if outcome.signal is not None:
-        text = "" if outcome.drained else "stopped before everything accepted was done"
-        raise CliError(text, code=128 + outcome.signal, signal=outcome.signal)
+    if outcome.signal is None or (outcome.drained and partial is None):
+        return
+    text = partial if outcome.drained and partial else "stopped before everything accepted was done"
+    raise CliError(f"{outcome.signal.name}: {text}", code=128 + outcome.signal, signal=outcome.signal)

@@ -5,18 +5,18 @@
 A verb is one module of this package with `DOES` (one line), `options(parser)` and `run(arguments, screen)`.
 Only the module of the verb that was asked for is imported, so `version` costs little more than the interpreter.
 
-| exit code | meaning                                                                    |
-|-----------|----------------------------------------------------------------------------|
-| 0         | done; `run`: drained cleanly                                               |
-| 1         | failed; `run`: something failed or was given up, or the answer is wrong    |
-| 2         | usage or configuration                                                     |
-| 3         | no such runtime                                                            |
-| 4         | timed out waiting                                                          |
-| 5         | restart limit exceeded                                                     |
-| 6         | no space or limit (shared memory, descriptors, processes)                  |
-| 7         | shared memory corrupt or of an incompatible layout                         |
-| 70        | a mistake in shmrt; a report file says more                                |
-| 128 + n   | ended by signal n                                                          |
+| exit code | meaning                                                                       |
+|-----------|-------------------------------------------------------------------------------|
+| 0         | done; `run`: drained cleanly                                                  |
+| 1         | failed; `run`: something failed or was given up, or the answer is wrong       |
+| 2         | usage or configuration                                                        |
+| 3         | no such runtime                                                               |
+| 4         | timed out waiting                                                             |
+| 5         | restart limit exceeded                                                        |
+| 6         | no space or limit (shared memory, descriptors, processes)                     |
+| 7         | shared memory corrupt or of an incompatible layout                            |
+| 70        | a mistake in shmrt; a report file says more                                   |
+| 128 + n   | ended by signal n; `run`: a drain that a second signal or the limit cut short |
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import NoReturn
 
-from shmrt.cli.screen import CliError, Screen, guard_streams, silence_stdout, write_stdout
+from shmrt.cli.screen import CliError, Screen, claim_stdout, flush, guard_streams, silence_stdout, write_stdout
 
 __all__ = ["VERBS", "main"]
 
@@ -156,6 +156,8 @@ def main(argv: list[str] | None = None) -> int:
             code = 0
             if module is not None:
                 screen = Screen.of(arguments)
+                if screen.json:
+                    claim_stdout()
                 code = int(module.run(arguments, screen))
             write_stdout()
             return code
@@ -180,7 +182,7 @@ def main(argv: list[str] | None = None) -> int:
 def _flushed(code: int) -> int:
     """A second failure of a stream that already failed is no news."""
     try:
-        sys.stdout.flush()
+        flush()
     except OSError:
         silence_stdout()
     return code
@@ -190,7 +192,7 @@ def _die_of(number: signal.Signals) -> int:
     """So that a shell sees what ended the command, and a script is ended by Ctrl-C too."""
     try:
         sys.stderr.flush()
-        sys.stdout.flush()
+        flush()
     except OSError:
         silence_stdout()
     signal.signal(number, signal.SIG_DFL)

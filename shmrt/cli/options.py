@@ -9,7 +9,7 @@ from typing import Any
 
 from shmrt.spec import RingSpec, parse_duration
 
-__all__ = ["assignment", "chaos", "duration", "ring_slots", "slot_bytes", "whole", "workers"]
+__all__ = ["assignment", "chaos", "duration", "ready_timeout", "ring_slots", "slot_bytes", "whole", "workers"]
 
 WORKERS_MOST = 256
 """The most that one pool may have."""
@@ -53,6 +53,14 @@ def slot_bytes(text: str) -> int:
 @_refusing
 def duration(text: str) -> float:
     return parse_duration(text)
+
+
+@_refusing
+def ready_timeout(text: str) -> float:
+    seconds = parse_duration(text, "ready-timeout")
+    if seconds == 0:  # to setitimer it would mean no limit, which is the opposite of what it says
+        raise ValueError(f"ready-timeout={text!r} must be more than 0 seconds, such as 30s")
+    return seconds
 
 
 @_refusing

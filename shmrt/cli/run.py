@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import secrets
 import sys
 from typing import Any
 
 from shmrt.cli import options as kinds
-from shmrt.cli.screen import CliError, Screen, json_text
+from shmrt.cli.plain import json_text, safe_repr, safe_str
+from shmrt.cli.screen import CliError, Screen
 
 DOES = "Run a pipeline in the foreground"
-MORE = """TARGET is MODULE:OBJECT, a Pipeline with a source or a function that returns one.
-If `consume(run)` lies beside it, that takes the outputs and what it returns is printed; else every output
-is a line. --verify compares with `serial(**arguments)` beside it, else with the pipeline run in this process;
-of two summaries the key "digest" decides."""
+MORE = """TARGET is MODULE:OBJECT, a Pipeline with a source or a function that returns one. --workers, --input,
+--ring-slots, --slot-bytes and --set are arguments of such a function; a Pipeline is run as it is.
+
+If `consume(run)` lies beside it, that takes the outputs, and what it returns is printed: a dict line by line,
+None not at all, anything else as its str. Without it every output is a line.
+
+-o json   one document at the end: what `consume` returned is its `summary`; without `consume` it only
+          has the number of outputs
+-o jsonl  the same document in one line, and without `consume` every output in a line before it
+Both write null for NaN and infinities, and the repr of what JSON has no word for. stdout holds nothing else:
+what the target prints, here or in a worker, goes to stderr.
+
+The first TERM or Ctrl-C ends the source and lets everything accepted come out: exit code 0. A second one, or
+--drain-timeout, cuts that short, and the command ends by the signal.
+
+--verify compares with `serial(**arguments)` beside the target, else with the pipeline run in this process; of
+two summaries the key "digest" decides. A run that a signal stopped cannot be compared, since its source was not
+read to the end: it then ends by that signal even if it was drained."""
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -23,10 +39,14 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--chaos", type=kinds.chaos, metavar="kill=RATE", help="SIGKILL so many random workers a second"
     )
     parser.add_argument("--seed", type=kinds.seed, help="seed of --chaos (default: a new one, which is printed)")
-    parser.add_argument("--verify", action="store_true", help="run serially too and compare the digests")
+    parser.add_argument("--verify", action="store_true", help="run serially too and compare the answers")
     parser.add_argument("--drain-timeout", type=kinds.duration, metavar="TIME", help="after TERM or INT (default 30s)")
     parser.add_argument(
-        "--on-error", choices=("raise", "dead_letter", "skip"), default="dead_letter", help="default: dead_letter"
+        "--on-error",
+        choices=("raise", "dead_letter", "skip"),
+        default="dead_letter",
+        help="an item that fails ends the run (raise), is listed and makes the exit code 1 (dead_letter, the default), "
+        "or is only counted, as `failed` in JSON, and the exit code stays 0 (skip)",
     )
 
 
@@ -35,13 +55,18 @@ def target_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", nargs="?", metavar="TARGET", help="MODULE:OBJECT, or `target` of the config file")
     parser.add_argument("--config", metavar="FILE", help="TOML (default: shmrt.toml here, if there is one)")
     parser.add_argument("--input", metavar="PATH", help="the same as --set input=PATH")
-    parser.add_argument("--workers", type=kinds.workers, metavar="N")
+    parser.add_argument("--workers", type=kinds.workers, metavar="N", help="the same as --set workers=N")
     parser.add_argument("--ring-slots", type=kinds.ring_slots, metavar="N", help="messages that a lane holds")
     parser.add_argument("--slot-bytes", type=kinds.slot_bytes, metavar="SIZE", help="what a message takes in a lane")
     parser.add_argument(
         "--set", type=kinds.assignment, action="append", metavar="KEY=VALUE", help="keyword argument of the target"
     )
-    parser.add_argument("--ready-timeout", type=kinds.duration, metavar="TIME", help="import and call (default 30s)")
+    parser.add_argument(
+        "--ready-timeout",
+        type=kinds.ready_timeout,
+        metavar="TIME",
+        help="for importing and calling the target, more than 0 (default 30s); beyond it exit code 4",
+    )
 
 
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -85,10 +110,12 @@ def load_target(settings: dict[str, Any]) -> Any:
 
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
-    from shmrt.cli import drive
+    from shmrt.cli import blame, drive
 
     settings = settings_of(arguments)
     target = load_target(settings)
+    if arguments.verify and target.serial is not None:
+        blame.check_callable("serial", target.serial, target.name)
     kill = settings["chaos.kill"] or 0.0
     seed = settings["chaos.seed"] if settings["chaos.seed"] is not None else secrets.randbelow(2**31)
     if kill:
@@ -102,7 +129,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         if screen.format == "jsonl":
             screen.line(json_text(item))
         elif not screen.json:
-            screen.line(repr(item))
+            screen.line(safe_repr(item))
 
     if target.consume is None and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)  # an output is seen when it is there, not when 8 KiB are
@@ -120,7 +147,10 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         screen.note("serial run, to compare")
         mine = outputs.digest() if outputs is not None else answer_of(outcome.summary)
         equal = mine == serial_answer(target, arguments.on_error)
-    return conclude(outcome, equal, screen, seed)
+    partial = "drained, but not compared with a serial run: the source was not read to the end"
+    conclude(outcome, equal, screen, seed, skipping=arguments.on_error == "skip")
+    drive.finish(outcome, partial=partial if arguments.verify else None)
+    return 1 if outcome.dead_letters or equal is False else 0
 
 
 class Fingerprint:
@@ -132,7 +162,7 @@ class Fingerprint:
         self._hash = hashlib.blake2b(digest_size=16)
 
     def add(self, item: Any) -> None:
-        self._hash.update(repr(item).encode("utf-8", "backslashreplace") + b"\n")
+        self._hash.update(safe_repr(item).encode("utf-8", "backslashreplace") + b"\n")
 
     def digest(self) -> str:
         return self._hash.hexdigest()
@@ -145,21 +175,30 @@ def answer_of(summary: Any) -> Any:
 
 def serial_answer(target: Any, on_error: str) -> Any:
     """The same work in this process: by the target's own `serial`, else by the pipeline's serial run."""
+    from shmrt.cli import blame
+
     if target.serial is not None:
-        return answer_of(target.serial(**target.arguments))
-    with target.pipeline.run_serial(on_error=on_error) as run:
-        if target.consume is not None:
-            return answer_of(target.consume(run))
-        outputs = Fingerprint()
-        for item in run:
-            outputs.add(item)
-        return outputs.digest()
+        work = functools.partial(target.serial, **target.arguments)
+        return answer_of(blame.call("its 'serial'", target.name, work, lambda _error: False))
+
+    def compute() -> Any:
+        with target.pipeline.run_serial(on_error=on_error) as run:
+            if target.consume is not None:
+                return answer_of(target.consume(run))
+            outputs = Fingerprint()
+            for item in run:
+                outputs.add(item)
+            return outputs.digest()
+
+    return blame.call("the serial run to compare with", target.name, compute, lambda _error: False)
 
 
-def conclude(outcome: Any, equal: bool | None, screen: Screen, seed: int) -> int:
+def conclude(outcome: Any, equal: bool | None, screen: Screen, seed: int, *, skipping: bool) -> None:
+    """Prints what the run came to."""
     from shmrt.cli import drive
 
     letters = [drive.evidence(letter) for letter in outcome.dead_letters]
+    failed = int(getattr(outcome.report, "failed", 0))
     for letter in letters:
         screen.note(drive.evidence_line(letter), colour="yellow")
     if screen.json:
@@ -170,22 +209,25 @@ def conclude(outcome: Any, equal: bool | None, screen: Screen, seed: int) -> int
             "killed": outcome.killed,
             "restarts": restarts(outcome.report),
             "seed": seed,
+            "failed": failed,
             "dead_letters": letters,
             "same_as_serial": equal,
             "drained": outcome.drained,
+            "signal": outcome.signal.name if outcome.signal else None,
         }
         screen.document("shmrt.run/1", body)
-    elif outcome.summary is not None:
+    elif isinstance(outcome.summary, dict):
         for key, value in outcome.summary.items():
-            screen.line(f"{key}: {value}")
+            screen.line(f"{safe_str(key)}: {safe_str(value)}")
+    elif outcome.summary is not None:
+        screen.line(safe_str(outcome.summary))
+    lost = f"{failed:,} skipped" if skipping else f"{len(letters):,} given up"
     screen.note(
-        f"{outcome.outputs:,} outputs in {outcome.seconds:.1f} s, {len(letters)} given up, "
+        f"{outcome.outputs:,} outputs in {outcome.seconds:.1f} s, {lost}, "
         f"{outcome.killed} workers killed, {restarts(outcome.report)} restarts"
     )
     if equal is not None:
         screen.note(f"same answer as the serial run: {'yes' if equal else 'NO'}", colour="green" if equal else "red")
-    drive.finish(outcome)
-    return 1 if letters or equal is False else 0
 
 
 def restarts(report: Any) -> int:

@@ -1,21 +1,23 @@
 """What the command line prints, and where: data on stdout, everything else on stderr.
 
-With `-o json` stdout carries one JSON document and with `-o jsonl` one per line, nothing else; errors are JSON on
-stderr then. Colour only on a terminal, without NO_COLOR and with a TERM that can. A closed or broken stream never
-makes a traceback: missing ones are replaced before anything is printed.
+With `-o json` stdout carries one JSON document and with `-o jsonl` one per line, nothing else: what the user's code
+prints, in this process or in workers, goes to stderr then, and errors are JSON there. Colour only on a terminal,
+without NO_COLOR and with a TERM that can. A closed or broken stream never makes a traceback: missing ones are
+replaced before anything is printed.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-__all__ = ["CliError", "Screen", "guard_streams", "silence_stdout", "write_stdout"]
+from shmrt.cli.plain import json_text
+
+__all__ = ["CliError", "Screen", "claim_stdout", "flush", "guard_streams", "silence_stdout", "write_stdout"]
 
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
 
@@ -55,24 +57,60 @@ def guard_streams() -> None:
         sys.stdin = open(os.devnull)  # noqa: SIM115
 
 
+_data: TextIO | None = None
+"""The real stdout, once `claim_stdout` has taken it from everybody else."""
+
+
+def claim_stdout() -> None:
+    """From here on only `write_stdout` reaches stdout; whatever else is written to descriptor 1 goes to stderr.
+
+    It is done to the descriptor, before any user code runs and before the root starts: the root, its workers and the
+    user's own subprocesses inherit descriptor 1, and must not be able to write between the JSON. The duplicate is
+    closed by every exec.
+    """
+    global _data
+    if _data is not None:
+        return
+    sys.stdout.flush()
+    try:
+        real = sys.stdout.fileno() == 1
+    except (OSError, ValueError):
+        real = False
+    if not real:  # somebody runs the command in their own process with a stdout of theirs
+        _data, sys.stdout = sys.stdout, sys.stderr
+        return
+    _data = open(os.dup(1), "w", buffering=1, encoding="utf-8")  # noqa: SIM115 (lives as long as the process)
+    os.dup2(2, 1)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)  # prints keep their place among the other lines of stderr
+
+
 def silence_stdout() -> None:
     """After a failed write: what is still buffered must not fail again when the interpreter ends."""
     try:
         empty = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(empty, 1)
+        for number in {1, 1 if _data is None else _data.fileno()}:
+            os.dup2(empty, number, inheritable=number == 1)
         os.close(empty)
-        sys.stdout.flush()
-    except OSError:
+        flush()
+    except (OSError, ValueError):
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def flush() -> None:
+    """Both the command's data and what the user's code printed."""
+    if _data is not None:
+        _data.flush()
+    sys.stdout.flush()
 
 
 def write_stdout(text: str = "") -> None:
     """Writes, or with no text flushes. A reader that left is BrokenPipeError; any other failure ends the command."""
     try:
         if text:
-            sys.stdout.write(text)
+            (sys.stdout if _data is None else _data).write(text)
         else:
-            sys.stdout.flush()
+            flush()
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -80,10 +118,6 @@ def write_stdout(text: str = "") -> None:
         raise CliError(
             f"cannot write to stdout: {error.strerror}", hint="free some space, or redirect it elsewhere"
         ) from None
-
-
-def json_text(value: Any) -> str:
-    return json.dumps(value, default=repr, ensure_ascii=True)
 
 
 class Screen:
@@ -117,8 +151,7 @@ class Screen:
         """Data, for programs."""
         self.clear()
         indent = 2 if self.format == "json" else None
-        text = json.dumps({"schema": schema, **body}, default=repr, indent=indent, ensure_ascii=True)
-        write_stdout(text + "\n")
+        write_stdout(json_text({"schema": schema, **body}, indent=indent) + "\n")
 
     def note(self, text: str, *, colour: str | None = None) -> None:
         """Whatever is not data: stderr, silent with -q and in JSON modes."""
@@ -131,6 +164,14 @@ class Screen:
         if self.verbose:
             self.note(text, colour="dim")
 
+    @staticmethod
+    def width() -> int:
+        """Columns of the terminal, 80 where there is none or it does not say."""
+        try:
+            return os.get_terminal_size(2).columns or 80
+        except OSError:
+            return 80
+
     def progress(self, text: str) -> None:
         """One line on a terminal that is written over; elsewhere a line like any other (the caller paces them)."""
         if self.quiet or self.json:
@@ -138,17 +179,15 @@ class Screen:
         if not self.terminal:
             self._to_stderr(text + "\n")
             return
-        try:
-            width = os.get_terminal_size(2).columns or 80
-        except OSError:
-            width = 80
-        text = text[: max(1, width - 1)]
-        self._to_stderr("\r" + text + " " * max(0, self._shown - len(text)))
+        room = max(1, self.width() - 1)  # a full line would wrap, and what wrapped could not be written over
+        text = text[:room]
+        self._to_stderr("\r" + text + " " * max(0, min(self._shown, room) - len(text)))
         self._shown = len(text)
 
     def clear(self) -> None:
         if self._shown:
-            self._to_stderr("\r" + " " * self._shown + "\r")
+            blank = min(self._shown, max(1, self.width() - 1))  # the terminal may have become narrower
+            self._to_stderr("\r" + " " * blank + "\r")
             self._shown = 0
 
     def error(self, error: CliError) -> None:

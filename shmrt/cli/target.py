@@ -19,9 +19,19 @@ from dataclasses import dataclass
 from types import FrameType, ModuleType
 from typing import Any
 
+from shmrt.cli.blame import check_callable
 from shmrt.cli.screen import CliError
 
 __all__ = ["Target", "load", "within"]
+
+
+_FLAGS = {
+    "workers": "--workers",
+    "input": "--input",
+    "ring_slots": "--ring-slots",
+    "slot_bytes": "--slot-bytes",
+}
+"""The flag, or the setting of the same name, that an argument of a target comes from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +51,13 @@ class _TooLong(BaseException):
 
 @contextlib.contextmanager
 def within(seconds: float, doing: str) -> Iterator[None]:
-    """Ends the block with exit code 4 after `seconds`; 0 is without limit."""
+    """Ends the block with exit code 4 after `seconds`, which are more than 0."""
 
     def ring(_number: int, _frame: FrameType | None) -> None:
         raise _TooLong
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, min(seconds, 1e8))  # three years; setitimer refuses much more
     try:
         yield
     except _TooLong:
@@ -67,13 +77,17 @@ def load(name: str, arguments: Mapping[str, Any], ready_timeout: float) -> Targe
         module, found = _find(name)
         made = _make(name, found, arguments)
     _check(name, made)
-    return Target(
-        name=name,
-        pipeline=made,
-        arguments=dict(arguments),
-        consume=getattr(found, "consume", None) or getattr(module, "consume", None),
-        serial=getattr(found, "serial", None) or getattr(module, "serial", None),
-    )
+    consume = _hook("consume", found, module)
+    if consume is not None:
+        check_callable("consume", consume, name)
+    serial = _hook("serial", found, module)
+    return Target(name=name, pipeline=made, arguments=dict(arguments), consume=consume, serial=serial)
+
+
+def _hook(hook: str, found: Any, module: ModuleType) -> Any:
+    """What lies under that name at the target, else in its module."""
+    own = getattr(found, hook, None)
+    return getattr(module, hook, None) if own is None else own
 
 
 def _find(name: str) -> tuple[ModuleType, Any]:
@@ -131,9 +145,12 @@ def _refused(what: str, error: BaseException) -> CliError:
 def _make(name: str, found: Any, arguments: Mapping[str, Any]) -> Any:
     if not callable(found) or _is_pipeline(found):
         if arguments:
+            given = ", ".join(_FLAGS.get(key, f"--set {key}") for key in arguments)
+            kind = "a Pipeline object" if _is_pipeline(found) else f"an object of type {type(found).__name__}"
             raise CliError(
-                f"target {name!r} takes no {', '.join(map(repr, arguments))}: it is not a callable",
-                hint="only a function that returns a pipeline can be given arguments",
+                f"target {name!r} is {kind}, and {given} only shapes a target that is a function",
+                hint=f"leave it out and set it in the code, such as .map(f, workers=2); or name a function that takes "
+                f"{next(iter(arguments))!r} and returns the pipeline",
                 code=2,
             )
         return found

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,15 @@ def stuck():
     ring = shmrt.RingSpec(slots=4)
     pipe = shmrt.Pipeline("stuck").map(lambda x: x if x < 3 else time.sleep(3600), workers=1, ring=ring)
     return pipe.source(range(9))
+
+def slow():
+    def numbers():
+        for n in range(1000):
+            time.sleep(0.5 if n else 0)
+            with open("given", "w") as file:
+                file.write(str(n))
+            yield n
+    return shmrt.Pipeline("slow").map(lambda x: x, workers=1).source(numbers)
 
 def many(n=3000):
     return shmrt.Pipeline("many").map(lambda x: sum(range(2000)) and x, workers=2).source(range(n))
@@ -144,14 +154,43 @@ class Started:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_drains(here: Path, number: signal.Signals) -> None:
-    """Everything accepted comes out, without a gap, and the command ends by that signal."""
+    """Everything accepted comes out, without a gap, and that is a good end."""
     run = Started(here, "targets:endless")
     run.process.send_signal(number)
     out, code = run.end()
-    assert code == -number, run.errors()
-    assert f"{number.name}: draining" in run.errors() and "Traceback" not in run.errors()
+    assert code == 0, run.errors()
+    assert f"{number.name}: draining" in run.errors() and "error" not in run.errors()
+    assert "Traceback" not in run.errors()
     values = [int(line) for line in out.splitlines()]
     assert values == list(range(2, len(values) + 2))
+
+
+def test_a_drained_run_in_json(here: Path) -> None:
+    """No error object, and the document says what stopped the source."""
+    run = Started(here, "targets:endless", "-o", "jsonl")
+    run.process.send_signal(signal.SIGTERM)
+    out, code = run.end()
+    assert (code, run.errors()) == (0, "")
+    found = json.loads(out.splitlines()[-1])
+    assert found["drained"] is True and found["signal"] == "SIGTERM" and found["outputs"] == len(out.splitlines())
+
+
+def test_a_drained_run_cannot_be_verified(here: Path) -> None:
+    """Its source was not read to the end: 0 would say that the answers are the same."""
+    run = Started(here, "targets:endless", "--verify")
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end()[1] == -signal.SIGTERM
+    assert "drained, but not compared with a serial run" in run.errors()
+    assert "same answer" not in run.errors()
+
+
+def test_what_the_source_gave_when_the_signal_came_is_not_lost(here: Path) -> None:
+    """An item that was taken out of a source has been accepted, so it comes out before the run ends."""
+    run = Started(here, "targets:slow")
+    run.process.send_signal(signal.SIGTERM)
+    out, code = run.end()
+    assert code == 0, run.errors()
+    assert out.splitlines()[-1] == (here / "given").read_text()
 
 
 def test_a_drain_that_takes_too_long_is_ended(here: Path) -> None:
@@ -171,6 +210,34 @@ def test_the_second_signal_stops_now(here: Path) -> None:
         except subprocess.TimeoutExpired:
             continue
     assert run.end()[1] == -signal.SIGINT, run.errors()
+
+
+def test_a_demo_that_is_stopped_ends_by_the_signal(tmp_path: Path) -> None:
+    """Drained or not, there is no whole answer to check."""
+    words = [sys.executable, "-m", "shmrt", "demo", "dedup", "--all", "--chaos", "kill=0", "-o", "json"]
+    demo = subprocess.Popen(
+        words, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    watchdog = threading.Timer(WATCHDOG_S, demo.kill)
+    watchdog.start()
+    while f"{demo.pid}" not in parents_of_processes() and demo.poll() is None:
+        time.sleep(0.02)  # until its root is there: before that a signal ends it at once
+    demo.send_signal(signal.SIGTERM)
+    out, errors = demo.communicate()
+    watchdog.cancel()
+    assert (demo.returncode, out) == (-signal.SIGTERM, ""), errors
+    assert json.loads(errors.splitlines()[-1])["code"] == 128 + signal.SIGTERM
+
+
+def parents_of_processes() -> set[str]:
+    found = set()
+    for directory in Path("/proc").iterdir():
+        if directory.name.isdigit():
+            try:
+                found.add((directory / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+    return found
 
 
 def test_a_reader_that_left_ends_the_run_quietly(here: Path) -> None:
