@@ -216,6 +216,7 @@ static void bury(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker) {
 	shmrt_lane_format(worker->tasks.shared, 0);
 	shmrt_lane_format(worker->results.shared, 0);
 	shmrt_hub__reset_worker(worker);
+	pool->full = false; /* who waits for a fresh worker looks again */
 	int result = shmrt_slot_free(slot);
 	(void)result; /* STALE: the program's own root replacement freed it */
 	shmrt_bell_ring_always(&hub->control->slots[SHMRT_SLOT_ROOT].bell);

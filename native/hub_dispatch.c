@@ -156,9 +156,10 @@ static void hire_fresh(struct shmrt_hub_pool *pool) {
 	for (uint32_t i = 0; i < pool->options.slot_count; i++) {
 		struct shmrt_hub_worker *worker = &pool->workers[i];
 		uint32_t state = atomic_load_explicit(&worker->slot->state, memory_order_acquire); /* F2 */
-		if (state == SHMRT_SLOT_STARTING || worker->retiring || worker->abandoned || (worker->ready && worker->sent == 0))
-			return; /* one comes, or will once this one has left */
-		if (worker->ready && (oldest == NULL || worker->sent > oldest->sent))
+		/* One is there, on its way, asked for, or may follow a death; whose burial dispatches again. */
+		if (state == SHMRT_SLOT_STARTING || worker->replace_asked || worker->abandoned || (worker->ready && worker->sent == 0))
+			return;
+		if (worker->ready && !worker->retiring && (oldest == NULL || worker->sent > oldest->sent))
 			oldest = worker;
 	}
 	if (oldest == NULL)
