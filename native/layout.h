@@ -205,6 +205,7 @@ enum shmrt_message_flags {
 	SHMRT_MESSAGE_BODY_IN_BLOCK = 1, /* the first block holds the body; inline_size is 0 */
 	SHMRT_MESSAGE_READ_ONLY = 2,     /* buffers arrive read-only */
 	SHMRT_MESSAGE_HAS_PICKLE = 4,    /* decoding may run user code */
+	SHMRT_MESSAGE_HAS_ARRAY = 8,     /* decoding needs numpy, which the receiver may lack */
 };
 
 struct shmrt_block_reference {

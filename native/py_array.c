@@ -56,6 +56,7 @@ int shmrt_array_append(struct shmrt_encoder *encoder, PyObject *array) {
 		return -1;
 	}
 	at[0] = SHMRT_TAG_ARRAY;
+	encoder->flags |= SHMRT_MESSAGE_HAS_ARRAY;
 	/* Complex ones by numpy's own character: F, D, G. */
 	at[1] = (uint8_t)(view.format[0] == 'Z' ? view.format[1] - 'a' + 'A' : view.format[0]);
 	at[2] = c_order ? 'C' : 'F';

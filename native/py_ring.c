@@ -116,8 +116,7 @@ static PyObject *ring_qsize(RingCore *self, PyObject *nothing) {
 	(void)nothing;
 	if (!is_made(self))
 		return NULL;
-	uint64_t waiting = self->pending ? (uint64_t)PyList_GET_SIZE(self->pending) : 0;
-	return PyLong_FromUnsignedLongLong(shmrt_ring_depth(&self->ring) + waiting);
+	return PyLong_FromUnsignedLongLong(shmrt_ring_depth(&self->ring));
 }
 
 static PyObject *ring_close(RingCore *self, PyObject *nothing) {

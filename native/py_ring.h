@@ -17,8 +17,8 @@ typedef struct {
 	struct shmrt_encoder encoder;
 	uint8_t *inbox; /* slot_bytes */
 	bool encoder_busy, inbox_busy;
-	/* Decoded by a get_many that met a message which raised: what came after it, in order. Each item is
-	 * a tuple (object,) or an exception. */
+	/* An exception that a get_many could not raise, since it had objects to return: the next call's. NULL: none. It
+	 * stands for no message that is still to be had. */
 	PyObject *pending;
 } RingCore;
 

@@ -46,6 +46,10 @@ struct letter { /* a message copied out of its slot: references, then inline byt
 	uint16_t flags, block_count;
 	bool damaged;
 };
+/* As ring_take.c sees it: its decoding may fail without damage. */
+static inline bool shmrt_py_ring_is_fragile(const struct letter *letter) {
+	return letter->block_count != 0 || (letter->flags & (SHMRT_MESSAGE_HAS_PICKLE | SHMRT_MESSAGE_HAS_ARRAY)) != 0;
+}
 struct mail {
 	struct letter letters[SHMRT_PY_RING_BATCH];
 	uint8_t *bytes;
@@ -71,8 +75,15 @@ static inline int shmrt_py_ring_wait_for_mail(RingCore *self, struct mail *mail,
 		return 0;
 	return shmrt_py_ring_wait_on(self, mail, receive, timeout_ns, position, outcome);
 }
-/* The object of a letter, new reference. `lent`: its blocks stay the ring's. kept_blocks: a tuple of its Blocks, or NULL. */
-PyObject *shmrt_py_ring_decode_letter(RingCore *self, const struct letter *letter, bool lent, PyObject **kept_blocks);
+/* Whose the blocks of a letter are. */
+enum letter_blocks {
+	BLOCKS_OURS, /* this process's: taken */
+	BLOCKS_LENT, /* the ring's while the lease lasts; views are read-only */
+	BLOCKS_SOON, /* the ring's, and this process's if decoding succeeds: as if taken, but disowned until then */
+};
+/* The object of a letter, new reference. kept_blocks: a tuple of its Blocks, or NULL if there are none. */
+PyObject *shmrt_py_ring_decode_letter(RingCore *self, const struct letter *letter, enum letter_blocks whose,
+				      PyObject **kept_blocks);
 
 /* ---- methods; what they do is told in the tables of py_ring_messages.c and py_ring.c ---- */
 PyObject *shmrt_py_ring_put(RingCore *, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames); /* py_ring_put.c */

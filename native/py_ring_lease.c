@@ -25,7 +25,7 @@ PyObject *shmrt_py_ring_lease_take(RingCore *self, PyObject *timeout) {
 		return NULL;
 	PyObject *object = NULL, *blocks = NULL, *answer = NULL;
 	if (shmrt_py_ring_wait_for_mail(self, &mail, receive_lease, timeout_ns, &position) == 0) {
-		object = shmrt_py_ring_decode_letter(self, &mail.letters[0], true, &blocks);
+		object = shmrt_py_ring_decode_letter(self, &mail.letters[0], BLOCKS_LENT, &blocks);
 		if (object != NULL && blocks == NULL)
 			blocks = PyTuple_New(0);
 		if (object != NULL && blocks != NULL)

@@ -83,21 +83,21 @@ int shmrt_py_ring_wait_on(RingCore *self, struct mail *mail, receive receive, in
 
 /* ---- decoding ---- */
 
-/* A Block per reference; `lent`: the blocks stay the ring's. 0, or -1 with everything given back. */
-static int open_blocks(RingCore *self, const struct letter *letter, bool lent, PyObject **blocks) {
+/* A Block per reference. 0, or -1 with everything given back. */
+static int open_blocks(RingCore *self, const struct letter *letter, enum letter_blocks whose, PyObject **blocks) {
 	uint16_t made = 0;
 	for (uint16_t i = 0; i < letter->block_count; i++) {
 		struct shmrt_block_reference reference;
 		memcpy(&reference, letter->bytes + i * REFERENCE_SIZE, REFERENCE_SIZE);
-		bool read_only = lent || (reference.flags & 1) || (letter->flags & SHMRT_MESSAGE_READ_ONLY);
+		bool read_only = whose == BLOCKS_LENT || (reference.flags & 1) || (letter->flags & SHMRT_MESSAGE_READ_ONLY);
 		blocks[i] = PyErr_Occurred() ? NULL
 					     : shmrt_py_block_new(self->arena, &reference, SHMRT_BLOCK_HELD,
 								  self->arena->owner, read_only);
 		if (blocks[i] != NULL) {
-			if (lent)
+			if (whose != BLOCKS_OURS)
 				shmrt_py_block_disown(blocks[i]);
 			made++;
-		} else if (!lent) { /* go on: the blocks after a damaged one are ours to free, too */
+		} else if (whose == BLOCKS_OURS) { /* go on: the blocks after a damaged one are ours to free, too */
 			(void)!shmrt_arena_free(&self->arena->arena, reference.block, reference.generation, SHMRT_BLOCK_HELD,
 						self->arena->owner);
 		}
@@ -127,7 +127,8 @@ static int copy_out_if_greedy(RingCore *self, uint16_t count, PyObject **blocks)
 	return 0;
 }
 
-PyObject *shmrt_py_ring_decode_letter(RingCore *self, const struct letter *letter, bool lent, PyObject **kept_blocks) {
+PyObject *shmrt_py_ring_decode_letter(RingCore *self, const struct letter *letter, enum letter_blocks whose,
+				      PyObject **kept_blocks) {
 	if (SHMRT_UNLIKELY(letter->damaged))
 		return shmrt_raise("SegmentError", "corrupt message: it is larger than its slot");
 	const uint8_t *bytes = letter->bytes + letter->block_count * REFERENCE_SIZE;
@@ -136,19 +137,21 @@ PyObject *shmrt_py_ring_decode_letter(RingCore *self, const struct letter *lette
 	PyObject **blocks = PyMem_Calloc(letter->block_count, sizeof(*blocks)), *object = NULL;
 	if (blocks == NULL)
 		return PyErr_NoMemory();
-	if (open_blocks(self, letter, lent, blocks) == 0) {
-		if (lent || copy_out_if_greedy(self, letter->block_count, blocks) == 0)
+	if (open_blocks(self, letter, whose, blocks) == 0) {
+		PyObject *kept = kept_blocks ? PyTuple_New(letter->block_count) : NULL; /* before any is copied out */
+		for (uint16_t i = 0; kept != NULL && i < letter->block_count; i++)
+			PyTuple_SET_ITEM(kept, i, Py_NewRef(blocks[i]));
+		if ((kept_blocks == NULL || kept != NULL) &&
+		    (whose == BLOCKS_LENT || copy_out_if_greedy(self, letter->block_count, blocks) == 0))
 			object = shmrt_decode_message(bytes, letter->inline_size, letter->flags, blocks, letter->block_count,
 						      self->allow_pickle);
-		if (object != NULL && kept_blocks != NULL && (*kept_blocks = PyTuple_New(letter->block_count)) == NULL)
-			Py_CLEAR(object);
-	}
-	for (uint16_t i = 0; i < letter->block_count; i++) {
 		if (object != NULL && kept_blocks != NULL)
-			PyTuple_SET_ITEM(*kept_blocks, i, blocks[i]);
+			*kept_blocks = kept;
 		else
-			Py_XDECREF(blocks[i]);
+			Py_XDECREF(kept);
 	}
+	for (uint16_t i = 0; i < letter->block_count; i++)
+		Py_XDECREF(blocks[i]);
 	PyMem_Free(blocks);
 	return object;
 }

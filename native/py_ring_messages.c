@@ -20,8 +20,17 @@ int shmrt_py_timeout(PyObject *timeout, int64_t *timeout_ns) {
 		return -1;
 	}
 	double seconds = PyFloat_AsDouble(timeout);
-	if (seconds == -1.0 && PyErr_Occurred())
-		return -1;
+	if (seconds == -1.0 && PyErr_Occurred()) {
+		if (!PyErr_ExceptionMatches(PyExc_OverflowError))
+			return -1;
+		PyErr_Clear(); /* an int beyond every float: for ever, or not a time at all */
+		PyObject *zero = PyLong_FromLong(0);
+		int negative = zero ? PyObject_RichCompareBool(timeout, zero, Py_LT) : -1;
+		Py_XDECREF(zero);
+		if (negative < 0)
+			return -1;
+		seconds = negative ? -INFINITY : INFINITY;
+	}
 	if (isnan(seconds) || seconds < 0) {
 		PyErr_Format(PyExc_ValueError, "timeout=%R must be at least 0 seconds, or None", timeout);
 		return -1;

@@ -236,8 +236,13 @@ PyObject *shmrt_py_ring_put_many(RingCore *self, PyObject *const *args, Py_ssize
 	if (self->address == NULL)
 		return shmrt_raise("RingClosed", "the ring was never made; use Ring.create or Ring.attach");
 	PyObject *iterator = PyObject_GetIter(objects);
-	if (iterator == NULL)
+	if (iterator == NULL) {
+		if (Py_TYPE(objects)->tp_iter == NULL && PyErr_ExceptionMatches(PyExc_TypeError)) {
+			PyErr_Clear();
+			PyErr_Format(PyExc_TypeError, "objs must be an iterable of objects to put, not %R", objects);
+		}
 		return NULL;
+	}
 	struct outbox *box = PyMem_Calloc(1, sizeof(*box));
 	if (box == NULL) {
 		Py_DECREF(iterator);

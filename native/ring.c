@@ -88,12 +88,13 @@ static int ring_put_one(struct shmrt_ring *ring, struct shmrt_ring_view *view,
 	}
 	slot->state = SHMRT_RING_SLOT_FULL;
 	shmrt_ring_store(&shared->messages_in, count);
-	shmrt_ring_add(&shared->bytes_in, message->inline_size);
 	uint64_t held = view->tail - view->head - view->holes + 1;
 	if (held > shmrt_ring_load(&shared->high_water))
 		shmrt_ring_store(&shared->high_water, held);
 	shmrt_ring_wake(&shared->bell_not_empty);
 	atomic_store_explicit(&shared->tail, ++view->tail, memory_order_release); /* R2; the commit */
+	shmrt_ring_step();
+	shmrt_ring_add(&shared->bytes_in, shmrt_ring_message_bytes(ring, slot)); /* the intent tells the repair of it */
 	shmrt_ring_step();
 	shmrt_ring_store(&shared->intent, 0);
 	return SHMRT_OK;
@@ -102,9 +103,11 @@ static int ring_put_one(struct shmrt_ring *ring, struct shmrt_ring_view *view,
 static void ring_drop(struct shmrt_ring *ring, struct shmrt_ring_view *view, uint64_t position) {
 	struct shmrt_ring_slot *slot = shmrt_ring_slot_at(ring, position);
 	bool in_line = slot->owner == 0;
+	uint64_t bytes = shmrt_ring_message_bytes(ring, slot);
 	slot->put_ns = shmrt_ring_load(&ring->shared->dropped) + 1;
 	shmrt_ring_set_state(slot, SHMRT_RING_SLOT_DROPPING);
 	shmrt_ring_finish(ring, slot);
+	shmrt_ring_add(&ring->shared->bytes_out, bytes);
 	shmrt_ring_pass(ring, view, position, in_line);
 	shmrt_ring_make_hole(ring, view);
 }

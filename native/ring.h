@@ -19,6 +19,13 @@
  *        commit); blocks -> FREE; DONE. A holder that died: any later get or lease (at the latest
  *        1 ms after this process last looked; at once if it finds nothing else), drop_oldest that finds
  *        nothing else, or waiting turns the slot back into FULL, before newer messages.
+ *   get of a plain run (shmrt_ring_get_run): as get, but it ends before a message whose decoding may fail
+ *        (a pickle, blocks, an array), and such a one is taken alone. A get_many so takes what it is sure
+ *        to return; each fragile message behind it is leased, decoded, and then released (it is returned)
+ *        or given back (its decoding failed, the next get raises for it). Died in the middle: what a plain
+ *        run had taken is lost with its taker, as after a get; the leased message is FULL again; nothing
+ *        else had left the ring. A message that kills whoever decodes it is thus met at most once in the
+ *        middle of a get_many and once at its head, where it is taken before it is decoded, and is gone.
  *   drop_oldest: slot DROPPING with the new count of drops in it (the commit); blocks -> FREE; DONE.
  *
  * A wake comes before its commit and inside the lock: the woken queue up at the mutex and look after the
@@ -31,6 +38,10 @@
  *
  * Sleepers: while leases are out they wake every 20 ms to look for dead holders. Where two CPUs are
  * usable they first look at the positions for up to 50 us without the mutex.
+ *
+ * bytes_in and bytes_out count inline bytes and those of the blocks; what is dropped or thrown away counts
+ * as out. So their difference is what is in the ring, and a repair restores exactly that: after the
+ * death of a putter bytes_in is what is out plus what is in, else bytes_out is the rest of bytes_in.
  *
  * Edge R1: unlock -> lock of the mutex: everything under it. Edge R2: tail (release) -> unlocked look
  * at tail (acquire): only a hint whether locking is worth it.
@@ -92,6 +103,11 @@ SHMRT_MUST_USE int shmrt_ring_put(struct shmrt_ring *, const struct shmrt_ring_m
  * come back); INTERRUPTED as above; CORRUPT: a damaged message was thrown away, the next call goes on. */
 typedef void (*shmrt_ring_take)(void *context, const struct shmrt_ring_message *);
 SHMRT_MUST_USE int shmrt_ring_get(struct shmrt_ring *, uint64_t count, int64_t timeout_ns, shmrt_ring_take, void *context, uint64_t *done);
+/* As get, for a caller that must be able to return all that it takes: see `get of a plain run` above.
+ * first_alone: a fragile message may be taken, alone, if it is the first; else OK with *done = 0 is possible.
+ * *fragile: the run ended because of such a message; the next may be one, too, and is for a lease. */
+SHMRT_MUST_USE int shmrt_ring_get_run(struct shmrt_ring *, bool first_alone, uint64_t count, int64_t timeout_ns, shmrt_ring_take,
+				      void *context, uint64_t *done, bool *fragile);
 /* *position names the lease for one of the three ends. The blocks stay the ring's (QUEUED): views of
  * them are borrowed and end with the lease, except after release_keep. */
 SHMRT_MUST_USE int shmrt_ring_lease(struct shmrt_ring *, int64_t timeout_ns, shmrt_ring_take, void *context, uint64_t *position);

@@ -41,6 +41,17 @@ static inline struct shmrt_block_reference *shmrt_ring_references(struct shmrt_r
 static inline bool shmrt_ring_fits(const struct shmrt_ring *ring, uint32_t inline_size, uint16_t blocks) {
 	return (uint64_t)inline_size + (uint64_t)blocks * sizeof(struct shmrt_block_reference) <= ring->slot_bytes;
 }
+/* What the message in the slot counts for: inline bytes and those of its blocks. */
+static inline uint64_t shmrt_ring_message_bytes(const struct shmrt_ring *ring, struct shmrt_ring_slot *slot) {
+	uint64_t bytes = slot->inline_size;
+	uint16_t count = slot->block_count;
+	if (SHMRT_LIKELY(count == 0) || !shmrt_ring_fits(ring, 0, count))
+		return bytes;
+	const struct shmrt_block_reference *references = shmrt_ring_references(slot);
+	for (uint16_t i = 0; i < count; i++)
+		bytes += references[i].size;
+	return bytes;
+}
 static inline void shmrt_ring_set_state(struct shmrt_ring_slot *slot, enum shmrt_ring_slot_state state) {
 	shmrt_ring_step();
 	slot->state = state;

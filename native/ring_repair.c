@@ -220,8 +220,8 @@ bool shmrt_ring_repair(struct shmrt_ring *ring) {
 	uint64_t head = shmrt_ring_load(&shared->head), tail = shmrt_ring_load(&shared->tail);
 	if (tail - head > ring->slots)
 		return false; /* not the trace of a death: every call answers CORRUPT */
-	bool changed = ring_undo_put(ring, tail);
-	uint64_t leased = 0, returned = 0, holes = 0, next = tail;
+	bool putting = shmrt_ring_load(&shared->intent) != 0, changed = ring_undo_put(ring, tail);
+	uint64_t leased = 0, returned = 0, holes = 0, bytes = 0, next = tail;
 	for (uint64_t position = head; position != tail; position++) {
 		struct shmrt_ring_slot *slot = shmrt_ring_slot_at(ring, position);
 		if (slot->state == SHMRT_RING_SLOT_MOVING) {
@@ -238,6 +238,8 @@ bool shmrt_ring_repair(struct shmrt_ring *ring) {
 			shmrt_ring_finish(ring, slot);
 			changed = true;
 		}
+		if (slot->state == SHMRT_RING_SLOT_FULL || slot->state == SHMRT_RING_SLOT_LEASED)
+			bytes += shmrt_ring_message_bytes(ring, slot);
 		if (slot->state == SHMRT_RING_SLOT_FULL && slot->owner != 0)
 			returned++;
 		else if (slot->state == SHMRT_RING_SLOT_FULL && next == tail)
@@ -258,6 +260,11 @@ bool shmrt_ring_repair(struct shmrt_ring *ring) {
 	changed |= ring_correct(&shared->leased, leased);
 	changed |= ring_correct(&shared->returned, returned);
 	changed |= ring_correct(&shared->messages_in, tail - ring->start);
+	/* In a put nothing is left to be counted as out, and elsewhere nothing as in. */
+	if (putting)
+		changed |= ring_correct(&shared->bytes_in, shmrt_ring_load(&shared->bytes_out) + bytes);
+	else
+		changed |= ring_correct(&shared->bytes_out, shmrt_ring_load(&shared->bytes_in) - bytes);
 	uint64_t dropped = ring->on_full == SHMRT_RING_DROP_OLDEST ? shmrt_ring_load(&shared->dropped) : 0;
 	changed |= ring_correct(&shared->messages_out, tail - ring->start - held - dropped);
 	if (changed)
@@ -297,20 +304,22 @@ int shmrt_ring_check(const struct shmrt_ring *ring) {
 	struct shmrt_ring_view view;
 	if (shmrt_ring_view(ring, &view) != SHMRT_OK || shmrt_ring_load(&shared->intent) != 0)
 		return SHMRT_CORRUPT;
-	uint64_t leased = 0, returned = 0, holes = 0;
+	uint64_t leased = 0, returned = 0, holes = 0, bytes = 0;
 	for (uint64_t position = view.head; position != view.tail; position++) {
-		const struct shmrt_ring_slot *slot = shmrt_ring_slot_at(ring, position);
+		struct shmrt_ring_slot *slot = shmrt_ring_slot_at(ring, position);
 		if (ring_check_slot(ring, position, view.tail) != SHMRT_OK)
 			return SHMRT_CORRUPT;
 		bool full = slot->state == SHMRT_RING_SLOT_FULL;
 		if (full && slot->owner == 0 && position - view.head < view.next - view.head)
 			return SHMRT_CORRUPT; /* in line, yet passed over */
+		bytes += slot->state == SHMRT_RING_SLOT_DONE ? 0 : shmrt_ring_message_bytes(ring, slot);
 		returned += full && slot->owner != 0;
 		leased += slot->state == SHMRT_RING_SLOT_LEASED;
 		holes += slot->state == SHMRT_RING_SLOT_DONE;
 	}
 	bool counted = leased == shmrt_ring_load(&shared->leased) && holes == view.holes &&
 		       returned == shmrt_ring_load(&shared->returned) &&
-		       shmrt_ring_load(&shared->messages_in) == view.tail - ring->start;
+		       shmrt_ring_load(&shared->messages_in) == view.tail - ring->start &&
+		       shmrt_ring_load(&shared->bytes_in) - shmrt_ring_load(&shared->bytes_out) == bytes;
 	return counted ? SHMRT_OK : SHMRT_CORRUPT;
 }

@@ -65,8 +65,10 @@ static int ring_hold_blocks(struct shmrt_ring *ring, struct shmrt_ring_slot *slo
 
 /* A message that names what it does not own is thrown away, so that those behind it can be had. */
 static int ring_throw_away(struct shmrt_ring *ring, struct shmrt_ring_slot *slot) {
+	uint64_t bytes = shmrt_ring_message_bytes(ring, slot);
 	shmrt_ring_set_state(slot, SHMRT_RING_SLOT_FREEING);
 	shmrt_ring_finish(ring, slot);
+	shmrt_ring_add(&ring->shared->bytes_out, bytes);
 	return SHMRT_CORRUPT;
 }
 
@@ -87,7 +89,7 @@ static int ring_hand_over(struct shmrt_ring *ring, struct shmrt_ring_slot *slot,
 	if (take != NULL)
 		take(context, &message);
 	shmrt_ring_set_state(slot, SHMRT_RING_SLOT_DONE); /* the commit */
-	shmrt_ring_add(&ring->shared->bytes_out, message.inline_size);
+	shmrt_ring_add(&ring->shared->bytes_out, shmrt_ring_message_bytes(ring, slot));
 	return SHMRT_OK;
 }
 
@@ -98,10 +100,27 @@ static void ring_wake_for_room(struct shmrt_ring *ring) {
 		shmrt_ring_wake(&ring->shared->bell_not_empty);
 }
 
-static int ring_get_chunk(struct shmrt_ring *ring, uint64_t count, shmrt_ring_take take, void *context, uint64_t *done) {
+/* What a caller wants to have, and what it got. */
+struct ring_order {
+	uint64_t count;
+	shmrt_ring_take take;
+	void *context;
+	uint64_t done;
+	uint64_t *lease;     /* not NULL: one message on loan, named here */
+	bool run;            /* shmrt_ring_get_run: plain messages, */
+	bool first_alone;    /* or one that is not */
+	bool fragile;        /* it ended because of one that is not */
+};
+
+/* Decoding it may fail for another reason than damage or want of memory. */
+static inline bool ring_is_fragile(const struct shmrt_ring_slot *slot) {
+	return slot->block_count != 0 || (slot->flags & (SHMRT_MESSAGE_HAS_PICKLE | SHMRT_MESSAGE_HAS_ARRAY)) != 0;
+}
+
+static int ring_get_chunk(struct shmrt_ring *ring, struct ring_order *order) {
 	struct shmrt_ring_view view;
 	int rc = shmrt_ring_view(ring, &view);
-	for (uint64_t i = 0; rc == SHMRT_OK && i < SHMRT_RING_CHUNK && *done < count; i++) {
+	for (uint64_t i = 0; rc == SHMRT_OK && i < SHMRT_RING_CHUNK && order->done < order->count && !order->fragile; i++) {
 		uint64_t position;
 		rc = shmrt_ring_oldest(ring, &view, &position);
 		if (rc != SHMRT_OK)
@@ -109,19 +128,22 @@ static int ring_get_chunk(struct shmrt_ring *ring, uint64_t count, shmrt_ring_ta
 		struct shmrt_ring_slot *slot = shmrt_ring_slot_at(ring, position);
 		if (slot->block_count != 0 && ring->arena == NULL)
 			return SHMRT_INVALID;
+		order->fragile = order->run && ring_is_fragile(slot);
+		if (SHMRT_UNLIKELY(order->fragile) && (order->done != 0 || !order->first_alone))
+			break;
 		ring_wake_for_room(ring);
 		bool in_line = slot->owner == 0;
-		rc = ring_hand_over(ring, slot, take, context);
+		rc = ring_hand_over(ring, slot, order->take, order->context);
 		shmrt_ring_pass(ring, &view, position, in_line);
 		shmrt_ring_make_hole(ring, &view);
 		shmrt_ring_add(&ring->shared->messages_out, 1);
 		if (rc == SHMRT_OK)
-			++*done;
+			order->done++;
 	}
 	return rc;
 }
 
-static int ring_lease_one(struct shmrt_ring *ring, shmrt_ring_take take, void *context, uint64_t *handle) {
+static int ring_lease_one(struct shmrt_ring *ring, struct ring_order *order) {
 	struct shmrt_ring_view view;
 	uint64_t position;
 	int rc = shmrt_ring_view(ring, &view);
@@ -143,8 +165,8 @@ static int ring_lease_one(struct shmrt_ring *ring, shmrt_ring_take take, void *c
 	}
 	message.blocks = shmrt_ring_references(slot);
 	message.inline_bytes = (const uint8_t *)(message.blocks + message.block_count);
-	take(context, &message);
-	*handle = slot->sequence;
+	order->take(order->context, &message);
+	*order->lease = slot->sequence;
 	slot->owner = shmrt_owner_self();
 	shmrt_ring_set_state(slot, SHMRT_RING_SLOT_LEASED); /* the commit */
 	shmrt_ring_add(&ring->shared->leased, 1);
@@ -154,23 +176,19 @@ static int ring_lease_one(struct shmrt_ring *ring, shmrt_ring_take take, void *c
 }
 
 /* One look under the mutex. EMPTY: nothing to have, and nothing that may come back has. */
-static int ring_receive_once(struct shmrt_ring *ring, uint64_t count, shmrt_ring_take take, void *context,
-			     uint64_t *done, uint64_t *handle) {
+static int ring_receive_once(struct shmrt_ring *ring, struct ring_order *order) {
 	shmrt_ring_take_back(ring, false); /* before newer messages, however many of them there are */
 	for (;;) {
-		uint64_t before = *done;
-		int rc = handle != NULL ? ring_lease_one(ring, take, context, handle)
-					: ring_get_chunk(ring, count, take, context, done);
-		if (*done != before)
+		int rc = order->lease != NULL ? ring_lease_one(ring, order) : ring_get_chunk(ring, order);
+		if (order->done != 0)
 			return SHMRT_OK; /* a bad one behind them is for the next call */
-		if (rc != SHMRT_EMPTY || *done != 0 || !shmrt_ring_take_back(ring, true))
+		if (rc != SHMRT_EMPTY || !shmrt_ring_take_back(ring, true))
 			return rc;
 	}
 }
 
-/* get and lease: wait until there is something. `handle` is NULL for a get. */
-static int ring_receive(struct shmrt_ring *ring, uint64_t count, int64_t timeout_ns, shmrt_ring_take take,
-			void *context, uint64_t *done, uint64_t *handle) {
+/* get and lease: wait until there is something. */
+static int ring_receive(struct shmrt_ring *ring, int64_t timeout_ns, struct ring_order *order) {
 	struct shmrt_ring_shared *shared = ring->shared;
 	struct shmrt_ring_patience patience = {.timeout_ns = timeout_ns};
 	for (;;) {
@@ -187,7 +205,7 @@ static int ring_receive(struct shmrt_ring *ring, uint64_t count, int64_t timeout
 			shmrt_ring_add(&shared->blocked_empty_ns, patience.waited_ns);
 			patience.waited_ns = 0;
 		}
-		rc = ring_receive_once(ring, count, take, context, done, handle);
+		rc = ring_receive_once(ring, order);
 		if (rc == SHMRT_EMPTY && atomic_load_explicit(&shared->closed, memory_order_relaxed) != 0 && /* R1 */
 		    shmrt_ring_load(&shared->leased) == 0)
 			rc = SHMRT_CLOSED; /* with leases out a message may still come back */
@@ -202,29 +220,45 @@ static int ring_receive(struct shmrt_ring *ring, uint64_t count, int64_t timeout
 	}
 }
 
-int shmrt_ring_get(struct shmrt_ring *ring, uint64_t count, int64_t timeout_ns, shmrt_ring_take take, void *context,
-		   uint64_t *done) {
-	*done = 0;
-	if (count == 0)
+static int ring_get(struct shmrt_ring *ring, int64_t timeout_ns, struct ring_order *order) {
+	if (order->count == 0)
 		return SHMRT_OK;
-	int rc = ring_receive(ring, count, timeout_ns, take, context, done, NULL);
-	while (rc == SHMRT_OK && *done < count && !shmrt_ring_seems_empty(ring)) { /* the next chunk */
-		uint64_t before = *done;
+	int rc = ring_receive(ring, timeout_ns, order);
+	while (rc == SHMRT_OK && order->done < order->count && !order->fragile && !shmrt_ring_seems_empty(ring)) {
+		uint64_t before = order->done; /* the next chunk */
 		if (shmrt_ring_lock(ring) != SHMRT_OK)
 			break; /* what we have is worth more than why there is no more */
-		int ignored = ring_get_chunk(ring, count, take, context, done);
+		int ignored = ring_get_chunk(ring, order);
 		(void)ignored;
 		shmrt_ring_unlock(ring);
-		if (*done == before)
+		if (order->done == before)
 			break;
 	}
 	return rc;
 }
 
+int shmrt_ring_get(struct shmrt_ring *ring, uint64_t count, int64_t timeout_ns, shmrt_ring_take take, void *context,
+		   uint64_t *done) {
+	struct ring_order order = {.count = count, .take = take, .context = context};
+	int rc = ring_get(ring, timeout_ns, &order);
+	*done = order.done;
+	return rc;
+}
+
+int shmrt_ring_get_run(struct shmrt_ring *ring, bool first_alone, uint64_t count, int64_t timeout_ns, shmrt_ring_take take,
+		       void *context, uint64_t *done, bool *fragile) {
+	struct ring_order order = {
+		.count = count, .take = take, .context = context, .run = true, .first_alone = first_alone};
+	int rc = ring_get(ring, timeout_ns, &order);
+	*done = order.done;
+	*fragile = order.fragile;
+	return rc;
+}
+
 int shmrt_ring_lease(struct shmrt_ring *ring, int64_t timeout_ns, shmrt_ring_take take, void *context,
 		     uint64_t *position) {
-	uint64_t done = 0;
-	return ring_receive(ring, 1, timeout_ns, take, context, &done, position);
+	struct ring_order order = {.take = take, .context = context, .lease = position};
+	return ring_receive(ring, timeout_ns, &order);
 }
 
 /* The caller's lease, wherever the message lies now; NULL if it is not (any more) the caller's. */
@@ -269,7 +303,7 @@ static int ring_end_lease(struct shmrt_ring *ring, uint64_t sequence, enum ring_
 			rc = ring_hand_over(ring, slot, NULL, NULL);
 		} else {
 			shmrt_ring_set_state(slot, SHMRT_RING_SLOT_FREEING); /* the commit */
-			shmrt_ring_add(&shared->bytes_out, slot->inline_size);
+			shmrt_ring_add(&shared->bytes_out, shmrt_ring_message_bytes(ring, slot));
 			shmrt_ring_finish(ring, slot);
 		}
 		shmrt_ring_add(&shared->leased, UINT64_MAX);

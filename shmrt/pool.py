@@ -24,7 +24,7 @@ from concurrent.futures import Executor
 from shmrt import _native
 from shmrt.pool_opened import OpenedPool
 from shmrt.pool_options import PoolView, TaskOptions, check_attempts, nanoseconds
-from shmrt.spec import RingSpec, check_count, check_seconds, parse_size
+from shmrt.spec import FOREVER, RingSpec, check_count, check_seconds, parse_size
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
@@ -119,8 +119,9 @@ class Pool(_native.PoolFront, Executor):
             raise TypeError(f"preload must be a sequence of module names, not {preload!r}")
         if name is not None and not (isinstance(name, str) and name and name.isprintable() and "/" not in name):
             raise ValueError(f"name={name!r} must be a printable string without '/'")
-        if check_seconds(max_seconds, "max_seconds", allow_zero=False) is None:
+        if max_seconds is None:
             raise TypeError("max_seconds must be seconds, not None; max_restarts=None is what never breaks a pool")
+        period = check_seconds(max_seconds, "max_seconds", allow_zero=False)
         if runtime is not None and not isinstance(runtime, runtimes.Runtime):
             raise TypeError(f"runtime must be a Runtime, not {runtime!r}")
         self.name = name or f"pool-{next(_numbers)}"
@@ -149,7 +150,8 @@ class Pool(_native.PoolFront, Executor):
             "worker_exit": worker_exit,
             "preload": preload,
             "max_restarts": None if max_restarts is None else check_count(max_restarts, "max_restarts", least=0),
-            "max_seconds": float(max_seconds),
+            # The root counts it in nanoseconds; what cannot be counted would end it and every one after it.
+            "max_seconds": FOREVER if period is None else period,
             "threads_per_worker": None if threads is None else check_count(threads, "threads_per_worker"),
             "seed": None if seed is None else check_count(seed, "seed", least=0, most=2**63 - 1),
         }

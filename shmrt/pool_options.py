@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from shmrt.spec import check_count, check_seconds
+from shmrt.spec import FOREVER, check_count, check_seconds
 
 TYPE_CHECKING = False  # `typing` and `dataclasses` would cost as much as starting the workers
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _NS = 1_000_000_000
 
 def nanoseconds(seconds: float | None, *, none: int = -1) -> int:
     """Whole nanoseconds; None becomes `none`, and more than a century is as good as for ever."""
-    return none if seconds is None or seconds > 3e9 else max(int(seconds * _NS), 0)
+    return none if seconds is None or seconds > FOREVER else max(int(seconds * _NS), 0)
 
 
 def check_attempts(value: int) -> int:

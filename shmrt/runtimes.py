@@ -114,9 +114,16 @@ class Runtime:
     ) -> None:
         if name is not None and not (isinstance(name, str) and name and name.isprintable() and "/" not in name):
             raise ValueError(f"name={name!r} must be a printable string without '/'")
+        if isinstance(preload, str) or not hasattr(preload, "__iter__"):
+            raise TypeError(f"preload must be a sequence of module names, not {preload!r}")
+        preload = tuple(preload)
+        if not all(isinstance(module, str) for module in preload):
+            raise TypeError(f"preload must be a sequence of module names, not {preload!r}")
+        if on_event is not None and not callable(on_event):
+            raise TypeError(f"on_event must be a callable that takes an event, not {on_event!r}")
         self.name = name
         self.shm_limit = None if shm_limit is None else parse_size(shm_limit, "shm_limit")
-        self.preload = tuple(preload)
+        self.preload = preload
         self._on_event = on_event
         self._owner_pid = os.getpid()
         self._lock = threading.RLock()

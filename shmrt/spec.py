@@ -85,19 +85,28 @@ def parse_duration(value: float | str, argument: str = "duration") -> float:
     elif isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{argument} must be seconds or a string such as '250ms', not {value!r}")
     else:
-        seconds = float(value)
+        try:
+            seconds = float(value)
+        except OverflowError:  # an int beyond every float
+            seconds = math.inf
     if not math.isfinite(seconds) or seconds < 0:
         raise ValueError(f"{argument}={value!r} must be finite and at least 0 seconds")
     return seconds
 
 
+FOREVER = 3e9
+"""Seconds, 95 years: a longer time has no end, and would not fit the nanoseconds that the native core counts."""
+
+
 def check_seconds(value: float | None, argument: str, *, allow_zero: bool = True) -> float | None:
-    """A timeout: None (no limit) or finite seconds that are not negative."""
+    """A timeout: None (no limit, also for more than FOREVER, such as inf) or seconds that are not negative."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{argument} must be seconds or None, not {value!r}")
-    if math.isnan(value) or value < 0 or (value == 0 and not allow_zero):
+    if value > FOREVER:  # compared first: an int may be too large for a float
+        return None
+    if value != value or value < 0 or (value == 0 and not allow_zero):
         raise ValueError(f"{argument}={value!r} must be {'at least' if allow_zero else 'more than'} 0 seconds, or None")
     return float(value)
 

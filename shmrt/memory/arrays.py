@@ -29,7 +29,11 @@ __all__ = ["empty"]
 def empty(
     shape: SupportsIndex | Sequence[SupportsIndex], dtype: DTypeLike = float, *, order: str = "C"
 ) -> np.ndarray[Any, Any]:
-    """An uninitialised array in shared memory. dtypes that hold Python objects are a TypeError."""
+    """An uninitialised array in shared memory. dtypes that hold Python objects are a TypeError.
+
+    Sending it makes it read-only. A view that was made before the send (`half = array[:10]`) stays writable in numpy's
+    eyes, since numpy keeps a view's flag: it must not be written to any more, or the receiver sees its data change.
+    """
     import numpy as np
 
     kind = np.dtype(dtype)
@@ -37,7 +41,12 @@ def empty(
         raise TypeError(f"dtype={kind!r} holds Python objects, which live in one process only; use a plain dtype")
     if order not in ("C", "F"):
         raise ValueError(f"order={order!r} must be 'C' or 'F'")
-    lengths = (index(shape),) if hasattr(shape, "__index__") else tuple(map(index, shape))
+    try:
+        if isinstance(shape, (bool, str, bytes)):
+            raise TypeError
+        lengths = (index(shape),) if hasattr(shape, "__index__") else tuple(map(index, shape))
+    except TypeError:
+        raise TypeError(f"shape={shape!r} must be a whole number or a sequence of them") from None
     if lengths and min(lengths) < 0:
         raise ValueError(f"shape={shape!r} has a negative length")
     size = math.prod(lengths) * kind.itemsize

@@ -101,6 +101,8 @@ def open_named(name: str) -> int:
         raise NotFound(
             f"no ring named {name!r} for user {os.geteuid()}; Ring.create(name={name!r}) makes one"
         ) from None
+    except ValueError as error:  # what the system says of a directory
+        raise SegmentError(f"the ring named {name!r} cannot be opened: its file is not one of shared memory") from error
     except (OSError, posix_ipc.Error) as error:
         raise SegmentError(f"the ring named {name!r} cannot be opened: {error}") from error
 

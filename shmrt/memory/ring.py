@@ -8,8 +8,10 @@
 
 `put` returns when the message is committed: from then on no death loses it until a `get` takes it. `get` is at
 most once (what it was returning dies with its process), `with ring.lease() as obj` at least once: a message
-whose lease ends by an exception or by the death of its process goes back to the ring. No process owns a ring
-and none is needed for repair; the next one that uses it puts right what a dead one left.
+whose lease ends by an exception or by the death of its process goes back to the ring. A `get_many` returns what it
+could decode before a message that it could not; that one stays in the ring, with all behind it, and the next `get`, of
+whatever process, takes it and raises. No process owns a ring and none is needed for repair; the next one that
+uses it puts right what a dead one left.
 
 A `Ring` pickled to another process attaches there. A named one (`Ring.create(spec, name="orders")`) lives until
 `unlink` or reboot; any process of the user finds it by `Ring.attach("orders")`.
@@ -36,8 +38,11 @@ _T = TypeVar("_T")
 class RingStats(dict[str, Any]):
     """Numbers of one ring, as keys and as attributes: `stats["depth"]` is `stats.depth`.
 
-    depth, capacity, high_water, leased, bytes_in, bytes_out, bytes (in it now), messages_in, messages_out,
-    blocked_full and blocked_empty (seconds that puts and gets waited, summed), drops, repairs, closed.
+    depth, capacity, high_water, leased, bytes_in, bytes_out, bytes (in it now, leased ones included), messages_in,
+    messages_out, blocked_full and blocked_empty (seconds that puts and gets waited, summed), drops, repairs, closed.
+
+    Bytes are those of messages as they travel, in the ring and in its shared memory; bytes_out includes what was
+    dropped. repairs counts the deaths under way that were put right and the messages that came back from dead holders.
     """
 
     def __getattr__(self, name: str) -> Any:

@@ -118,6 +118,38 @@ static void test_bulk(void) {
 	sound();
 }
 
+/* A run ends before what may fail to decode (here: blocks, or a number with bit 2 or 3), and takes that alone. */
+static void test_runs(void) {
+	struct catch caught = {0};
+	uint64_t done, lease;
+	bool fragile;
+	fill(8, SHMRT_RING_BLOCK, 5);
+	CHECK(shmrt_ring_get_run(&world.ring, true, 9, 0, catch_message, &caught, &done, &fragile) == SHMRT_OK);
+	CHECK(done == 1 && fragile && caught.numbers[0] == 1);
+	CHECK(shmrt_ring_get_run(&world.ring, false, 9, 0, catch_message, &caught, &done, &fragile) == SHMRT_OK);
+	CHECK(done == 0 && fragile && caught.count == 1);
+	CHECK(world_lease(&world, &lease) == 2 && shmrt_ring_release(&world.ring, lease) == SHMRT_OK);
+	CHECK(shmrt_ring_get_run(&world.ring, false, 9, 0, catch_message, &caught, &done, &fragile) == SHMRT_OK);
+	CHECK(done == 1 && fragile && caught.numbers[1] == 3);
+	CHECK(world_lease(&world, &lease) == 4 && shmrt_ring_give_back(&world.ring, lease) == SHMRT_OK);
+	CHECK(shmrt_ring_get_run(&world.ring, true, 9, 0, catch_message, &caught, &done, &fragile) == SHMRT_OK);
+	CHECK(done == 1 && fragile && caught.numbers[2] == 4);
+	CHECK(shmrt_ring_get_run(&world.ring, true, 1, 0, catch_message, &caught, &done, &fragile) == SHMRT_OK);
+	CHECK(done == 1 && caught.numbers[3] == 5 && !caught.torn);
+	CHECK(shmrt_ring_get_run(&world.ring, true, 9, 0, catch_message, &caught, &done, &fragile) == SHMRT_EMPTY);
+	CHECK(done == 0 && !fragile);
+	CHECK(shmrt_ring_load(&world.ring.shared->bytes_in) == shmrt_ring_load(&world.ring.shared->bytes_out));
+	catch_free(&world, &caught);
+	sound();
+	caught = (struct catch){0};
+	fill(8, SHMRT_RING_BLOCK, 3);
+	CHECK(world_get(&world) == 1); /* what may fail is first, something plain behind it */
+	CHECK(shmrt_ring_get_run(&world.ring, true, 9, 0, catch_message, &caught, &done, &fragile) == SHMRT_OK);
+	CHECK(done == 1 && fragile && caught.numbers[0] == 2 && shmrt_ring_depth(&world.ring) == 1);
+	catch_free(&world, &caught);
+	sound();
+}
+
 static void test_leases(void) {
 	uint64_t a, b, c;
 	/* A slow lease keeps no other slot busy, and its name stays good when the message moves. */
@@ -300,6 +332,7 @@ int main(void) {
 	test_full_policies();
 	test_sizes_and_blocks();
 	test_bulk();
+	test_runs();
 	test_leases();
 	test_close();
 	test_damage();

@@ -209,6 +209,9 @@ static void do_put(void *context) { result = shmrt_ring_put(&((struct world *)co
 static void do_get(void *context) {
 	result = shmrt_ring_get(&((struct world *)context)->ring, wanted, 0, catch_message, &incoming, &(uint64_t){0});
 }
+static void do_get_run(void *context) {
+	result = shmrt_ring_get_run(&((struct world *)context)->ring, true, wanted, 0, catch_message, &incoming, &(uint64_t){0}, &(bool){0});
+}
 static void do_lease(void *context) { result = shmrt_ring_lease(&((struct world *)context)->ring, 0, catch_message, &incoming, &lease); }
 static void do_release(void *context) { result = shmrt_ring_release(&((struct world *)context)->ring, lease); }
 static void do_release_keep(void *context) { result = shmrt_ring_release_keep(&((struct world *)context)->ring, lease); }
@@ -277,6 +280,10 @@ static void sweep_at(uint64_t slots, uint64_t start, unsigned turn) {
 	list(0, 1, 3, 0, 0, 0), list(1, 4, 3, 0, 0, 0), list(2, 2, 3, 0, 0, 0), list(3, 3, 3, 0, 0, 0);
 	wanted = 3, scene.frees = true;
 	run(do_get);
+	begin("get of a run", slots, SHMRT_RING_BLOCK, start, turn, 3); /* 1 has a block: alone */
+	list(0, 1, 3, 0, 0, 0), list(1, 2, 3, 0, 0, 0);
+	wanted = 3, scene.frees = true;
+	run(do_get_run);
 	begin("put behind a lease", slots, SHMRT_RING_BLOCK, start, turn, most); /* 1 moves into a hole */
 	list(0, 1, most, 2, 0, 0), list(1, 1, most, 2, 70, 0);
 	CHECK(world_lease(&world, &lease) == 1 && world_get(&world) == 2);
