@@ -231,6 +231,7 @@ struct shmrt_hub {
 	uint64_t notes_dropped;
 	_Atomic uint32_t dispatcher_word; /* futex: raised when the dispatcher thread has work */
 	_Atomic uint64_t completed_count; /* a hint that may be read without the mutex */
+	_Atomic uint64_t finished; /* how many tasks have ever got an outcome; raised under the mutex */
 	_Atomic uint32_t watched_ready;
 	_Atomic uint64_t sleeping_until; /* when the hub's thread wakes by itself */
 	_Atomic uint32_t stop;
@@ -279,7 +280,9 @@ SHMRT_MUST_USE int shmrt_hub_resize(struct shmrt_hub_pool *, uint32_t max_worker
  * only when the bell rings). *moved: whether anything happened. */
 uint64_t shmrt_hub_pump(struct shmrt_hub *, bool *moved);
 /* Arms the bell, looks once more, and sleeps until a ring or `until_ns`. INTERRUPTED: a signal came. */
-int shmrt_hub_park(struct shmrt_hub *, uint64_t until_ns, bool urgent);
+/* seen (may be NULL): what `finished` was before the caller looked for what it waits for. If some task was finished since,
+ * by whichever thread, it does not sleep: no ring follows an outcome that another thread has taken out of its lane. */
+int shmrt_hub_park(struct shmrt_hub *, uint64_t until_ns, bool urgent, const uint64_t *seen);
 /* From now on results are wanted at once: what a worker published without ringing is drained too. */
 void shmrt_hub_make_urgent(struct shmrt_hub *);
 /* Whether a task of any pool is pending: then memory that is short now comes back by itself. */

@@ -41,6 +41,7 @@ void shmrt_hub__finish(struct shmrt_task *task, enum shmrt_task_outcome outcome)
 	pool->timed_out += outcome == SHMRT_TASK_TIMED_OUT || outcome == SHMRT_TASK_EXPIRED;
 	shmrt_list_append(&hub->completed, task);
 	atomic_fetch_add_explicit(&hub->completed_count, 1, memory_order_release); /* a hint; the mutex orders the list */
+	atomic_fetch_add_explicit(&hub->finished, 1, memory_order_release); /* park looks under the mutex */
 	if (watched) {
 		atomic_store_explicit(&hub->watched_ready, 1, memory_order_relaxed); /* under the mutex */
 		shmrt_hub__wake_dispatcher(hub);

@@ -56,7 +56,7 @@ static void *thread_main(void *argument) {
 		if (urgent && look_again_ns > now_ns && look_again_ns < next_ns)
 			next_ns = look_again_ns;
 		atomic_store_explicit(&hub->sleeping_until, next_ns, memory_order_relaxed); /* a hint */
-		result = shmrt_hub_park(hub, next_ns, urgent);
+		result = shmrt_hub_park(hub, next_ns, urgent, NULL);
 		(void)result; /* whatever ended the sleep, the next round looks at everything */
 	}
 	return NULL;

@@ -72,7 +72,7 @@ static bool has_work(struct shmrt_hub *hub) {
 	return false;
 }
 
-int shmrt_hub_park(struct shmrt_hub *hub, uint64_t until_ns, bool urgent) {
+int shmrt_hub_park(struct shmrt_hub *hub, uint64_t until_ns, bool urgent, const uint64_t *seen) {
 	_Atomic uint32_t *bell = &hub->control->slots[hub->self_slot].bell;
 	uint32_t wanted = urgent ? 2 : 1, found = 0;
 	/* Never lower an urgent bell: another thread may sleep behind it. */
@@ -82,6 +82,8 @@ int shmrt_hub_park(struct shmrt_hub *hub, uint64_t until_ns, bool urgent) {
 	atomic_thread_fence(memory_order_seq_cst); /* B1 */
 	pthread_mutex_lock(&hub->mutex);
 	bool work = has_work(hub);
+	if (seen && atomic_load_explicit(&hub->finished, memory_order_relaxed) != *seen) /* under the mutex */
+		work = true;
 	hub->sleeps += !work;
 	pthread_mutex_unlock(&hub->mutex);
 	/* stop_thread sets the word before it rings: a ring that came before we armed is seen here. */

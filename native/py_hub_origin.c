@@ -30,6 +30,7 @@ int shmrt_py_hub_wait(PyObject *hub, PyObject *future, int64_t timeout_ns) {
 	int result = 0;
 	self->waiters++;
 	for (;;) {
+		uint64_t seen = atomic_load_explicit(&self->hub.finished, memory_order_acquire); /* before the look: see park */
 		shmrt_py_hub_apply(self, false);
 		if (shmrt_future_is_done(future)) {
 			result = 1;
@@ -60,7 +61,7 @@ int shmrt_py_hub_wait(PyObject *hub, PyObject *future, int64_t timeout_ns) {
 			/* A signal that comes between the look for signals and the sleep, or to another thread, interrupts nothing. */
 			if (until_ns > now_ns + SIGNAL_NS)
 				until_ns = now_ns + SIGNAL_NS;
-			int slept = shmrt_hub_park(&self->hub, until_ns, true);
+			int slept = shmrt_hub_park(&self->hub, until_ns, true, &seen);
 			(void)slept; /* whatever ended it: look at everything */
 			now_ns = shmrt_now_ns();
 		}

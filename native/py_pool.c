@@ -126,6 +126,7 @@ static PyObject *wait_until_few(ShmrtPoolCore *self, unsigned long long at_most,
 	uint64_t end_ns = timeout_ns < 0 ? UINT64_MAX : shmrt_now_ns() + (uint64_t)timeout_ns;
 	for (;;) {
 		bool done, late = false;
+		uint64_t seen = atomic_load_explicit(&hub->finished, memory_order_acquire); /* before the look: see park */
 		shmrt_py_hub_apply(self->hub, false);
 		Py_BEGIN_ALLOW_THREADS
 		bool moved;
@@ -137,7 +138,7 @@ static PyObject *wait_until_few(ShmrtPoolCore *self, unsigned long long at_most,
 		if (!done && !late && !moved) {
 			uint64_t until_ns = now_ns + 20000000; /* another thread's pump may have made the room: look again */
 			until_ns = next_ns < until_ns ? next_ns : until_ns;
-			int slept = shmrt_hub_park(hub, end_ns < until_ns ? end_ns : until_ns, true);
+			int slept = shmrt_hub_park(hub, end_ns < until_ns ? end_ns : until_ns, true, &seen);
 			(void)slept; /* whatever ended it: look at everything */
 		}
 		Py_END_ALLOW_THREADS

@@ -79,7 +79,7 @@ int shmrt_py_finish_payload(ShmrtPoolCore *self, struct shmrt_encoder *encoder, 
 		bool moved;
 		uint64_t next_ns = shmrt_hub_pump(&self->hub->hub, &moved), now_ns = shmrt_now_ns();
 		if (!moved)
-			result = shmrt_hub_park(&self->hub->hub, next_ns < now_ns + 10000000 ? next_ns : now_ns + 10000000, true);
+			result = shmrt_hub_park(&self->hub->hub, next_ns < now_ns + 10000000 ? next_ns : now_ns + 10000000, true, NULL);
 		Py_END_ALLOW_THREADS
 		if (PyErr_CheckSignals() < 0)
 			return -1;

@@ -24,7 +24,7 @@ from concurrent.futures import Executor
 from shmrt import _native
 from shmrt.pool_opened import OpenedPool
 from shmrt.pool_options import PoolView, TaskOptions, check_attempts, nanoseconds
-from shmrt.spec import FOREVER, RingSpec, check_count, check_seconds, parse_size
+from shmrt.spec import FOREVER, RingSpec, check_count, check_modules, check_name, check_seconds, parse_size
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
@@ -112,13 +112,8 @@ class Pool(_native.PoolFront, Executor):
             raise ValueError(f"on_full={on_full!r} must be 'block' or 'raise'")
         if ring is not None and not isinstance(ring, RingSpec):
             raise TypeError(f"ring must be a RingSpec, not {ring!r}")
-        if isinstance(preload, str) or not hasattr(preload, "__iter__"):
-            raise TypeError(f"preload must be a sequence of module names, not {preload!r}")
-        preload = tuple(preload)
-        if not all(isinstance(module, str) for module in preload):
-            raise TypeError(f"preload must be a sequence of module names, not {preload!r}")
-        if name is not None and not (isinstance(name, str) and name and name.isprintable() and "/" not in name):
-            raise ValueError(f"name={name!r} must be a printable string without '/'")
+        preload = check_modules(preload, "preload")
+        check_name(name, "name")
         if max_seconds is None:
             raise TypeError("max_seconds must be seconds, not None; max_restarts=None is what never breaks a pool")
         period = check_seconds(max_seconds, "max_seconds", allow_zero=False)

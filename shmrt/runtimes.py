@@ -24,7 +24,7 @@ import weakref
 from time import monotonic
 
 from shmrt import _native
-from shmrt.spec import parse_size
+from shmrt.spec import check_modules, check_name, parse_size
 from shmrt.supervise.protocol import FIRST_NESTED, FIRST_WORKER
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
@@ -100,8 +100,7 @@ class Runtime:
     Raises SegmentError if shared memory is short, naming needed, free and whose limit it is.
     """
 
-    # What a root needs of its own; without that much left nothing is started, since the kernel would have to kill
-    # somebody, perhaps the program.
+    # What a root needs; without that much left nothing is started: the kernel might have to kill the program.
     _START_BYTES = 12 << 20
 
     def __init__(
@@ -112,13 +111,8 @@ class Runtime:
         preload: tuple[str, ...] | list[str] = (),
         on_event: Callable[[tuple[Any, ...]], None] | None = None,
     ) -> None:
-        if name is not None and not (isinstance(name, str) and name and name.isprintable() and "/" not in name):
-            raise ValueError(f"name={name!r} must be a printable string without '/'")
-        if isinstance(preload, str) or not hasattr(preload, "__iter__"):
-            raise TypeError(f"preload must be a sequence of module names, not {preload!r}")
-        preload = tuple(preload)
-        if not all(isinstance(module, str) for module in preload):
-            raise TypeError(f"preload must be a sequence of module names, not {preload!r}")
+        check_name(name, "name")
+        preload = check_modules(preload, "preload")
         if on_event is not None and not callable(on_event):
             raise TypeError(f"on_event must be a callable that takes an event, not {on_event!r}")
         self.name = name

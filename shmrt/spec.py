@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 
     OnFull = Literal["block", "raise", "drop_oldest", "drop_newest"]
 
-__all__ = ["OnFull", "RingSpec", "check_count", "check_seconds", "parse_duration", "parse_size"]
+__all__ = [
+    "OnFull",
+    "RingSpec",
+    "check_count",
+    "check_modules",
+    "check_name",
+    "check_seconds",
+    "parse_duration",
+    "parse_size",
+]
 
 ON_FULL: tuple[OnFull, ...] = ("block", "raise", "drop_oldest", "drop_newest")
 
@@ -109,6 +118,20 @@ def check_seconds(value: float | None, argument: str, *, allow_zero: bool = True
     if value != value or value < 0 or (value == 0 and not allow_zero):
         raise ValueError(f"{argument}={value!r} must be {'at least' if allow_zero else 'more than'} 0 seconds, or None")
     return float(value)
+
+
+def check_name(value: object, name: str) -> None:
+    """Of a pool or a runtime: None, or something that can be shown and be part of a path."""
+    if value is not None and not (isinstance(value, str) and value and value.isprintable() and "/" not in value):
+        raise ValueError(f"{name}={value!r} must be a printable string without '/'")
+
+
+def check_modules(value: Any, name: str) -> tuple[str, ...]:
+    """A sequence of module names, which a string is not. Used up once, if it is a generator."""
+    modules = tuple(value) if not isinstance(value, str) and hasattr(value, "__iter__") else ()
+    if isinstance(value, str) or not hasattr(value, "__iter__") or not all(isinstance(one, str) for one in modules):
+        raise TypeError(f"{name} must be a sequence of module names, not {value!r}")
+    return modules
 
 
 def check_count(value: int, argument: str, *, least: int = 1, most: int = 2**31 - 1) -> int:
