@@ -60,7 +60,7 @@ words = with_consume(lambda run: "three words here")
 nothing = with_consume(lambda run: list(run) and None)
 table = with_consume(lambda run: {"total": sum(run), "odd": {1}})
 shy = with_consume(lambda run: Shy())
-one_by_one = with_consume(lambda run: [next(run), next(run), run.report.balanced])
+one_by_one = with_consume(lambda run: [next(run), next(run), len(run.dead_letters)])
 unserial = with_consume(lambda run: sum(run), serial=5)
 bad_serial = with_consume(lambda run: sum(run), serial=lambda: {}["absent"])
 
@@ -175,7 +175,7 @@ ANSWERS = [
     ("nothing", "", None),
     ("table", "total: 6\nodd: {1}\n", {"total": 6, "odd": "{1}"}),
     ("shy", "<Shy that has no text: ValueError>\n", "<Shy that has no text: ValueError>"),
-    ("one_by_one", "[1, 2, False]\n", [1, 2, False]),
+    ("one_by_one", "[1, 2, 0]\n", [1, 2, 0]),
 ]
 
 
