@@ -41,11 +41,12 @@ def run(job: Job, middle_pid: int = 0, orders: int = -1) -> int:
     """The life of a worker; returns its exit code. `middle_pid` is the parent that a template's worker outlives,
     `orders` the pipe from which a worker that stands by learns its slot."""
     signals.for_worker(job)
-    os.setpgid(0, 0)
     if middle_pid:
-        # Armed before it is the root's child, the signal would come when the middle process exits.
+        # Armed before it is the root's child, the signal would come when the middle process exits. Until then it stays
+        # in the template's group: whoever ends that before the root has heard of this process ends it, too.
         while os.getppid() == middle_pid:
             os.sched_yield()
+    os.setpgid(0, 0)
     _native.set_parent_death_signal(signals.KILL)
     if os.getppid() != job.root_pid:
         return 1  # the root died in between: nobody would end this process any more
@@ -75,7 +76,10 @@ def run(job: Job, middle_pid: int = 0, orders: int = -1) -> int:
         _end_quietly()
         return 1
     gc.freeze()
-    slots.ready(index)
+    try:
+        slots.ready(index)
+    except RuntimeError:
+        return 1  # given up by the root meanwhile
     slots.ring(_native.SLOT_ROOT)
     slots.ring(job.hub_slot)
     code = 0

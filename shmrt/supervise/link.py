@@ -53,7 +53,7 @@ def make_spec(name: str, workers: int, **more: Any) -> dict[str, Any]:
 
 
 class _Pool:
-    __slots__ = ("count", "first", "id", "lanes_fd", "spec", "stacks_fd")
+    __slots__ = ("count", "first", "id", "lanes_fd", "removing", "spec", "stacks_fd")
 
     def __init__(self, id: int, spec: dict[str, Any], first: int, count: int, lanes_fd: int, stacks_fd: int) -> None:
         self.id = id
@@ -62,6 +62,7 @@ class _Pool:
         self.count = count
         self.lanes_fd = lanes_fd
         self.stacks_fd = stacks_fd
+        self.removing = False  # asked of a root; should that die first, the next one need not know of the pool
 
 
 class RootLink(Commands):
@@ -161,6 +162,12 @@ class RootLink(Commands):
             if id in self._pools:
                 self._pools[id].spec = {**self._pools[id].spec, "workers": workers}
         super().resize(id, workers)
+
+    def remove_pool(self, id: int, grace_s: float) -> None:
+        with self._lock:
+            if id in self._pools:
+                self._pools[id].removing = True
+        super().remove_pool(id, grace_s)
 
     def freed(self) -> None:
         """Says that slots became EMPTY. `slots.ring(SLOT_ROOT)` does the same."""
@@ -333,6 +340,8 @@ class RootLink(Commands):
         for slot in gone:
             self._tell(("gone", slot, slots.epoch(slot), KILL, False))
         self._tell(("root_lost", pid, status))
+        for pool in [pool for pool in list(self._pools.values()) if pool.removing]:
+            self._tell(("removed", pool.id))  # nothing of it is left
         if self._on_root_lost is not None:
             self._on_root_lost()
         if not self._intensity.allow(monotonic_ns()):

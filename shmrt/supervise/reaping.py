@@ -80,7 +80,10 @@ class Reaping:
         if not one.ready and staff.slots.state(one.slot) == _native.SLOT_READY:
             self._on_ready(one)  # ready and dead between two looks
         death.kill_group(one.pid)  # before the reaping gives the number away
-        status = os.waitpid(one.pid, 0)[1]
+        try:
+            status = os.waitpid(one.pid, 0)[1]
+        except ChildProcessError:
+            return  # the middle process of its template has not left yet: SIGCHLD says when it is our child
         os.close(one.pidfd)
         one.close_channel()
         del staff.workers[one.pid]

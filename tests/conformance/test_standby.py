@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -175,3 +177,38 @@ with shmrt.Pool(1) as pool:
     except ModuleNotFoundError as error: print(error)
 """
     assert run(source) == (0, "False\n42\nTrue\nNo module named 'there_is_no_such_module'\n", "")
+
+
+@pytest.mark.slow
+def test_a_pool_ends_while_its_template_forks() -> None:
+    """Ended at any moment of a replacement's start, when it is not the root's own child yet: the root lives on."""
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    with shmrt.Runtime() as runtime:
+        root = runtime.pid
+        for _ in range(40):
+            with shmrt.Pool(2, preload=("decimal",), max_attempts=100) as pool:
+                for pid in {pool.submit(os.getpid).result() for _ in range(4)}:
+                    os.kill(pid, signal.SIGKILL)
+                for _ in range(rng.randrange(60_000)):
+                    pass
+        assert runtime.pid == root
+
+
+def test_a_root_that_dies_while_it_ends_a_pool_keeps_nobody_waiting() -> None:
+    with shmrt.Runtime() as runtime:
+        pool = shmrt.Pool(1)
+        future = pool.submit(time.sleep, 1000)
+        while not future.running():
+            os.sched_yield()
+        ender = threading.Thread(target=pool._opened.finish, args=(1000.0,))
+        ender.start()
+        while not any(kept.removing for kept in list(runtime._link._pools.values())):
+            os.sched_yield()
+        os.kill(runtime.pid, signal.SIGKILL)
+        ender.join(60)
+        assert not ender.is_alive()
+        assert future.exception(60) is not None
+        with shmrt.Pool(1) as another:
+            assert another.submit(abs, -1).result() == 1
