@@ -78,7 +78,7 @@ class Run:
             if message is _LEFT:
                 continue
             self._completed = message is None
-            self.close()
+            self._end(drop=False)  # what another consumer has taken out of the outbox is still to be given
             if message is not None:
                 raise message
 
@@ -94,13 +94,16 @@ class Run:
 
     def close(self) -> None:
         """Ends the run; early, if it is not over: what is queued is cancelled and the workers end."""
-        if self._owner_pid != os.getpid():
-            return  # a forked child owns nothing of it
+        if self._owner_pid == os.getpid():  # a forked child owns nothing of it
+            self._end(drop=True)
+
+    def _end(self, *, drop: bool) -> None:
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-            self._buffer.clear()
+            if drop:
+                self._buffer.clear()
         self._motor.outbox.put(_LEFT)  # whoever still waits in another thread
         if self._dropped is not None:
             self._dropped.detach()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -75,6 +76,40 @@ def test_each_output_goes_to_one_of_several_consumers() -> None:
             assert not thread.is_alive()
     assert sorted(got) == list(range(2000))
     assert run.report.balanced
+
+
+class Outbox:
+    """Says when somebody waits in it."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.put = self._queue.put
+        self.waits = threading.Event()
+
+    def get(self) -> Any:
+        self.waits.set()
+        return self._queue.get()
+
+
+def test_the_end_of_a_run_takes_nothing_from_another_consumer() -> None:
+    """One consumer has taken the last outputs when another one, that waits, finds the end: they are still given, to
+    either of them."""
+    got: list[int] = []
+    with Pipeline("end").map(abs).run(range(10)) as run:
+        run._motor.threads[0].join(LIMIT_S)
+        last: list[int] = []
+        while isinstance(message := run._motor.outbox.get(), list):
+            last += message
+        assert message is None and last == list(range(10))
+        run._motor.outbox = outbox = Outbox()  # type: ignore[assignment]
+        other = threading.Thread(target=lambda: got.extend(run))
+        other.start()
+        assert outbox.waits.wait(LIMIT_S)
+        run._buffer.extend(last)
+        outbox.put(None)
+        other.join(LIMIT_S)
+        assert not other.is_alive()
+        assert sorted([*got, *run]) == last
 
 
 def test_leaving_a_run_ends_the_wait_of_another_thread() -> None:
