@@ -209,7 +209,7 @@ class OpenedPool:
                     raise
             self._keep_stats()
             while not self.core.remove():
-                if runtime._stopped:
+                if runtime._stopped or link.cut_off:
                     break
                 self.core.wait_pending(0, 1_000_000)
                 self._keep_stats()

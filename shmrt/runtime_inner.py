@@ -43,7 +43,7 @@ class InnerRuntime(Runtime):
 
         self._dispatcher = threading.Thread(target=self._dispatch, name="shmrt-dispatch", daemon=True)
         self._dispatcher.start()
-        self._link = InnerLink(self._job.control_fd, self._handle_event)
+        self._link = InnerLink(self._job.control_fd, self._handle_event, self._handle_down)
         slot = self._link.open_hub()
         if not slot:
             raise self._no_slots(1)
@@ -62,6 +62,11 @@ class InnerRuntime(Runtime):
     def _end(self, grace: float) -> None:
         self._link.close()
         self._hub.stop()
+
+    def _forget_pool(self, opened: OpenedPool) -> None:
+        if not opened.removed.is_set():  # it failed to open, and its slots are still its own
+            self._link.remove_pool(opened.number, 0.0)
+        super()._forget_pool(opened)
 
     def _add_pool(self, opened: OpenedPool) -> None:
         with self._lock:

@@ -14,6 +14,8 @@ __all__ = ["Commands"]
 class Commands:
     """Commands only queue bytes, from any thread. The thread behind a link delivers its notes like events."""
 
+    cut_off = False  # the root lives and cannot be asked: it ends this process's workers when this process ends
+
     def __init__(self) -> None:
         self._notes: deque[tuple[Any, ...]] = deque()
 

@@ -1,7 +1,8 @@
 """A worker's end of its own socket to the root, for the pools that it makes.
 
-The root is this process's parent: when it dies, so does this process, so nothing here looks after that. When this
-process dies, the root ends its pools (`nested.py`).
+The root is this process's parent: when it dies, so does this process. When this process dies, the root ends its pools
+(`nested.py`). If the socket fails while both live (user code closed it, say), `on_down` ends this process's pools, and
+whoever asks gets RuntimeDown.
 """
 
 from __future__ import annotations
@@ -29,11 +30,14 @@ class InnerLink(Commands):
 
     down: str | None = None
 
-    def __init__(self, control_fd: int, on_event: Callable[[tuple[Any, ...]], None]) -> None:
+    def __init__(
+        self, control_fd: int, on_event: Callable[[tuple[Any, ...]], None], on_down: Callable[[str], None]
+    ) -> None:
         super().__init__()
         self.root_pid = os.getppid()
         self._channel = Channel(control_fd)
         self._on_event = on_event
+        self._on_down = on_down
         self._lock = threading.Lock()
         self._asking = threading.Lock()
         self._answers: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
@@ -61,9 +65,7 @@ class InnerLink(Commands):
     ) -> None:
         """As `RootLink.add_pool`, with what `allot` gave."""
         self._stacks[id] = stacks_fd
-        with self._lock:
-            self._channel.send(("add_pool", id, spec, first_slot, slot_count), (lanes_fd, stacks_fd))
-        self._poke()
+        self._send("add_pool", id, spec, first_slot, slot_count, fds=(lanes_fd, stacks_fd))
 
     def close(self) -> None:
         """Ends the thread; the socket stays, for as long as the process."""
@@ -79,19 +81,40 @@ class InnerLink(Commands):
     def _ask(self, *question: object) -> tuple[Any, ...]:
         with self._asking:
             self._send(*question)
-            return self._answers.get()
+            answer = self._answers.get()
+        if answer[0] not in _ANSWERS:
+            from shmrt.errors import RuntimeDown
 
-    def _send(self, *message: object) -> None:
+            self._answers.put(answer)  # for whoever asks next
+            raise RuntimeDown(f"the root supervisor cannot be asked: {self.down}", reason=self.down)
+        return answer
+
+    def _send(self, *message: object, fds: tuple[int, ...] = ()) -> None:
         with self._lock:
-            self._channel.send(message)
-            pending = self._channel.pending
-        if pending:
+            try:
+                self._channel.send(message, fds)
+            except OSError:
+                self._channel.closed = True  # the thread hears of it, and says what that means
+            busy = self._channel.pending or self._channel.closed
+        if busy:
             self._poke()
 
     def _poke(self) -> None:
         os.eventfd_write(self._wake, 1)
 
     def _run(self) -> None:
+        reason = "its socket was closed"
+        try:
+            self._serve()
+        except OSError as error:
+            reason = f"its socket failed: {error}"
+        finally:
+            if not self._closing:
+                self.down, self.cut_off = reason, True
+                self._answers.put(("down",))
+                self._on_down(reason)
+
+    def _serve(self) -> None:
         channel = self._channel
         while not self._closing:
             with self._lock:

@@ -54,6 +54,11 @@ class Nested:
         """Whether this very range was allotted to this worker, and it has a hub."""
         return owner in self._hubs and self._ranges.get(pool) == (owner, first, count)
 
+    def give_back(self, owner: Worker | None, pool: int) -> None:
+        """A pool that was allotted slots and came to nothing."""
+        if pool in self._ranges and self._ranges[pool][0] is owner:
+            del self._ranges[pool]
+
     def forget(self, crew: Crew) -> None:
         """Nothing of the pool is left. Without its owner nobody else frees its slots."""
         if self._ranges.pop(crew.id, None) is not None and crew.orphaned:

@@ -265,6 +265,7 @@ class Root:
             if crew is not None:
                 self.remove(crew, rest[1])
             else:
+                self.nested.give_back(owner, rest[0])
                 (self.channel if owner is None or owner.channel is None else owner.channel).send(("removed", rest[0]))
         else:
             one = self.staff.find(rest[0], rest[1])

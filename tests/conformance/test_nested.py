@@ -102,6 +102,35 @@ def ask_for_too_many() -> str:
     return "it was made"
 
 
+def fail_to_open(times: int) -> int:
+    """Pools that do not open, for lack of memory for their lanes, give their slots back."""
+    failed = 0
+    for _ in range(times):
+        try:
+            Pool(60, ring=shmrt.RingSpec(slots=1 << 16, slot_bytes=1 << 20))
+        except SegmentError as error:
+            assert "slots in a row" not in str(error), error
+            failed += 1
+    with Pool(1) as pool:
+        return failed + int(pool.submit(tasks.same, 1).result())
+
+
+def lose_the_socket() -> str:
+    """As user code does that closes every descriptor it does not know."""
+    from shmrt.process import worker
+
+    with Pool(1) as pool:
+        assert pool.submit(tasks.same, 1).result() == 1
+        assert worker.job_of_this is not None
+        os.close(worker.job_of_this.control_fd)
+        shmrt.runtime()._link._poke()
+        try:
+            Pool(1)
+        except shmrt.RuntimeDown as error:
+            return str(error)
+    return "it was made"
+
+
 def default_size() -> int:
     with Pool() as pool:
         return int(pool._max_workers)
@@ -239,3 +268,14 @@ with shmrt.Pool(1) as pool: pool.submit(leave_open).result()
 """
     assert run(source) == (0, "", "")
     assert sorted(os.listdir(tmp_path)) == ["0", "1", "2", "3"]
+
+
+def test_a_pool_that_does_not_open_keeps_no_slots() -> None:
+    with Pool(1) as pool:
+        assert pool.submit(fail_to_open, 6).result(LIMIT_S) == 7  # 122 slots each, of 256
+
+
+def test_a_lost_socket_keeps_nobody_waiting() -> None:
+    with Pool(1) as pool:
+        assert "its socket" in pool.submit(lose_the_socket).result(LIMIT_S)
+        assert pool.submit(tasks.same, 2).result(LIMIT_S) == 2

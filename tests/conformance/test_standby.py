@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import os
 import random
 import signal
@@ -209,6 +211,7 @@ def test_a_root_that_dies_while_it_ends_a_pool_keeps_nobody_waiting() -> None:
         os.kill(runtime.pid, signal.SIGKILL)
         ender.join(60)
         assert not ender.is_alive()
-        assert future.exception(60) is not None
+        with contextlib.suppress(concurrent.futures.CancelledError):  # the ended pool had it queued again
+            assert future.exception(60) is not None
         with shmrt.Pool(1) as another:
             assert another.submit(abs, -1).result() == 1
