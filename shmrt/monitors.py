@@ -2,10 +2,10 @@
 
     with monitor(ref) as m: m.wait(timeout)   one way: Down(ref, reason) when it ends (`erlang:monitor/2`)
     link(ref), unlink(ref)                    mutual, between children of a tree (`erlang:link/1`)
-    join(group), leave(group), members(group) any number of processes under one name (`pg`)
+    join, leave, members (group)              any number of processes under one name (`pg`)
 
-Each belongs to one incarnation of a child: after a restart it is made anew by whoever wants it. Who made a monitor takes
-it along when it dies.
+Each belongs to one incarnation of a child: after a restart it is made anew by whoever wants it. Who made a monitor
+takes it along when it dies.
 """
 
 from __future__ import annotations
