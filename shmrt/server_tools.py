@@ -34,7 +34,7 @@ def get_state(ref: Any, *, timeout: float | None = CALL_SECONDS) -> Any:
 
 
 def replace_state(ref: Any, fn: Callable[[Any], Any], *, timeout: float | None = CALL_SECONDS) -> Any:
-    """Gives the server the state fn(state), where fn sees what `format_state` hides, too; returns the new one, shown."""
+    """Gives the server the state fn(state), where fn sees what is hidden, too; returns the new one, shown."""
     if not callable(fn):
         raise TypeError(f"fn must be a function of the state, not {fn!r}")
     return _system(ref, "replace_state", dumps(fn), timeout)

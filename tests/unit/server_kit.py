@@ -7,6 +7,7 @@ it ended. Slots, Calls and Mailbox keep the rules of the shared-memory ones, wit
 from __future__ import annotations
 
 import marshal
+import pickle
 import threading
 import time
 from collections import deque
@@ -14,8 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
-
-import cloudpickle
 
 from shmrt import _native, server_home
 from shmrt.errors import Overloaded, RingClosed
@@ -243,12 +242,30 @@ class Control:
             BELL.notify_all()
 
 
+_here: list[Any] = []
+
+
+class _Here:
+    """Pickles as the place where this process keeps it: classes of tests hold events, which do not travel."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __reduce__(self) -> Any:
+        _here.append(self.value)
+        return (_find, (len(_here) - 1,))
+
+
+def _find(index: int) -> Any:
+    return _here[index]
+
+
 class Child:
     """One server of the world. `reason` is how its last incarnation ended."""
 
     def __init__(self, world: World, key: int, cls: Any, args: Any, kwargs: Any, name: str | None, box: Any) -> None:
         self.world, self.key, self.cls, self.name, self.box = world, key, cls, name, box
-        self.make = cloudpickle.dumps((cls, args, kwargs))
+        self.make = pickle.dumps(_Here((cls, args, kwargs)))
         self.ready = threading.Event()
         self.ended = threading.Event()
         self.reason: Any = None
