@@ -212,7 +212,7 @@ def kind_of(start: Any) -> str:
     if hasattr(start, "specification") and not isinstance(start, type):
         return "supervisor"
     if isinstance(start, type):
-        if getattr(start, "_shmrt_handlers", None) is not None:
+        if _is_server(start):
             return "server"
         pool = sys.modules.get("shmrt.pool")
         if pool is not None and issubclass(start, pool.Pool):
@@ -237,6 +237,13 @@ def kind_of(start: Any) -> str:
     return "function"
 
 
+def _is_server(start: type) -> bool:
+    import sys
+
+    module = sys.modules.get("shmrt.server")
+    return module is not None and issubclass(start, module.Server)
+
+
 def specify(child: Child) -> ChildSpec:
     """A child as the root knows it: its start is bytes that the root never reads."""
     from shmrt.process.functions import dumps
@@ -254,7 +261,7 @@ def specify(child: Child) -> ChildSpec:
         mailbox = child.mailbox or MAILBOX
         data["mailbox"] = (mailbox.slots, mailbox.slot_bytes, mailbox.on_full)
         data["drop_on_restart"] = child.mailbox_on_restart == "drop"
-        data["handlers"] = dict(child.start._shmrt_handlers)
+        data["handlers"] = dict(child.start.__handlers__)
     timeout = child.start_timeout
     shutdown = child.shutdown
     return ChildSpec(

@@ -217,7 +217,8 @@ class SupervisorRef(Ref):
     def _name_of(which: Any) -> tuple[str, Any]:
         from shmrt.children import plain_id
 
-        return ("key", which.key) if isinstance(which, Ref) else ("id", plain_id(which))
+        key = getattr(which, "key", None)
+        return ("key", key) if key is not None else ("id", plain_id(which))
 
 
 def refusal(home: Home, error: AskError, supervisor: Any, about: Any) -> Exception:
@@ -271,6 +272,6 @@ def make_ref(home: Home, key: int, who: dict[str, Any]) -> Any:
     if kind == "server":
         from shmrt.server import ServerRef
 
-        return ServerRef(home, key, who["name"], who["label"], who["mailbox"], who["handlers"])
+        return ServerRef(key, who["mailbox"], name=who["name"], handlers=who["handlers"], runtime=home.token)
     cls = SupervisorRef if kind == "supervisor" else ProcessRef
     return cls(home, key, who["name"], who["label"])

@@ -20,6 +20,7 @@ import threading
 from shmrt.errors import AlreadyStarted, NotFound, RuntimeDown, StartError
 from shmrt.handles import SupervisorRef, explain, make_ref, reason_from
 from shmrt.home import Home, home_of
+from shmrt.home import home as own_home
 from shmrt.supervise.asking import AskError
 from shmrt.supervise.link import make_spec
 

@@ -169,11 +169,12 @@ class TaskSupervisor(DynamicSupervisor):
         """fn(*args, **kwargs) in a process of its own fate."""
         return self._begin(fn, args, kwargs, linked=False)
 
-    def start_child(self, fn: Any, /, *args: Any, restart: str = "temporary", **kwargs: Any) -> Any:
-        """fn(*args, **kwargs), and nobody waits for it. Its reference."""
-        if isinstance(fn, Child):
-            return super().start_child(fn, *args, **kwargs)
-        return super().start_child(Child(fn, *args, restart=restart, kwargs=kwargs))
+    def start_child(self, child: Any, *args: Any, **options: Any) -> Any:
+        """child(*args), and nobody waits for it; its reference. Options as `Child` takes them: kwargs=, restart=
+        ("temporary")."""
+        if isinstance(child, Child):
+            return super().start_child(child, *args, **options)
+        return super().start_child(Child(child, *args, **{"restart": "temporary", **options}))
 
     def _begin(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, linked: bool) -> Task:
         if not callable(fn):
@@ -258,9 +259,9 @@ def _stream(
                 continue
             if not running:
                 return
-            place = _next_end(ended, running)
-            if place is None:
-                place = min(running, key=lambda one: running[one][1])
+            next_end = _next_end(ended, running)
+            place = min(running, key=lambda one: running[one][1]) if next_end is None else next_end
+            if next_end is None:
                 task = running.pop(place)[0]
                 task.shutdown("brutal_kill")
                 if on_timeout == "exit":
