@@ -20,7 +20,6 @@ import threading
 from shmrt.errors import AlreadyStarted, NotFound, RuntimeDown, StartError
 from shmrt.handles import SupervisorRef, explain, make_ref, reason_from
 from shmrt.home import Home, home_of
-from shmrt.home import home as own_home
 from shmrt.supervise.asking import AskError
 from shmrt.supervise.link import make_spec
 
@@ -215,6 +214,7 @@ class TreeSide:
             self.inside.clear()
 
     def _replant(self) -> None:
+        self.runtime._link.hand_over_mailboxes()
         for planted in list(self._planted):
             if not planted.again:
                 self._planted.remove(planted)

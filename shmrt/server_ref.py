@@ -194,6 +194,8 @@ class ServerRef:
         status, value = home.calls.call(box, self._key, name, args, kwargs or None, timeout)
         if status == _native.CALL_REPLY:
             return value
+        if status == _native.CALL_CLOSED and self._renew(home):
+            return self._call(name, args, kwargs, timeout)
         return self._outcome(status, value)
 
     def _begin(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None) -> Future[Any]:
@@ -215,7 +217,7 @@ class ServerRef:
         try:
             return bool(self._box.cast(kind, name, args, kwargs or None, timeout))
         except RingClosed:
-            return False
+            return self._renew(home) and self._put(kind, name, args, kwargs, timeout)
 
     def _reach(self) -> Home:
         """The home of its runtime here; opens the mailbox, and leaves `_box` None if that is gone."""
@@ -224,12 +226,33 @@ class ServerRef:
             found = home(self._runtime)
         found.check()
         if self._box is None:
+            self._home = found
             try:
                 self._box = found.mailbox(self._address)
             except LookupError:
-                return found
-            self._home = found
+                self._renew(found)
         return found
+
+    def _renew(self, home: Home) -> bool:
+        """Its mailbox is closed or gone. Maybe the child has another one, since it was stopped and started again; or
+        another child has its name, since a supervisor above it was. False: there is no such server."""
+        before = self._address
+        try:
+            who = home.link.ask("who", self._key)
+        except AskError:
+            again = home.find(self._name) if self._name is not None else None
+            if not isinstance(again, ServerRef) or again._key == self._key:
+                return False
+            self._key, self._address = again._key, again._address
+        else:
+            self._address = who["mailbox"]
+        if self._address is None or self._address == before:
+            return False
+        try:
+            self._box = home.mailbox(self._address)
+        except LookupError:
+            return False
+        return True
 
     def _outcome(self, status: int, value: Any) -> Any:
         """What a call that ended so gives to whoever waits for it."""
