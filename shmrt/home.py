@@ -31,9 +31,9 @@ class Home(server_home.Home):
     """One runtime as this process sees it. `token`, and `runtime`, is equal in all processes of one runtime."""
 
     def __init__(self, slots: _native.Slots, link: Any, owner: Runtime | None, child: Any = None) -> None:
-        calls = _native.Calls(slots) if child is None else child.calls
         token = os.fstat(slots.fd).st_ino
         arena = _native.Arena.default() if owner is None else owner._arena
+        calls = _native.Calls(slots, arena) if child is None else child.calls
         super().__init__(calls, link, arena, runtime=token, key=None if child is None else child.key)
         calls.reserve()
         self.slots = slots

@@ -272,7 +272,10 @@ class ServerRef:
                 where=self._label(),
             )
         if status == _native.CALL_DOWN:
-            raise ServerDown(f"server {self._label()} ended during the call: {value!r:.500}", reason=value)
+            from shmrt.handles import explain, reason_from
+
+            reason = reason_from(value)
+            raise ServerDown(f"server {self._label()} ended during the call: {explain(reason)}", reason=reason)
         raise self._gone()
 
     def _gone(self) -> ServerDown:
@@ -299,8 +302,10 @@ class ServerRef:
             raise CallTimeout(f"server {self._label()} has not done so in time: {verb}") from None
         except AskError as error:
             if error.code in ("exit", "down"):
-                ended = error.more
-                raise ServerDown(f"server {self._label()} ended: {ended!r:.500}", reason=ended) from None
+                from shmrt.handles import explain, reason_from
+
+                ended = reason_from(error.more)
+                raise ServerDown(f"server {self._label()} ended: {explain(ended)}", reason=ended) from None
             if error.code in ("noproc", "not_found"):
                 raise self._gone() from None
             raise

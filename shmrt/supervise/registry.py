@@ -99,11 +99,13 @@ class Registry:
         if kin.mailbox is None:
             fd = self.adopted.pop(kin.path, -1)
             if fd >= 0:
-                kin.mailbox = _native.Mailbox.attach(fd, _native.Arena.default())
+                kin.mailbox = _native.Mailbox.attach(fd, _native.Arena.default(), calls)
                 os.close(fd)
             else:
                 slots, slot_bytes, on_full = shape
-                kin.mailbox = _native.Mailbox.create(slots, slot_bytes, ON_FULL.index(on_full))
+                kin.mailbox = _native.Mailbox.create(
+                    slots, slot_bytes, ON_FULL.index(on_full), _native.Arena.default(), calls
+                )
             self.on_mailbox(kin, kin.mailbox.fd)
         elif kin.data["drop_on_restart"]:
             kin.mailbox.drop_all(calls, "restarted")

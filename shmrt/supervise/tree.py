@@ -60,6 +60,8 @@ class Trees:
         self._warm = False
         self._lent: list[int] = []  # descriptors that are on their way to the program
         self.bonds = Bonds()
+        if staff.arena_fd >= 0:
+            _native.Arena.attach(staff.arena_fd).set_default()  # payloads of what the root itself sends
         self.calls = _native.Calls(staff.slots)
         self.calls.reserve()
         self.registry = Registry(staff.slots)
