@@ -1,7 +1,8 @@
 """The mailboxes that the program keeps for its root, so that none is lost with a root that dies.
 
-The root makes a mailbox with a child's first start and sends its descriptor here; the next root gets them all, by the paths of
-the children they belong to, before it is given the trees again. What is still in them is then taken by the new processes.
+The root makes a mailbox with a child's first start and sends its descriptor here; the next root gets them all, by the
+paths of the children they belong to, before it is given the trees again. What is still in them is then taken by the new
+processes.
 """
 
 from __future__ import annotations
