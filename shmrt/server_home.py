@@ -93,6 +93,12 @@ class Home:
                 self._boxes.move_to_end(token)
             return box
 
+    def forget(self, address: Address | None) -> None:
+        """That mailbox is closed: nothing of it is kept here."""
+        if address is not None:
+            with self._lock:
+                self._boxes.pop(address[3], None)
+
     def _open(self, address: Address) -> Any:
         root_pid, number, inode, token = address
         try:

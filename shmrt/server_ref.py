@@ -237,6 +237,8 @@ class ServerRef:
         """Its mailbox is closed or gone. Maybe the child has another one, since it was stopped and started again; or
         another child has its name, since a supervisor above it was. False: there is no such server."""
         before = self._address
+        home.forget(before)
+        self._box = None
         try:
             who = home.link.ask("who", self._key)
         except AskError:

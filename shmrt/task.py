@@ -117,7 +117,7 @@ class Task(Future):  # type: ignore[type-arg]
         brutal = timeout == "brutal_kill"
         if not brutal:
             seconds = check_seconds(timeout, "timeout")  # type: ignore[arg-type]
-            self.ref._home.ask("end_process", self.ref.key, False)
+            self.ref._ask("end_process", self.ref.key, False)
             try:
                 error = super().exception(seconds)
             except FutureTimeout:
@@ -127,7 +127,7 @@ class Task(Future):  # type: ignore[type-arg]
                     return ("ok", super().result())
                 reason = exit_of(error)
                 return None if reason in ("shutdown", "noproc") else ("exit", reason)
-        self.ref._home.ask("end_process", self.ref.key, True)
+        self.ref._ask("end_process", self.ref.key, True)
         error = super().exception()
         if error is None:
             return ("ok", super().result())
@@ -182,7 +182,7 @@ class TaskSupervisor(DynamicSupervisor):
         label = getattr(fn, "__name__", type(fn).__name__)
         ref = super().start_child(Child(_Runner, id=label, restart="temporary", mailbox=_MAILBOX))
         if linked:
-            ref._home.ask("tie", ref.key)
+            ref._ask("tie", ref.key)
         try:
             request = ref.request("run", fn, args, kwargs, timeout=None)
         except BaseException:  # it does not pickle
