@@ -9,8 +9,8 @@
 /* Looks for a name that moved meanwhile: each means that a put was made during the look before. */
 #define SCANS_MAX 64
 
-#define LOAD(word) atomic_load_explicit(&(word), memory_order_relaxed) /* an edge's fence or the only writer orders it */
-#define STORE(word, value) atomic_store_explicit(&(word), (value), memory_order_relaxed) /* a store that releases follows */
+#define LOAD(word) atomic_load_explicit(&(word), memory_order_relaxed) /* a fence, or ours alone */
+#define STORE(word, value) atomic_store_explicit(&(word), (value), memory_order_relaxed) /* a release follows */
 
 /* ---- making and joining ------------------------------------------------------------------------- */
 

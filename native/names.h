@@ -16,8 +16,8 @@
  *
  * So a writer that dies anywhere leaves the change wholly made or not made at all. Nothing has to be
  * repaired: bytes in an entry without a hash, bytes of a value that does not count and a `high` that is too
- * high are what the next change writes over. A reader never waits for the writer; it starts again only when a change was
- * completed under its eyes, SHMRT_NAME_TRIES times at most, and then says that it found nothing.
+ * high are what the next change writes over. A reader never waits for the writer; it starts again only when a
+ * change was completed under its eyes, SHMRT_NAME_TRIES times at most, and then says that it found nothing.
  *
  * A find that finds nothing is right about one moment of its run, also when the name moved from one index to
  * another meanwhile (put there, then removed here). A find_all has every value whose entry was there the
