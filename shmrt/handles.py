@@ -270,6 +270,10 @@ def explain(reason: Any) -> str:
 def make_ref(home: Home, key: int, who: dict[str, Any]) -> Any:
     """The right kind of reference to a child."""
     kind = who["kind"]
+    if kind == "pool":
+        from shmrt.pool_ref import PoolRef
+
+        return PoolRef(key, who["mailbox"], name=who["name"], handlers={}, runtime=home.token)
     if kind == "server":
         from shmrt.server import ServerRef
 

@@ -260,11 +260,13 @@ class InProgram:
         self.key = self.incarnation = 0
         self.pool: Any = None
         self.run: Any = None
+        self.door: Any = None
         self.is_over = False
 
     def open(self, data: dict[str, Any]) -> None:
         """Says "ready" or how it failed."""
         if self.pool is not None or self.run is not None:
+            self._open_door(data)
             self._say("child_ready")  # it has outlived a root
             return
         try:
@@ -275,6 +277,7 @@ class InProgram:
                 pool = start(*args, **{"name": data["name"] or data["label"], **kwargs, "runtime": self.side.runtime})
                 self.pool = pool
                 pool.submit(int).result()  # some worker serves
+                self._open_door(data)
             else:
                 self.run = start.run()
                 _in_thread(f"shmrt-run-{self.label}", self._run)
@@ -284,6 +287,20 @@ class InProgram:
                 self.pool.terminate_workers()
             return
         self._say("child_ready")
+
+    def _open_door(self, data: dict[str, Any]) -> None:
+        """From here on other processes reach it through its mailbox."""
+        self._close_door()
+        if self.pool is not None:
+            from shmrt.pool_ref import Door
+
+            home = self.side.home
+            self.door = Door(home, home.mailbox(data["address"]), self.pool)
+
+    def _close_door(self) -> None:
+        door, self.door = self.door, None
+        if door is not None:
+            door.close()
 
     def _run(self) -> None:
         try:
@@ -297,6 +314,7 @@ class InProgram:
 
     def close(self) -> None:
         """What was accepted is done first."""
+        self._close_door()
         if self.pool is not None:
             self.pool.shutdown(wait=True)
         elif self.run is not None:
@@ -304,6 +322,7 @@ class InProgram:
         self.over("shutdown")
 
     def kill(self) -> None:
+        self._close_door()
         if self.pool is not None:
             self.pool.terminate_workers()
         elif self.run is not None:
@@ -315,6 +334,8 @@ class InProgram:
         if not self.is_over:
             self.is_over = True
             self.side.inside.pop(self.key, None)
+            if self.door is not None:
+                _in_thread(f"shmrt-close-{self.label}", self._close_door)
             self._say("child_exited", reason)
 
     def _say(self, verb: str, *more: Any) -> None:

@@ -156,7 +156,7 @@ class Trees:
         self.registry.open_mailbox(kin, self.calls)
         if kin.in_program:
             self.registry.enter(kin)
-            data = {**kin.data, "surroundings": None}
+            data = {**kin.data, "surroundings": None, "address": self.registry.address(kin)}
             self.staff.channel.send(("open_child", kin.key, kin.incarnation, data, kin.path))
             return
         if kin.crew is None:
