@@ -39,6 +39,8 @@ class RuntimeEvents:
         verb = event[0]
         if self._trees is not None and verb in _OF_TREES:
             self._trees.hear(event)
+        if self._trees is not None and verb == "removed":
+            self._trees.pool_removed(event[1])
         if verb == "orphaned":
             self._arena.reclaim_dead()
         about_pool = verb in ("removed", "pool_broken", "start_failed", "dropped")

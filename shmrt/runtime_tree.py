@@ -244,6 +244,12 @@ class TreeSide:
                 text = reasons[-1] if reasons else "its workers cannot be kept running"
                 inside.over(("error", "shmrt.errors.PoolBroken", text, "\n".join(reasons)))
 
+    def pool_removed(self, number: int) -> None:
+        """In the thread `shmrt-link`: a pool has no workers any more. Maybe somebody shut down a pool of a tree."""
+        for inside in list(self.inside.values()):
+            if inside.pool is not None and inside.pool._opened.number == number and not inside.is_closing:
+                inside.over("normal")
+
     def pool(self, key: int) -> Any:
         """The pool of a tree, for this program."""
         inside = self.inside.get(key)
@@ -261,6 +267,7 @@ class InProgram:
         self.pool: Any = None
         self.run: Any = None
         self.door: Any = None
+        self.is_closing = False
         self.is_over = False
 
     def open(self, data: dict[str, Any]) -> None:
@@ -314,6 +321,7 @@ class InProgram:
 
     def close(self) -> None:
         """What was accepted is done first."""
+        self.is_closing = True
         self._close_door()
         if self.pool is not None:
             self.pool.shutdown(wait=True)
@@ -322,6 +330,7 @@ class InProgram:
         self.over("shutdown")
 
     def kill(self) -> None:
+        self.is_closing = True
         self._close_door()
         if self.pool is not None:
             self.pool.terminate_workers()

@@ -98,7 +98,7 @@ class ServerRef:
         return f"<ServerRef {self._label()} key={self._key}>"
 
     def __reduce__(self) -> Any:
-        return (_again, (self._key, self._address, self._name, self._handlers, self._runtime))
+        return (_again, (type(self), self._key, self._address, self._name, self._handlers, self._runtime))
 
     def __enter__(self) -> ServerRef:
         return self
@@ -313,5 +313,7 @@ class ServerRef:
             raise
 
 
-def _again(key: int, address: Address, name: str | None, handlers: Any, runtime: Any) -> ServerRef:
-    return ServerRef(key, address, name=name, handlers=handlers, runtime=runtime)
+def _again(
+    cls: type[ServerRef], key: int, address: Address, name: str | None, handlers: Any, runtime: Any
+) -> ServerRef:
+    return cls(key, address, name=name, handlers=handlers, runtime=runtime)

@@ -50,8 +50,6 @@ class ChildLoop:
         self.index = index
         self.link: InnerLink = link_of(job)
         self.mailbox = self.kin.mailbox
-        if job.arena_fd >= 0:
-            _native.Arena.attach(job.arena_fd).set_default()
         self.calls = _native.Calls(slots)
         self.says_ready = self.kin.is_server
         self._start: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
