@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from time import monotonic
 
 from shmrt.errors import AlreadyStarted, NotFound, RuntimeDown, StartError
 from shmrt.handles import SupervisorRef, explain, make_ref, reason_from
@@ -136,22 +137,32 @@ class TreeSide:
         return SupervisorRef(self.home, key, who["name"], who["label"])
 
     # ---- the end ----------------------------------------------------------------------------------------------------
-    def stop_all(self) -> None:
-        """Every tree in order, the last one first."""
+    def stop_all(self, grace: float | None = None) -> None:
+        """Every tree in order, the last one first; what is not gone after `grace` seconds is killed, and so is
+        everything after Ctrl-C."""
         self._stopping = True
+        end = None if grace is None else monotonic() + grace
         try:
             for planted in reversed(self._planted):
-                self._stop(planted, "shutdown")
-        except BaseException:
+                self._stop(planted, "shutdown", end)
+        except BaseException as error:
             for planted in reversed(self._planted):
-                self._stop(planted, "killed")
-            raise
+                self._stop(planted, "killed", None)
+            if not isinstance(error, TimeoutError):
+                raise
 
-    def _stop(self, planted: _Planted, reason: str) -> None:
+    def _stop(self, planted: _Planted, reason: str, end: float | None) -> None:
+        timeout = None if end is None else max(0.0, end - monotonic())
         try:
-            self.runtime._link.ask("stop_supervisor", planted.key, reason)
+            self.runtime._link.ask("stop_supervisor", planted.key, reason, timeout=timeout)
         except (AskError, RuntimeDown):
             pass  # it is gone
+
+    def has_pool(self, number: int) -> bool:
+        """Whether this pool is a child of a tree."""
+        return any(
+            inside.pool is not None and inside.pool._opened.number == number for inside in list(self.inside.values())
+        )
 
     def _ended(self, key: int, reason: Any) -> None:
         planted = next((planted for planted in self._planted if planted.key == key), None)

@@ -263,7 +263,7 @@ class Runtime(RuntimeEvents):
                 _current.remove(self)
         try:
             if kind is None:
-                for opened in list(self._pools.values()):
+                for opened in self._loose_pools():
                     opened.shutdown()
             else:
                 self._abort()
@@ -274,12 +274,20 @@ class Runtime(RuntimeEvents):
         finally:
             self.stop()
 
+    def _loose_pools(self) -> list[OpenedPool]:
+        """Those that are no children of a tree, which ends its own."""
+        trees = self._trees
+        return [opened for opened in list(self._pools.values()) if trees is None or not trees.has_pool(opened.number)]
+
     def _abort(self) -> None:
-        """By an exception or Ctrl-C: what is queued is cancelled, what runs in any pool has the same few seconds."""
-        pools = list(self._pools.values())
+        """By an exception or Ctrl-C: what is queued is cancelled, what runs in any pool or tree has the same few
+        seconds."""
+        pools = self._loose_pools()
         for opened in pools:
             opened.cancel_queue()
         end = monotonic() + _GRACE_S
+        if self._trees is not None:
+            self._trees.stop_all(_GRACE_S)
         for opened in pools:
             opened.abort(max(end - monotonic(), 0.0))
 
@@ -302,7 +310,7 @@ class Runtime(RuntimeEvents):
         try:
             if getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1"):
                 self._abort()
-            for opened in list(self._pools.values()):
+            for opened in self._loose_pools():
                 try:
                     opened.shutdown()
                 except Exception:

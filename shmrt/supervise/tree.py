@@ -63,7 +63,9 @@ class Trees:
         if staff.arena_fd >= 0:
             arena = _native.Arena.attach(staff.arena_fd)
             arena.set_default()  # payloads of what the root itself sends
-            staff.arena_fd = arena.fd  # forked children go on with this very object, so its descriptor is theirs to keep
+            staff.arena_fd = (
+                arena.fd
+            )  # forked children go on with this very object, so its descriptor is theirs to keep
         self.calls = _native.Calls(staff.slots)
         self.calls.reserve()
         self.registry = Registry(staff.slots)
