@@ -94,7 +94,8 @@ static void *call(void *context) {
 	_Atomic uint32_t spin_ns = 0;
 	bool have = false;
 	for (unsigned round = 0; round < ROUNDS; round++) {
-		while (!have) /* an abandoned one comes back when its writer is done */
+		/* An abandoned one comes back when its writer is done. */
+		for (uint64_t since_ns = shmrt_now_ns(); !have; CHECK(shmrt_now_ns() - since_ns < UINT64_C(20000000000)))
 			have = shmrt_call_claim(&world.calls, &cursor, &index) == SHMRT_OK;
 		uint64_t patience_ns = draw(&state, 8) == 0 ? 100000 : draw(&state, 3000);
 		uint64_t deadline_ns = shmrt_now_ns() + patience_ns;
