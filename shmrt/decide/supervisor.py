@@ -275,13 +275,13 @@ class StaticSupervisor(Machine):
     # ------------------------------------------------------------------ requests
 
     def _start_child(self, spec: ChildSpec) -> Steps:
+        if (problem := self.problem_of(spec)) is not None:
+            return False, problem
         known = self._children.get(spec.id)
         if known is not None:
             if known.state in (UP, DEAD):
                 return False, ("already_started", known.key)
             return False, ("already_present", None)
-        if (problem := self.problem_of(spec)) is not None:
-            return False, problem
         member = self.add(spec)
         if not (yield from self._start(member)):
             self.forget(member)

@@ -1,7 +1,8 @@
 """A pretended world below a `Tree`: leaves that start, fail, obey or ignore, on a clock that only the test moves.
 
-Ids are unique in a test, so a leaf is called by its id. `log` has what a watcher of the processes would see:
-("start", id), ("up", id), ("down", id, reason), and what the root is told of keys: ("lost", id, reason), ("forgotten", id).
+Ids are unique in a test, so a leaf is called by its id. `log` has what a watcher of the processes would see,
+("start", id), ("up", id), ("down", id, reason), and what the root is told of keys, ("lost", id, reason),
+("forgotten", id).
 """
 
 from __future__ import annotations

@@ -123,7 +123,14 @@ def test_a_transient_supervisor_that_gave_up_is_not_started_again():
 def waiting() -> World:
     world = World()
     world.add(
-        sup("one_for_one", "a", "b", max_restarts=9, backoff=Backoff(free=1, first_ns=1 * S, cap_ns=4 * S), period=60 * S)
+        sup(
+            "one_for_one",
+            "a",
+            "b",
+            max_restarts=9,
+            backoff=Backoff(free=1, first_ns=1 * S, cap_ns=4 * S),
+            period=60 * S,
+        )
     )
     return world
 
