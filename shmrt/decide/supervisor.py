@@ -64,7 +64,7 @@ class StaticSupervisor(Machine):
         expected = member.state != UP
         self.set_down(member, reason)
         if self.killing:
-            self.bury()
+            self.one_buried()
         elif expected:
             self._news_of(member)
         else:
