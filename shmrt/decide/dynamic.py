@@ -133,12 +133,12 @@ class DynamicSupervisor(Machine):
     # ------------------------------------------------------------------ requests
 
     def _start_child(self, token: Any, spec: ChildSpec) -> None:
+        if (problem := self.problem_of(spec)) is not None:
+            self.answer(token, False, problem)
+            return
         most = self.spec.max_children
         if most is not None and len(self.members) >= most:
             self.answer(token, False, ("max_children", most))
-            return
-        if (problem := self.problem_of(spec)) is not None:
-            self.answer(token, False, problem)
             return
         member = self.add(spec)
         member.start_token = token

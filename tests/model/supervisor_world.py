@@ -50,6 +50,8 @@ class World:
         self.ending: dict[Any, Any] = {}
         """What an id ends with when it is asked to; None: it ignores that."""
         self.forgotten: set[int] = set()
+        self.ran: set[int] = set()
+        self.lost: set[int] = set()
         self.tops: dict[int, Any] = {}
         self.top = 0
         self._tokens = 0
@@ -91,7 +93,7 @@ class World:
 
     def at(self, seconds: float) -> None:
         """Moves the clock, through every timer on the way."""
-        until = int(seconds * S)
+        until = round(seconds * S)
         while (due := self.tree.next_ns()) is not None and due <= until:
             self.now = max(self.now, due)
             self.tree.tick(self.now)
@@ -130,6 +132,7 @@ class World:
 
     def _up(self, key: int) -> None:
         assert self.alive[key] == "starting"
+        self.ran.add(key)
         self.alive[key] = "up"
         self.log.append(("up", self.names[key]))
         self.tree.started(key, self.now)
@@ -144,6 +147,7 @@ class World:
         self.names[key] = data
         self.keys[data] = key
         self.alive[key] = "starting"
+        self.lost.discard(key)
         self.log.append(("start", data))
         failures = self.fails.get(data)
         failure = failures.pop(0) if failures else None
@@ -166,11 +170,14 @@ class World:
             self._gone(key, "killed")
 
     def _on_lost(self, key: int, reason: Any) -> None:
-        assert key not in self.alive, "a lost leaf is down"
+        assert key not in self.alive and key in self.ran, "a lost leaf ran and is down"
+        assert key not in self.lost, "it is said once"
+        self.lost.add(key)
         self.log.append(("lost", self.names[key], reason))
 
     def _on_forgotten(self, key: int) -> None:
         assert key not in self.alive and key not in self.forgotten
+        assert key not in self.ran or key in self.lost, "what ran is lost before it is forgotten"
         self.forgotten.add(key)
         if key in self.names:
             self.log.append(("forgotten", self.names[key]))
