@@ -104,6 +104,7 @@ class Machine:
         self.tree.timers.cancel(member.wait_timer)
         member.wait_timer = None
         member.state = STARTING
+        member.lost = False
         member.incarnation += 1
         member.killed = member.timed_out = member.ready = False
         if member.incarnation > 1:
@@ -120,7 +121,6 @@ class Machine:
         self.disarm(member)
         member.state = UP
         member.restarting = False
-        member.lost = False
         member.ran = member.ready = True
         member.up_since = self.tree.now
         self.report("progress", member, None)

@@ -319,6 +319,7 @@ class StaticSupervisor(Machine):
         if member.state != DOWN:
             return False, ("running", None)
         if not (yield from self._start(member)):
+            self.lose(member)
             return False, ("start_error", member.reason)
         return True, member.key if member.state == UP else None
 

@@ -141,6 +141,12 @@ class SlowWorld(World):
         self.pending = [(what, other) for what, other in self.pending if other != key]
         super()._gone(key, reason)
 
+    def _up(self, key: int) -> None:
+        ran = key in self.ran
+        super()._up(key)
+        if ("kill", key) in self.pending and not ran:
+            self.ran.discard(key)  # it came too late: nobody was told of it
+
     def _on_shutdown(self, key: int) -> None:
         if key in self.alive:
             assert self.alive[key] == "up"
