@@ -143,10 +143,10 @@ class TreeSide:
         self._stopping = True
         end = None if grace is None else monotonic() + grace
         try:
-            for planted in reversed(self._planted):
+            for planted in reversed(list(self._planted)):
                 self._stop(planted, "shutdown", end)
         except BaseException as error:
-            for planted in reversed(self._planted):
+            for planted in reversed(list(self._planted)):
                 self._stop(planted, "killed", None)
             if not isinstance(error, TimeoutError):
                 raise
@@ -154,7 +154,7 @@ class TreeSide:
     def _stop(self, planted: _Planted, reason: str, end: float | None) -> None:
         timeout = None if end is None else max(0.0, end - monotonic())
         try:
-            self.runtime._link.ask("stop_supervisor", planted.key, reason, timeout=timeout)
+            self.runtime._link.ask("stop_planted", planted.number, reason, timeout=timeout)
         except (AskError, RuntimeDown):
             pass  # it is gone
 

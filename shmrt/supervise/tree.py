@@ -202,11 +202,13 @@ class Trees:
 
     def ask_to_end(self, kin: Kin) -> None:
         """OTP's exit(shutdown). A server hears it between two messages; TERM interrupts what it or a function is
-        doing."""
+        doing. Once for each process: another TERM would interrupt its cleaning up."""
+        if kin.asked_to_end:
+            return
         kin.asked_to_end = True
         if kin.in_program:
             self.staff.channel.send(("close_child", kin.key, kin.incarnation))
-        elif kin.worker is not None:
+        elif kin.worker is not None and kin.ready:
             if kin.is_server:
                 self.tell(kin, ("shutdown",))
             _native.pidfd_signal(kin.worker.pidfd, signals.TERM)
@@ -264,6 +266,9 @@ class Trees:
 
     def ready(self, kin: Kin) -> None:
         kin.ready = True
+        if kin.asked_to_end:  # somebody stopped it while it started, when it could not hear
+            kin.asked_to_end = False
+            self.ask_to_end(kin)
         self.tree.started(kin.key, monotonic_ns())
         self.act()
 
