@@ -266,12 +266,16 @@ def refusal(home: Home, error: AskError, supervisor: Any, about: Any) -> Excepti
 
 
 def reason_from(reason: Any) -> Any:
-    """An exit reason as the user gave it: what had to be pickled on its way is itself again."""
+    """An exit reason as the user gave it: what had to be pickled on its way is itself again, or a text that says why
+    it could not be."""
     if type(reason) is tuple:
         if len(reason) == 2 and reason[0] == "\0pickle":
             from _pickle import loads
 
-            return loads(reason[1])
+            try:
+                return loads(reason[1])
+            except Exception as error:
+                return f"<cannot be unpickled here: {type(error).__name__}: {error}>"
         return tuple(reason_from(part) for part in reason)
     return reason
 

@@ -197,6 +197,15 @@ class TreeSide:
         elif verb == "root_started" and rest[1] > 1:
             _in_thread("shmrt-replant", self._replant)
 
+    def reports(self) -> list[dict[str, Any]]:
+        """The last ones, with reasons and ids as the user knows them: unpickled here, in whoever asks."""
+        found = []
+        for report in self.events[-_EVENTS_MAX:]:
+            offender = {**report["offender"], "id": reason_from(report["offender"]["id"])}
+            path = reason_from(report["supervisor"])
+            found.append({**report, "supervisor": path, "offender": offender, "reason": reason_from(report["reason"])})
+        return found
+
     def _report(self, report: dict[str, Any]) -> None:
         self.events.append(report)
         if len(self.events) > 2 * _EVENTS_MAX:

@@ -340,7 +340,7 @@ class Runtime(RuntimeEvents):
     def events(self) -> list[dict[str, Any]]:
         """The last thousand reports of the trees, oldest first: what happened and what was decided. Each has event,
         seq, monotonic_ns, supervisor (path), context, reason and offender. They survive the root."""
-        return [] if self._trees is None else list(self._trees.events)
+        return [] if self._trees is None else self._trees.reports()
 
     # ---- pools ----------------------------------------------------------------------------------------------------
     def _add_pool(self, opened: OpenedPool) -> None:
