@@ -156,7 +156,7 @@ def test_too_many_restarts_end_the_runtime() -> None:
 @pytest.mark.parametrize("first", ["the block", "the tree"])
 def test_leaving_a_runtime_whose_tree_gives_up_leaves_nothing(first: str) -> None:
     """B1. Whether the tree's own end or the `with` block comes first, after it no process is left."""
-    for _ in range(10):
+    for _ in range(4):
         with Runtime(Supervisor([Child(tree_kit.idle, id=name) for name in NAMES], max_restarts=0)) as runtime:
             supervisor = runtime.supervisor()
             pids = [*tree_kit.pids(supervisor).values(), runtime.pid]
