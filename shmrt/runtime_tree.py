@@ -120,13 +120,20 @@ class TreeSide:
         ):
             child, inner = inner[1][1], inner[1][2]
         if isinstance(inner, tuple) and inner[:1] == ("already_started",):
-            return AlreadyStarted(f"child {child!r} did not start: its name is taken", ref=None)
+            return AlreadyStarted(f"child {child!r} did not start: its name is taken", ref=self._ref_of(inner[1]))
         what = (
             f"child {child!r} did not start: {explain(inner)}"
             if child is not None
             else f"the tree did not start: {explain(reason)}"
         )
         return StartError(what, reason=reason, child=child)
+
+    def _ref_of(self, key: int) -> Any:
+        """None if it is gone."""
+        try:
+            return make_ref(self.home, key, self.home.ask("who", key))
+        except AskError:
+            return None
 
     def supervisor(self, name: str | None) -> SupervisorRef:
         try:

@@ -86,8 +86,11 @@ class Asks:
             value = self._row(value)
         elif ok and verb == "get_childspec":
             value = value.to_plain()
-        elif not ok and isinstance(value, tuple) and value and value[0] == "already_started":
-            value = ("already_started", (value[1], self.who(value[1])))
+        elif not ok and isinstance(value, tuple):
+            if value[0] == "start_error" and isinstance(value[1], tuple) and value[1][0] == "already_started":
+                value = value[1]  # its name is taken
+            if value[0] == "already_started":
+                value = ("already_started", (value[1], self.who(value[1])))
         if who is None or who.channel is not None:
             self.trees.send_to(who, ("answer", number, ok, value))
 
