@@ -107,8 +107,7 @@ class Runtime(RuntimeEvents):
     gives up, the runtime ends with its reason. name: for people, and for the command line's verbs. shm_limit bounds the
     payload memory (bytes or "2GiB"; None: half of what is available). on_event(event) is called in a daemon thread with
     each report of the trees (see `events`), and with what the root tells of workers: ("started", slot, epoch, pid),
-    ("gone", ...), ("root_lost", ...). preload: modules imported
-    once in a template for every pool that names none of its own.
+    ("gone", ...), ("root_lost", ...). preload: modules imported once in a template for every pool that names none.
 
     Raises SegmentError if shared memory is short, naming needed, free and whose limit it is.
     """

@@ -128,7 +128,7 @@ def test_a_restart_that_fails_is_tried_again_and_costs(journal: Journal) -> None
     """B1. A child that cannot start again is tried max_restarts times in all, then its supervisor gives up."""
     child = Child(tree_kit.idle, Fail(Oops("gone"), journal, "good"), id="a")
     journal.note("good")
-    with Runtime(Supervisor([child], max_restarts=4)) as runtime:
+    with Runtime(Supervisor([child], max_restarts=4, max_seconds=1000)) as runtime:
         pid = runtime.supervisor().which_child("a")[1]
         journal.clear()
         kill(pid)

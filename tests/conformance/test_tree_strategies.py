@@ -72,7 +72,7 @@ def test_a_group_restart_revives_what_had_ended(journal: Journal, strategy: str)
 @pytest.mark.parametrize("strategy", ["one_for_one", "one_for_all", "rest_for_one"])
 def test_several_deaths_at_once(journal: Journal, strategy: str) -> None:
     """B3. All four killed in one moment: all come back, each death is one of the budget's restarts at most."""
-    with Runtime(Supervisor(four(journal), strategy=strategy, max_restarts=4)) as runtime:
+    with Runtime(Supervisor(four(journal), strategy=strategy, max_restarts=4, max_seconds=1000)) as runtime:
         supervisor = runtime.supervisor()
         running(journal)
         before = tree_kit.pids(supervisor)
@@ -97,7 +97,7 @@ def test_a_failed_start_in_a_group_restart_runs_the_strategy_again(journal: Jour
         Child(tree_kit.idle, FailTwice(journal), Mark(journal, "start", "c"), id="c"),
         Child(tree_kit.idle, Mark(journal, "start", "d"), id="d"),
     ]
-    with Runtime(Supervisor(children, strategy=strategy, max_restarts=3)) as runtime:
+    with Runtime(Supervisor(children, strategy=strategy, max_restarts=3, max_seconds=1000)) as runtime:
         supervisor = runtime.supervisor()
         pid = supervisor.which_child("a")[1]
         journal.clear()
@@ -157,7 +157,9 @@ def test_too_many_restarts_end_the_runtime() -> None:
 def test_leaving_a_runtime_whose_tree_gives_up_leaves_nothing(first: str) -> None:
     """B1. Whether the tree's own end or the `with` block comes first, after it no process is left."""
     for _ in range(4):
-        with Runtime(Supervisor([Child(tree_kit.idle, id=name) for name in NAMES], max_restarts=0)) as runtime:
+        with Runtime(
+            Supervisor([Child(tree_kit.idle, id=name) for name in NAMES], max_restarts=0, max_seconds=1000)
+        ) as runtime:
             supervisor = runtime.supervisor()
             pids = [*tree_kit.pids(supervisor).values(), runtime.pid]
             kill(pids[2])
@@ -187,11 +189,15 @@ def test_zero_restarts_and_a_slow_crasher(journal: Journal) -> None:
 
 
 def layers(journal: Journal, restart: str = "permanent") -> Supervisor:
-    low = Supervisor([Child(tree_kit.stay, journal, "leaf", id="leaf")], max_restarts=0)
+    low = Supervisor([Child(tree_kit.stay, journal, "leaf", id="leaf")], max_restarts=0, max_seconds=1000)
     middle = Supervisor(
-        [Child(tree_kit.stay, journal, "m", id="m"), Child(low, id="low", restart=restart)], max_restarts=0
+        [Child(tree_kit.stay, journal, "m", id="m"), Child(low, id="low", restart=restart)],
+        max_restarts=0,
+        max_seconds=1000,
     )
-    return Supervisor([Child(tree_kit.stay, journal, "t", id="t"), Child(middle, id="middle")], max_restarts=1)
+    return Supervisor(
+        [Child(tree_kit.stay, journal, "t", id="t"), Child(middle, id="middle")], max_restarts=1, max_seconds=1000
+    )
 
 
 def test_escalation_through_three_layers(journal: Journal) -> None:
