@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from shmrt.pool_opened import OpenedPool
+    from shmrt.runtime_named import NamedSide
 
 __all__ = ["WORKERS_MAX", "Runtime", "current"]
 
@@ -127,6 +128,7 @@ class Runtime:
         self._stopped = False
         self._down: str | None = None
         self._ended = threading.Event()
+        self._named: NamedSide | None = None
         self._link: Any = None
         self._hub: Any = None
         self._slots: Any = None
@@ -151,7 +153,13 @@ class Runtime:
 
             _native.check_memory(self._START_BYTES)
             try:
+                if self.name is not None:
+                    from shmrt.runtime_named import NamedSide
+
+                    self._named = NamedSide(self, self.name)
                 self._start(RootLink)
+                if self._named is not None:
+                    self._named.serve(self._link)
             except BaseException:
                 self._undo_start()
                 raise
@@ -182,6 +190,12 @@ class Runtime:
         if self._slots is not None:
             self._slots.close()
         self._link = self._hub = self._slots = None
+        self._end_name()
+
+    def _end_name(self) -> None:
+        if self._named is not None:
+            self._named.end(None if self._down is None else str(self._down))
+            self._named = None
 
     def stop(self, grace: float = 5.0) -> None:
         """Ends every pool (what is pending is lost with RuntimeDown), then the root. Nothing is left afterwards."""
@@ -204,6 +218,7 @@ class Runtime:
         self._link.close(grace)
         self._hub.stop()
         self._slots.close()
+        self._end_name()
 
     def wait(self, timeout: float | None = None) -> str | None:
         """Waits until the runtime has ended; why, or None if it has not in time."""
@@ -314,6 +329,8 @@ class Runtime:
     def _handle_event(self, event: tuple[Any, ...]) -> None:
         """In the thread shmrt-link."""
         verb = event[0]
+        if self._named is not None:
+            self._named.hear(event)
         if verb == "orphaned":
             self._arena.reclaim_dead()
         about_pool = verb in ("removed", "pool_broken", "start_failed", "dropped")

@@ -9,7 +9,17 @@ from typing import Any
 
 from shmrt.spec import RingSpec, parse_duration
 
-__all__ = ["assignment", "chaos", "duration", "ready_timeout", "ring_slots", "slot_bytes", "whole", "workers"]
+__all__ = [
+    "assignment",
+    "chaos",
+    "duration",
+    "ready_timeout",
+    "ring_slots",
+    "slot_bytes",
+    "text_pair",
+    "whole",
+    "workers",
+]
 
 WORKERS_MOST = 256
 """The most that one pool may have."""
@@ -92,6 +102,14 @@ def assignment(text: str) -> tuple[str, Any]:
     if not equals or not key.isidentifier():
         raise ValueError(f"set {text!r} is not KEY=VALUE with a name for KEY")
     return key, literal(value)
+
+
+@_refusing
+def text_pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ValueError(f"filter {text!r} is not KEY=VALUE, such as name=worker.exit")
+    return key, value
 
 
 def literal(text: str) -> Any:

@@ -92,6 +92,7 @@ class RootLink(Commands):
         self._intensity = Intensity(max_restarts, int(max_seconds * 1e9))
         self._lock = threading.RLock()
         self._pools: dict[int, _Pool] = {}
+        self._control: tuple[str, int] | None = None
         self._channel: Channel | None = None
         self._root_pidfd = -1
         self._closing = False
@@ -168,6 +169,19 @@ class RootLink(Commands):
             if id in self._pools:
                 self._pools[id].removing = True
         super().remove_pool(id, grace_s)
+
+    def serve_control(self, name: str, listener: int) -> None:
+        """Every root of this link answers control clients on that socket, which stays open as long as the link."""
+        with self._lock:
+            self._control = (name, listener)
+            self._send_control()
+
+    def _send_control(self) -> None:
+        if self._control is not None and self._channel is not None:
+            name, listener = self._control
+            self._channel.send(("control", name, os.getpid()), (listener,))
+            if self._channel.pending:
+                self._poke()
 
     def freed(self) -> None:
         """Says that slots became EMPTY. `slots.ring(SLOT_ROOT)` does the same."""
@@ -264,6 +278,7 @@ class RootLink(Commands):
         self.slots.claim(_native.SLOT_ROOT, 0, 0)
         fds = (self.slots.fd,) if self.arena_fd < 0 else (self.slots.fd, self.arena_fd)
         self._channel.send(("memory",), fds)
+        self._send_control()
         for pool in self._pools.values():
             self._add(pool)
 
