@@ -2,7 +2,8 @@
 
 All derive from `ShmrtError` and also from the standard type that an existing `except` clause
 names: a full ring is a `queue.Full`, a passed deadline is a `TimeoutError`. The attributes of each
-class are part of the contract. Errors survive pickling with their attributes.
+class are part of the contract. Errors survive pickling with their attributes. `Shutdown` alone is none: it is how a
+child ends itself in order.
 
     >>> issubclass(TaskTimeout, TimeoutError)
     True
@@ -39,6 +40,7 @@ __all__ = [
     "SegmentError",
     "ServerDown",
     "ShmrtError",
+    "Shutdown",
     "SpecError",
     "StartError",
     "TaskTimeout",
@@ -200,6 +202,25 @@ class CircuitOpen(ShmrtError, RuntimeError):
     def __init__(self, message: str = "", *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class Shutdown(SystemExit):
+    """Not an error: raised in a child, it ends that child in order, for the reason "shutdown" or ("shutdown", info).
+
+    A child that is asked to shut down gets it raised where it is, unless it traps exits. Like every SystemExit it
+    passes by `except Exception`, and ends a process that is no child with exit code 0. `info` should be plain values.
+
+        >>> try:
+        ...     raise Shutdown("tired")
+        ... except SystemExit as end:
+        ...     end.code, end.info
+        (0, 'tired')
+    """
+
+    def __init__(self, info: Any = None) -> None:
+        super().__init__(0)
+        self.info = info
+        self.args = () if info is None else (info,)
 
 
 class RemoteError(ShmrtError, RuntimeError):

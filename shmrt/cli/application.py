@@ -87,7 +87,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 def _on_full(value: Any) -> str:
     if value not in _OVERFLOW and value not in _OVERFLOW.values():
         raise ValueError(f"{value!r} must be one of {', '.join(_OVERFLOW)}")
-    return _OVERFLOW.get(value, value)
+    return _OVERFLOW.get(value) or str(value)
 
 
 _Key = tuple[str, Callable[[Any], Any]]
@@ -312,7 +312,9 @@ class Application:
                 found[name] = check(value)
             except (ValueError, TypeError) as error:
                 text = str(error)
-                raise CliError(f"{origin}: {key} {text if text.startswith('must') else f'= {value!r}: {text}'}", code=2) from None
+                raise CliError(
+                    f"{origin}: {key} {text if text.startswith('must') else f'= {value!r}: {text}'}", code=2
+                ) from None
         return found
 
     def _unknown(self, dotted: str, key: str, kind: str, known: list[str]) -> CliError:

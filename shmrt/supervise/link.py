@@ -27,7 +27,8 @@ from shmrt import _native
 from shmrt.decide.intensity import Intensity
 from shmrt.process.signals import KILL
 from shmrt.process.spawn import STACK_BYTES
-from shmrt.supervise.commands import Commands
+from shmrt.supervise.asking import Asking
+from shmrt.supervise.commands import Commands, Controlled
 from shmrt.supervise.launch import explain, launch_root
 from shmrt.supervise.protocol import FIRST_NESTED, Channel
 
@@ -65,7 +66,7 @@ class _Pool:
         self.removing = False  # asked of a root; should that die first, the next one need not know of the pool
 
 
-class RootLink(Commands):
+class RootLink(Commands, Controlled, Asking):
     """See the module. Made by `start`."""
 
     slots: _native.Slots
@@ -80,7 +81,8 @@ class RootLink(Commands):
         max_restarts: int,
         max_seconds: float,
     ) -> None:
-        super().__init__()
+        Commands.__init__(self)
+        Asking.__init__(self)
         self._memory: Callable[[], tuple[_native.Slots, int]] | None = memory
         self.root_pid = 0
         self.generation = 0
@@ -92,7 +94,6 @@ class RootLink(Commands):
         self._intensity = Intensity(max_restarts, int(max_seconds * 1e9))
         self._lock = threading.RLock()
         self._pools: dict[int, _Pool] = {}
-        self._control: tuple[str, int] | None = None
         self._channel: Channel | None = None
         self._root_pidfd = -1
         self._closing = False
@@ -170,19 +171,6 @@ class RootLink(Commands):
                 self._pools[id].removing = True
         super().remove_pool(id, grace_s)
 
-    def serve_control(self, name: str, listener: int) -> None:
-        """Every root of this link answers control clients on that socket, which stays open as long as the link."""
-        with self._lock:
-            self._control = (name, listener)
-            self._send_control()
-
-    def _send_control(self) -> None:
-        if self._control is not None and self._channel is not None:
-            name, listener = self._control
-            self._channel.send(("control", name, os.getpid()), (listener,))
-            if self._channel.pending:
-                self._poke()
-
     def freed(self) -> None:
         """Says that slots became EMPTY. `slots.ring(SLOT_ROOT)` does the same."""
         self.slots.ring(_native.SLOT_ROOT)
@@ -195,6 +183,11 @@ class RootLink(Commands):
                     data = os.pread(pool.stacks_fd, STACK_BYTES, (slot - pool.first) * STACK_BYTES)
                     return data.split(b"\0", 1)[0].decode("utf-8", "replace") or None
         return None
+
+    def say(self, *message: object) -> None:
+        """One message of the program's half of trees; nothing if the root is gone, which has its own consequences."""
+        if self.down is None and os.getpid() == self.owner_pid:
+            self._send(*message)
 
     def close(self, grace_s: float = 0.0, *, timeout_s: float | None = None) -> None:
         """Ends every pool, then the root; waits until both are gone and nothing of them is left."""
@@ -324,7 +317,12 @@ class RootLink(Commands):
             for message, fds in messages:
                 for fd in fds:
                     os.close(fd)
-                self._tell(message)
+                if message[0] == "answer":
+                    self.answered(message)
+                elif message[0] == "down":
+                    self.fell(message)
+                else:
+                    self._tell(message)
             if channel.closed or pidfd in found:
                 break
         return self._after_root(pidfd, channel)
@@ -348,6 +346,7 @@ class RootLink(Commands):
             slots.gone(_native.SLOT_ROOT, status, False)
             slots.free(_native.SLOT_ROOT)
         slots.ring_all()
+        self.root_gone("the root supervisor died" if not self._closing else "the runtime was stopped")
         if self._closing:
             for slot in gone:
                 self._tell(("gone", slot, slots.epoch(slot), KILL, False))
