@@ -63,6 +63,16 @@ class RuntimeEvents:
             except Exception:
                 sys.excepthook(*sys.exc_info())
 
+    def on_stop_command(self, stop: Callable[[bool], None]) -> None:
+        """Has `python -m shmrt stop` call this, with whether it is to be at once, instead of ending the runtime."""
+        if self._named is not None:
+            self._named.commands.on_stop = stop
+
+    def on_reload_command(self, reload: Callable[[], dict[str, Any]]) -> None:
+        """Has `python -m shmrt reload` call this, in a thread of its own; what it returns is the answer."""
+        if self._named is not None:
+            self._named.commands.on_reload = reload
+
     def _end_name(self) -> None:
         """What a named runtime has on disk goes, unless it says why the runtime ended."""
         if self._named is not None:

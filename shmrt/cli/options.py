@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from shmrt.spec import RingSpec, parse_duration
+from shmrt.spec import RingSpec, parse_duration, parse_size
 
 __all__ = [
     "assignment",
@@ -71,6 +71,32 @@ def ready_timeout(text: str) -> float:
     if seconds == 0:  # to setitimer it would mean no limit, which is the opposite of what it says
         raise ValueError(f"ready-timeout={text!r} must be more than 0 seconds, such as 30s")
     return seconds
+
+
+@_refusing
+def strategy(text: str) -> str:
+    known = ("one_for_one", "one_for_all", "rest_for_one")
+    if text not in known:
+        raise ValueError(f"strategy={text!r} must be one of {', '.join(known)}")
+    return text
+
+
+@_refusing
+def max_restarts(text: str) -> int:
+    return whole(text, "max-restarts", 0, 2**31 - 1)
+
+
+@_refusing
+def within_seconds(text: str) -> float:
+    seconds = parse_duration(text, "within")
+    if seconds == 0:
+        raise ValueError(f"within={text!r} must be more than 0 seconds, such as 5s")
+    return seconds
+
+
+@_refusing
+def shm_limit(text: str) -> int:
+    return parse_size(int(text) if text.isdigit() else text, "shm_limit")
 
 
 @_refusing
