@@ -14,11 +14,14 @@ int shmrt_py_add_future_manual(PyObject *module); /* py_future_manual.c: ManualF
 int shmrt_py_add_process(PyObject *module); /* py_process.c: prctl, pidfd, descriptors over sockets, poll */
 int shmrt_py_add_slots(PyObject *module); /* py_slots.c and py_slots_*.c: Slots */
 int shmrt_py_add_death_watch(PyObject *module); /* py_death_watch.c: DeathWatch; after Slots */
+int shmrt_py_add_names(PyObject *module); /* py_names.c: Names; after Slots */
 int shmrt_py_add_bench(PyObject *module); /* py_bench.c: ping_pong_ns */
 int shmrt_py_add_message(PyObject *module); /* py_message.c: encode, decode */
 int shmrt_py_add_block(PyObject *module); /* py_block.c: Block */
 int shmrt_py_add_arena(PyObject *module); /* py_arena.c: Arena */
 int shmrt_py_add_ring(PyObject *module); /* py_ring.c and py_ring_*.c: RingCore */
+int shmrt_py_add_calls(PyObject *module); /* py_calls.c and py_calls_*.c: Calls; after Slots and Arena */
+int shmrt_py_add_mailbox(PyObject *module); /* py_mailbox.c and py_mailbox_*.c: Mailbox; after Calls */
 
 /* py_errors.c: takes the exception that is set now, as one object with its traceback. New reference. */
 PyObject *shmrt_take_exception(void);

@@ -38,19 +38,22 @@ _HOME = {
     "TaskSupervisor": "shmrt.task",
     "Task": "shmrt.task",
     "Shutdown": "shmrt.errors",
-    "Down": "shmrt.monitors",
     "join": "shmrt.monitors",
     "leave": "shmrt.monitors",
     "link": "shmrt.monitors",
     "members": "shmrt.monitors",
     "monitor": "shmrt.monitors",
     "unlink": "shmrt.monitors",
+    "Agent": "shmrt.agent",
 }
+_HOME.update(dict.fromkeys(("Server", "ServerRef", "call", "cast", "start", "whereis"), "shmrt.server"))
+_HOME.update(dict.fromkeys(("Continue", "Down", "Exit", "Sender", "noreply"), "shmrt.process.server_words"))
+_HOME.update(dict.fromkeys(("cancel_timer", "get_state", "replace_state", "send_after"), "shmrt.server_tools"))
 _ERRORS = (
     *("AlreadyStarted", "BulkheadFull", "CallTimeout", "ChildStateError", "CircuitOpen", "ConfigError", "EndOfRing"),
     *("MessageTooLarge", "NotFound", "Overloaded", "PoisonMessage", "PoolBroken", "RemoteError", "RingClosed"),
     *("RuntimeDown", "SegmentError", "ServerDown", "ShmrtError", "SpecError", "StartError", "TaskTimeout"),
-    "WorkerCrashed",
+    *("Shutdown", "WorkerCrashed"),
 )
 _HOME.update(dict.fromkeys(_ERRORS, "shmrt.errors"))
 

@@ -22,7 +22,7 @@ If a child dies, its supervisor does what `restart` and its own strategy say; if
 
 from __future__ import annotations
 
-from shmrt.decide.specs import ChildSpec, SupervisorSpec
+from shmrt.decide.specs import SupervisorSpec
 from shmrt.errors import SpecError
 from shmrt.spec import FOREVER, RingSpec, check_count, check_name
 from shmrt.startable import Startable
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from shmrt.decide.backoff import Backoff
 
-__all__ = ["Child", "Supervisor", "backoff_of", "specify"]
+__all__ = ["Child", "Supervisor", "backoff_of", "check_intensity", "kind_of"]
 
 RESTARTS = ("permanent", "transient", "temporary")
 STRATEGIES = ("one_for_one", "one_for_all", "rest_for_one")
@@ -189,6 +189,8 @@ class Supervisor(Startable):
 
     def specification(self) -> SupervisorSpec:
         """What the root knows of it. Pickles every child's start: raises what pickling raises."""
+        from shmrt.child_specs import specify
+
         return SupervisorSpec(
             strategy=self.strategy,
             max_restarts=self.max_restarts,
@@ -212,7 +214,7 @@ def kind_of(start: Any) -> str:
     if hasattr(start, "specification") and not isinstance(start, type):
         return "supervisor"
     if isinstance(start, type):
-        if getattr(start, "_shmrt_handlers", None) is not None:
+        if _is_server(start):
             return "server"
         pool = sys.modules.get("shmrt.pool")
         if pool is not None and issubclass(start, pool.Pool):
@@ -237,56 +239,11 @@ def kind_of(start: Any) -> str:
     return "function"
 
 
-def specify(child: Child) -> ChildSpec:
-    """A child as the root knows it: its start is bytes that the root never reads."""
-    from shmrt.process.functions import dumps
+def _is_server(start: type) -> bool:
+    import sys
 
-    kind = kind_of(child.start)
-    data: dict[str, Any] = {"kind": kind, "name": child.name, "label": str(child.id)}
-    nested: SupervisorSpec | None = None
-    if kind == "supervisor":
-        nested = child.start.specification()
-        data["extra"] = child.start.extra()
-        data["name"] = child.name or child.start.name
-    else:
-        data["blob"] = dumps((child.start, child.args, child.kwargs))
-    if kind == "server":
-        mailbox = child.mailbox or MAILBOX
-        data["mailbox"] = (mailbox.slots, mailbox.slot_bytes, mailbox.on_full)
-        data["drop_on_restart"] = child.mailbox_on_restart == "drop"
-        data["handlers"] = dict(child.start._shmrt_handlers)
-    timeout = child.start_timeout
-    shutdown = child.shutdown
-    return ChildSpec(
-        id=plain_id(child.id),
-        restart=child.restart,
-        shutdown=shutdown if isinstance(shutdown, str) else int(shutdown * 1e9),
-        significant=child.significant,
-        type=child.type,
-        start_timeout=None if timeout is None else int(timeout * 1e9),
-        data=data,
-        supervisor=nested,
-    )
-
-
-def plain_id(id: Any) -> Any:
-    """An id as the root can keep it: plain values as they are, anything else by its pickle."""
-    if isinstance(id, (str, int, float, bytes, bool, type(None))):
-        return id
-    if type(id) is tuple and all(not isinstance(part, tuple) and plain_id(part) is part for part in id):
-        return id
-    from shmrt.process.functions import dumps
-
-    return ("\0pickle", dumps(id))
-
-
-def user_id(id: Any) -> Any:
-    """The id that `plain_id` made plain."""
-    if type(id) is tuple and len(id) == 2 and id[0] == "\0pickle":
-        from _pickle import loads
-
-        return loads(id[1])
-    return id
+    module = sys.modules.get("shmrt.server")
+    return module is not None and issubclass(start, module.Server)
 
 
 def check_intensity(max_restarts: int, max_seconds: float) -> tuple[int, float]:
@@ -365,39 +322,3 @@ def _own_name(start: Any, kind: str) -> str:
         return str(getattr(start, "name", None) or type(start).__name__)
     named: Callable[[], str] = lambda: getattr(start, "__name__", None) or type(start).__name__  # noqa: E731
     return str(named())
-
-
-def describe(spec: ChildSpec) -> Child:
-    """The description that `specify` made a specification of."""
-    from _pickle import loads
-
-    data = spec.data
-    if spec.supervisor is not None:
-        inner = spec.supervisor
-        start: Any = Supervisor(
-            [describe(child) for child in inner.children],
-            strategy=inner.strategy if inner.strategy in STRATEGIES else "one_for_one",
-            max_restarts=inner.max_restarts,
-            max_seconds=inner.period / 1e9,
-            auto_shutdown=inner.auto_shutdown,
-            backoff=inner.backoff,
-            name=inner.name,
-        )
-        args, kwargs = (), {}
-    else:
-        start, args, kwargs = loads(data["blob"])
-    mailbox = data.get("mailbox")
-    return Child(
-        start,
-        *args,
-        id=user_id(spec.id),
-        name=data["name"],
-        restart=spec.restart,
-        shutdown=spec.shutdown if isinstance(spec.shutdown, str) else spec.shutdown / 1e9,
-        significant=spec.significant,
-        type=spec.type,
-        kwargs=kwargs,
-        mailbox=None if mailbox is None else RingSpec(*mailbox),
-        mailbox_on_restart="drop" if data.get("drop_on_restart") else "keep",
-        start_timeout=None if spec.start_timeout is None else spec.start_timeout / 1e9,
-    )

@@ -14,7 +14,8 @@ root starts the trees afresh, and references made before are of no use.
 
 from __future__ import annotations
 
-from shmrt.children import Child, specify, user_id
+from shmrt.child_specs import specify, user_id
+from shmrt.children import Child
 from shmrt.errors import AlreadyStarted, ChildStateError, NotFound, RuntimeDown, ServerDown, StartError
 from shmrt.home import home_by_token
 from shmrt.supervise.asking import AskError
@@ -174,7 +175,7 @@ class SupervisorRef(Ref):
 
     def get_childspec(self, which: Any) -> Child:
         """The description that a child was started with. NotFound."""
-        from shmrt.children import describe
+        from shmrt.child_specs import describe
         from shmrt.decide.specs import ChildSpec
 
         return describe(ChildSpec.from_plain(self._ask("get_childspec", self._name_of(which), about=which)))
@@ -215,9 +216,10 @@ class SupervisorRef(Ref):
 
     @staticmethod
     def _name_of(which: Any) -> tuple[str, Any]:
-        from shmrt.children import plain_id
+        from shmrt.child_specs import plain_id
 
-        return ("key", which.key) if isinstance(which, Ref) else ("id", plain_id(which))
+        key = getattr(which, "key", None)
+        return ("key", key) if key is not None else ("id", plain_id(which))
 
 
 def refusal(home: Home, error: AskError, supervisor: Any, about: Any) -> Exception:
@@ -271,6 +273,6 @@ def make_ref(home: Home, key: int, who: dict[str, Any]) -> Any:
     if kind == "server":
         from shmrt.server import ServerRef
 
-        return ServerRef(home, key, who["name"], who["label"], who["mailbox"], who["handlers"])
+        return ServerRef(key, who["mailbox"], name=who["name"], handlers=who["handlers"], runtime=home.token)
     cls = SupervisorRef if kind == "supervisor" else ProcessRef
     return cls(home, key, who["name"], who["label"])

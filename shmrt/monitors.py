@@ -1,6 +1,6 @@
 """Monitors, links and groups: hearing of the end of processes, ending with them, finding them by what they do.
 
-    with monitor(ref) as m: m.wait(timeout)   one way: Down(ref, reason) when it ends (`erlang:monitor/2`)
+    with monitor(ref) as m: m.wait(timeout)   one way: Down(reason) when it ends (`erlang:monitor/2`)
     link(ref), unlink(ref)                    mutual, between children of a tree (`erlang:link/1`)
     join, leave, members (group)              any number of processes under one name (`pg`)
 
@@ -15,6 +15,7 @@ import threading
 from shmrt.errors import NotFound, RuntimeDown
 from shmrt.handles import Ref, make_ref, reason_from
 from shmrt.home import home
+from shmrt.process.server_words import Down
 from shmrt.spec import check_name
 from shmrt.supervise.asking import AskError
 
@@ -28,27 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Down", "Monitor", "join", "leave", "link", "members", "monitor", "unlink"]
 
 
-class Down:
-    """What a monitor says: `ref` is down, for this `reason`. A server gets it in `handle_info`."""
-
-    __slots__ = ("monitor", "reason", "ref")
-    __match_args__ = ("ref", "reason")
-
-    def __init__(self, ref: Any, reason: Any, monitor: int = 0) -> None:
-        self.ref = ref
-        self.reason = reason
-        self.monitor = monitor
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Down) and (self.ref, self.reason) == (other.ref, other.reason)
-
-    def __hash__(self) -> int:
-        return hash((Down, self.ref))
-
-    def __repr__(self) -> str:
-        return f"Down({self.ref!r}, {self.reason!r})"
-
-
 class Monitor:
     """Watches one incarnation of a child (OTP's `erlang:monitor/2`). A context manager; leaving it stops the watch.
 
@@ -56,7 +36,7 @@ class Monitor:
 
     def __init__(self, ref: Any) -> None:
         self.ref = ref
-        self._home: Home = ref._home
+        self._home: Home = _home_of(ref)
         self._fallen = threading.Event()
         self._down: Down | None = None
         self.number, alive = self._home.ask("monitor", ref.key)
@@ -66,16 +46,16 @@ class Monitor:
             self._fall(ref.key, "noproc")
 
     def _fall(self, key: int, reason: Any) -> None:
-        self._down = Down(self.ref, reason_from(reason), self.number)
+        self._down = Down(reason_from(reason), self.number, self.ref.key)
         self._fallen.set()
         from shmrt.supervise.child import this_child
 
         child = this_child()
-        if child is not None and child.server is not None:
-            child.link.deliver(("down", self._down))
+        if child is not None and child.mailbox is not None:
+            child.deliver(("down", self.number, self.ref.key, self._down.reason))
 
     def wait(self, timeout: float | None = None) -> Down | None:
-        """Down(ref, reason) once it has ended; None if it has not in `timeout` seconds."""
+        """Down(reason) once it has ended; None if it has not in `timeout` seconds."""
         self._fallen.wait(timeout)
         return self._down
 
@@ -99,23 +79,32 @@ class Monitor:
 
 def monitor(ref: Any) -> Monitor:
     """Watches the process that `ref` means now; `wait` on what it returns. See Monitor."""
-    if not isinstance(ref, Ref):
-        raise TypeError(f"monitor() takes a reference to a server, process or supervisor, not {ref!r}")
     return Monitor(ref)
 
 
-def link(ref: Ref) -> bool:
+def _home_of(ref: Any) -> Home:
+    """The runtime of a reference of any kind. TypeError: it is none."""
+    if isinstance(ref, Ref):
+        return ref._home
+    reach = getattr(ref, "_reach", None) or getattr(getattr(ref, "ref", None), "_reach", None)  # an Agent has its ref
+    if reach is None:
+        raise TypeError(f"this takes a reference to a server, process or supervisor, not {ref!r}")
+    found: Home = reach()
+    return found
+
+
+def link(ref: Any) -> bool:
     """Ties this child's process to another's: if either ends abnormally, the other gets an exit signal
     (`erlang:link/1`).
 
     Only a child of a tree can; the program and pool workers use `monitor`. False if nothing runs there: the signal is
     then on its way."""
-    return bool(_own("link", ref._home, ref.key))
+    return bool(_own("link", _home_of(ref), ref.key))
 
 
-def unlink(ref: Ref) -> bool:
+def unlink(ref: Any) -> bool:
     """Undoes `link`."""
-    return bool(_own("unlink", ref._home, ref.key))
+    return bool(_own("unlink", _home_of(ref), ref.key))
 
 
 def _own(verb: str, home: Home, *arguments: Any) -> Any:
@@ -129,16 +118,16 @@ def _own(verb: str, home: Home, *arguments: Any) -> Any:
 
 # ---- groups
 # -----------------------------------------------------------------------------------------------------------
-def join(group: str, ref: Ref | None = None) -> bool:
+def join(group: str, ref: Any = None) -> bool:
     """Makes this child, or the one of `ref`, a member of a group until it ends or leaves. False: it was one already."""
     check_name(group, "group")
-    return bool(_own("join", home() if ref is None else ref._home, group, None if ref is None else ref.key))
+    return bool(_own("join", home() if ref is None else _home_of(ref), group, None if ref is None else ref.key))
 
 
-def leave(group: str, ref: Ref | None = None) -> bool:
+def leave(group: str, ref: Any = None) -> bool:
     """Undoes `join`. False: it was no member."""
     check_name(group, "group")
-    return bool(_own("leave", home() if ref is None else ref._home, group, None if ref is None else ref.key))
+    return bool(_own("leave", home() if ref is None else _home_of(ref), group, None if ref is None else ref.key))
 
 
 def members(group: str) -> list[Any]:
@@ -147,7 +136,7 @@ def members(group: str) -> list[Any]:
     check_name(group, "group")
     here = home()
     found = []
-    for key, kind, _pid, address in here.find_all(group):
+    for key, kind, _pid, address in here.entries(group):
         who = {"kind": kind, "name": None, "label": group, "mailbox": address, "handlers": None}
         found.append(make_ref(here, key, who))
     return found

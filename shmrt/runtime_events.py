@@ -27,7 +27,7 @@ class RuntimeEvents:
     _pools: dict[int, OpenedPool]
     _on_event: Callable[[Any], None] | None
     _ended: threading.Event
-    _lock: threading.RLock  # type: ignore[valid-type]
+    _lock: Any
     _down: Any
     _link: Any
     _hub: Any

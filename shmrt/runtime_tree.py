@@ -214,6 +214,7 @@ class TreeSide:
             self.inside.clear()
 
     def _replant(self) -> None:
+        self.runtime._link.hand_over_mailboxes()
         for planted in list(self._planted):
             if not planted.again:
                 self._planted.remove(planted)

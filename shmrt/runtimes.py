@@ -246,6 +246,8 @@ class Runtime(RuntimeEvents):
         self.stop(0.0)
 
     def _end(self, grace: float) -> None:
+        if self._home is not None:
+            self._home.close("it was stopped")
         self._link.close(grace)
         self._hub.stop()
         self._slots.close()

@@ -117,7 +117,7 @@ class Task(Future):  # type: ignore[type-arg]
         brutal = timeout == "brutal_kill"
         if not brutal:
             seconds = check_seconds(timeout, "timeout")  # type: ignore[arg-type]
-            self.ref._home.ask("end_process", self.ref.key, False)
+            self.ref._ask("end_process", self.ref.key, False)
             try:
                 error = super().exception(seconds)
             except FutureTimeout:
@@ -127,7 +127,7 @@ class Task(Future):  # type: ignore[type-arg]
                     return ("ok", super().result())
                 reason = exit_of(error)
                 return None if reason in ("shutdown", "noproc") else ("exit", reason)
-        self.ref._home.ask("end_process", self.ref.key, True)
+        self.ref._ask("end_process", self.ref.key, True)
         error = super().exception()
         if error is None:
             return ("ok", super().result())
@@ -169,11 +169,12 @@ class TaskSupervisor(DynamicSupervisor):
         """fn(*args, **kwargs) in a process of its own fate."""
         return self._begin(fn, args, kwargs, linked=False)
 
-    def start_child(self, fn: Any, /, *args: Any, restart: str = "temporary", **kwargs: Any) -> Any:
-        """fn(*args, **kwargs), and nobody waits for it. Its reference."""
-        if isinstance(fn, Child):
-            return super().start_child(fn, *args, **kwargs)
-        return super().start_child(Child(fn, *args, restart=restart, kwargs=kwargs))
+    def start_child(self, child: Any, *args: Any, **options: Any) -> Any:
+        """child(*args), and nobody waits for it; its reference. Options as `Child` takes them: kwargs=, restart=
+        ("temporary")."""
+        if isinstance(child, Child):
+            return super().start_child(child, *args, **options)
+        return super().start_child(Child(child, *args, **{"restart": "temporary", **options}))
 
     def _begin(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, linked: bool) -> Task:
         if not callable(fn):
@@ -181,7 +182,7 @@ class TaskSupervisor(DynamicSupervisor):
         label = getattr(fn, "__name__", type(fn).__name__)
         ref = super().start_child(Child(_Runner, id=label, restart="temporary", mailbox=_MAILBOX))
         if linked:
-            ref._home.ask("tie", ref.key)
+            ref._ask("tie", ref.key)
         try:
             request = ref.request("run", fn, args, kwargs, timeout=None)
         except BaseException:  # it does not pickle
@@ -258,9 +259,9 @@ def _stream(
                 continue
             if not running:
                 return
-            place = _next_end(ended, running)
-            if place is None:
-                place = min(running, key=lambda one: running[one][1])
+            next_end = _next_end(ended, running)
+            place = min(running, key=lambda one: running[one][1]) if next_end is None else next_end
+            if next_end is None:
                 task = running.pop(place)[0]
                 task.shutdown("brutal_kill")
                 if on_timeout == "exit":

@@ -26,6 +26,7 @@ __all__ = [
     "make_error",
     "pack_exception",
     "unpack_exception",
+    "unpack_from",
 ]
 
 #: Why each broken pool broke, by its name. Written by the pool when the root says so.
@@ -96,7 +97,11 @@ def pack_exception(error: BaseException) -> tuple[bytes | None, str, str, str]:
 
 def unpack_exception(packed: Any, pool: str | None, worker: int, pid: int, attempt: int) -> BaseException:
     """The exception that `pack_exception` packed, with the remote traceback as its cause."""
-    where = f"in worker {pool}/{worker} (pid {pid}), attempt {attempt}"
+    return unpack_from(packed, f"in worker {pool}/{worker} (pid {pid}), attempt {attempt}")
+
+
+def unpack_from(packed: Any, where: str) -> BaseException:
+    """The same for any process; `where` is the last line of the cause."""
     data, name, message, text = packed[:4]
     error: BaseException | None = None
     if data is not None:

@@ -79,13 +79,8 @@ def run(job: Job, middle_pid: int = 0, orders: int = -1) -> int:
         _loop.start_failed(error)
         _end_quietly()
         return 1
-    gc.freeze()
-    try:
-        slots.ready(index)
-    except RuntimeError:
-        return 1  # given up by the root meanwhile
-    slots.ring(_native.SLOT_ROOT)
-    slots.ring(job.hub_slot)
+    if not getattr(_loop, "says_ready", False) and not ready(job):
+        return 1
     code = 0
     try:
         code = _loop.run() or 0
@@ -93,6 +88,18 @@ def run(job: Job, middle_pid: int = 0, orders: int = -1) -> int:
         code = _exit_code(error)
     left = _leave(spec)
     return code or left
+
+
+def ready(job: Job) -> bool:
+    """From here on it may be given work. False: given up by the root meanwhile; the process must end."""
+    gc.freeze()
+    try:
+        job.slots.ready(job.index)
+    except RuntimeError:
+        return False
+    job.slots.ring(_native.SLOT_ROOT)
+    job.slots.ring(job.hub_slot)
+    return True
 
 
 def _stand_by(job: Job, orders: int, *, from_template: bool) -> bool:

@@ -21,6 +21,7 @@ dies while it waits is not answered; what it asked for goes on.
 
 from __future__ import annotations
 
+import marshal
 from time import monotonic_ns
 
 from shmrt import _native
@@ -209,7 +210,7 @@ class Asks:
             raise _Refused("noproc", key)
         self._stops.setdefault(key, []).append((token, reason))
         if kin.is_server:
-            self.trees.tell(kin, ("system", 0, "stop", reason))
+            self.trees.tell(kin, ("system", 0, "stop", marshal.dumps(reason)))
         else:
             kin.asked_to_end = True
             _native.pidfd_signal(kin.worker.pidfd, 15)
@@ -226,7 +227,7 @@ class Asks:
 
     def system_reply(self, number: int, ok: bool, payload: Any) -> None:
         token, _ = self._systems.pop(number, (None, 0))
-        self.answer(token, ok, payload if ok else ("raised", payload))
+        self.answer(token, True, (ok, payload))
 
     def child_gone(self, kin: Kin, reason: Any) -> None:
         for token, wanted in self._stops.pop(kin.key, []):

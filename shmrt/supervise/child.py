@@ -11,6 +11,8 @@ unless the server traps exits.
 
 from __future__ import annotations
 
+import os
+
 from shmrt import _native
 from shmrt.process import remote, worker
 from shmrt.process.signals import TERM
@@ -30,8 +32,6 @@ _this: ChildLoop | None = None
 
 def this_child() -> ChildLoop | None:
     """The child of a tree that this process is, if it is one and not a fork of one."""
-    import os
-
     job = worker.job_of_this
     return _this if _this is not None and job is not None and job.own_pid == os.getpid() else None
 
@@ -43,35 +43,36 @@ class ChildLoop:
         global _this
         job = worker.job_of_this
         assert job is not None
+        self.job = job
         self.kin: Kin = job.spec["child"]  # type: ignore[assignment]
         self.key = self.kin.key
         self.slots = slots
         self.index = index
         self.link: InnerLink = link_of(job)
         self.mailbox = self.kin.mailbox
+        if job.arena_fd >= 0:
+            _native.Arena.attach(job.arena_fd).set_default()
         self.calls = _native.Calls(slots)
-        self.server: Any = None
+        self.says_ready = self.kin.is_server
         self._start: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
         _this = self
 
+    def deliver(self, message: tuple[Any, ...]) -> None:
+        """A control message of this process's own, for a server."""
+        self.link.deliver(message)
+        self.slots.send_control(self.index)
+
     # ---- before READY -----------------------------------------------------------------------------------------------
     def prepare(self) -> None:
+        """A function is unpickled before the child counts as started. A server does all of this itself."""
+        if self.kin.is_server:
+            return
         from _pickle import loads
 
         start, args, kwargs = loads(self.kin.data["blob"])
         extra = self.kin.data.get("extra")
-        if extra is not None:
-            args = (*loads(extra), *args)
-        if self.kin.is_server:
-            from shmrt.process.serve import Serving
-
-            assert self.mailbox is not None
-            self.link.on_control = self.mailbox.ring
-            self.server = Serving(self)
-            self.server.init(start, args, kwargs)
-        else:
-            self._start = (start, args, kwargs)
-            _on_term(_raise_shutdown)
+        self._start = (start, args if extra is None else (*loads(extra), *args), kwargs)
+        _on_term(_raise_shutdown)
 
     def start_failed(self, error: BaseException) -> None:
         self.link.send_last(("exit", *reason_of(error)))
@@ -79,10 +80,8 @@ class ChildLoop:
     # ---- after it ---------------------------------------------------------------------------------------------------
     def run(self) -> int:
         """The exit code. Says why before it returns."""
-        if self.server is not None:
-            reason = self.server.run()
-            self.link.send_last(("exit", reason))
-            return 0 if reason in ("normal", "shutdown") or reason[0] == "shutdown" else 1
+        if self.kin.is_server:
+            return self._serve()
         assert self._start is not None
         start, args, kwargs = self._start
         self._start = None
@@ -96,6 +95,33 @@ class ChildLoop:
             return 0 if _is_shutdown(error) else 1
         self.link.send_last(("exit", "normal"))
         return 0
+
+    def _ready(self) -> None:
+        if not worker.ready(self.job):
+            os._exit(1)  # given up by the root while it got ready
+
+    def _serve(self) -> int:
+        from shmrt.process.serve import serve
+
+        assert self.mailbox is not None
+        self.link.on_control = self.mailbox.ring
+        data = self.kin.data
+        reason = serve(
+            data["blob"],
+            self.mailbox,
+            self.calls,
+            self.slots,
+            self.index,
+            self.link,
+            on_ready=self._ready,
+            name=data["label"],
+            runtime=os.fstat(self.slots.fd).st_ino,
+            extra=data.get("extra"),
+        )
+        self.link.send_last(("exit", reason))
+        if isinstance(reason, tuple) and reason[0] == "exit":
+            return int(reason[1])
+        return 0 if reason in ("normal", "shutdown") or reason[0] == "shutdown" else 1
 
     def log(self, row: tuple[Any, ...]) -> None:
         self.link.send(("log", row))

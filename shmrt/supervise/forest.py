@@ -48,6 +48,11 @@ class Forest:
 
     def hear(self, who: Worker | None, verb: str, rest: list[Any], fds: list[int]) -> bool:
         """Whether the message was about trees. `who` is None for the program."""
+        if verb == "mailboxes" and who is None:
+            # Of the root before this one; what is not asked for by the time the trees are planted is closed with this
+            # process.
+            self.grow().registry.adopted.update(zip((tuple(path) for path in rest[0]), fds, strict=True))
+            return True
         if verb == "ask":
             self.grow()
             assert self.asks is not None

@@ -29,6 +29,7 @@ from shmrt.process.signals import KILL
 from shmrt.process.spawn import STACK_BYTES
 from shmrt.supervise.asking import Asking
 from shmrt.supervise.commands import Commands, Controlled
+from shmrt.supervise.kept import KeptMailboxes
 from shmrt.supervise.launch import explain, launch_root
 from shmrt.supervise.protocol import FIRST_NESTED, Channel
 
@@ -94,6 +95,7 @@ class RootLink(Commands, Controlled, Asking):
         self._intensity = Intensity(max_restarts, int(max_seconds * 1e9))
         self._lock = threading.RLock()
         self._pools: dict[int, _Pool] = {}
+        self.mailboxes = KeptMailboxes()
         self._channel: Channel | None = None
         self._root_pidfd = -1
         self._closing = False
@@ -189,6 +191,12 @@ class RootLink(Commands, Controlled, Asking):
         if self.down is None and os.getpid() == self.owner_pid:
             self._send(*message)
 
+    def hand_over_mailboxes(self) -> None:
+        """Gives the next root the mailboxes of the one before, before the trees are planted again."""
+        with self._lock:
+            if self._channel is not None:
+                self.mailboxes.hand_over(self._channel)
+
     def close(self, grace_s: float = 0.0, *, timeout_s: float | None = None) -> None:
         """Ends every pool, then the root; waits until both are gone and nothing of them is left."""
         if os.getpid() != self.owner_pid:
@@ -210,6 +218,7 @@ class RootLink(Commands, Controlled, Asking):
             for pool in self._pools.values():
                 os.close(pool.stacks_fd)
             self._pools.clear()
+            self.mailboxes.clear()
             self.down = self.down or "it was closed"
             if self._wake >= 0 and (thread is None or not thread.is_alive()):
                 os.close(self._wake)
@@ -315,9 +324,11 @@ class RootLink(Commands, Controlled, Asking):
                 # After the root's death this empties the socket: nothing it has said is lost.
                 messages = channel.receive() if channel.fd in found or pidfd in found else []
             for message, fds in messages:
-                for fd in fds:
-                    os.close(fd)
-                if message[0] == "answer":
+                if message[0] == "mailbox":
+                    self.mailboxes.keep(*message[1:], *fds)
+                elif message[0] == "mailbox_closed":
+                    self.mailboxes.drop(message[1])
+                elif message[0] == "answer":
                     self.answered(message)
                 elif message[0] == "down":
                     self.fell(message)

@@ -19,6 +19,7 @@ Program to root
     ("command_waits", number, text)       of a "command": its orders are given
     ("command_done", number, ok, value)   and this is what came of it
     ("ask", number, verb, ...)            about trees (`asks.py`); answer: ("answer", number, ok, value)
+    ("mailboxes", paths)                  of the root before; descriptors: one each
     ("child_ready", key, incarnation)     a pool or pipeline of a tree is open
     ("child_exited", key, incarnation, reason)         it is closed, or could not be opened
 
@@ -46,11 +47,12 @@ Root to program
     ("template_gone", pool, wait_status)
     ("pool_broken", pool, reasons)
     ("removed", pool)
-    ("open_child", key, incarnation, data), ("close_child", key, incarnation), ("kill_child", key, incarnation)
+    ("open_child", key, incarnation, data, path), ("close_child", key, incarnation), ("kill_child", key, incarnation)
     ("down", monitor, key, reason)        also to workers and children
     ("event", report)                     what a tree decided
     ("log", key, row)                     a child logged this
     ("top_ended", key, reason)
+    ("mailbox", key, path), ("mailbox_closed", key)    descriptor: the mailbox
     ("orphaned",)                         pools of a dead worker are gone: their blocks can be reclaimed
     ("command", number, verb, args)       of a control client, for the program
     ("stopped",)
@@ -161,35 +163,3 @@ class Channel:
             start = end
         del self._in[:start]
         return messages
-
-
-if not hasattr(_native, "Calls"):
-
-    class _Calls:
-        def __init__(self, *a):
-            pass
-
-        def __getattr__(self, n):
-            return lambda *a: 0
-
-    class _Names:
-        def __init__(self, s):
-            pass
-
-        def put(self, n, v):
-            return 0
-
-        def clear(self):
-            pass
-
-        def remove(self, i):
-            pass
-
-        def find(self, n):
-            return None
-
-        def find_all(self, n):
-            return []
-
-    _native.Calls = _Calls
-    _native.Names = _Names

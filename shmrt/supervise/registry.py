@@ -20,6 +20,7 @@ from shmrt import _native
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from shmrt.supervise.kin import Kin
@@ -45,6 +46,8 @@ class Registry:
         self._holders: dict[str, int] = {}
         self._groups: dict[int, dict[str, int]] = {}  # by key: group -> index
         self.own_pid = os.getpid()
+        self.adopted: dict[tuple[Any, ...], int] = {}  # mailboxes of the root before this one, by path: descriptors
+        self.on_mailbox: Callable[[Kin, int], None] = lambda kin, fd: None  # -1: it is closed
 
     # ---- names ------------------------------------------------------------------------------------------------------
     def holder(self, name: str) -> int | None:
@@ -94,16 +97,24 @@ class Registry:
         if shape is None:
             return
         if kin.mailbox is None:
-            slots, slot_bytes, on_full = shape
-            kin.mailbox = _native.Mailbox.create(slots, slot_bytes, ON_FULL.index(on_full))
+            fd = self.adopted.pop(kin.path, -1)
+            if fd >= 0:
+                kin.mailbox = _native.Mailbox.attach(fd, _native.Arena.default(), calls)
+                os.close(fd)
+            else:
+                slots, slot_bytes, on_full = shape
+                kin.mailbox = _native.Mailbox.create(
+                    slots, slot_bytes, ON_FULL.index(on_full), _native.Arena.default(), calls
+                )
+            self.on_mailbox(kin, kin.mailbox.fd)
         elif kin.data["drop_on_restart"]:
             kin.mailbox.drop_all(calls, "restarted")
 
-    @staticmethod
-    def close_mailbox(kin: Kin, calls: _native.Calls, reason: Any) -> None:
+    def close_mailbox(self, kin: Kin, calls: _native.Calls, reason: Any) -> None:
         """Nobody will serve it: whoever waits hears so, whoever comes finds it closed."""
         if kin.mailbox is not None:
             kin.mailbox.close()
             kin.mailbox.drop_all(calls, reason)
             calls.fail_waiting(kin.key, reason)
             kin.mailbox = None
+            self.on_mailbox(kin, -1)

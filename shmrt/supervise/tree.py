@@ -15,6 +15,7 @@ If the root dies, all of this is gone with its processes; the program starts ano
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from time import monotonic_ns
 
@@ -57,10 +58,14 @@ class Trees:
             tuple[Any, Callable[[Any], None]]
         ] = []  # (a supervisor's machine, to be called with its reason)
         self._warm = False
+        self._lent: list[int] = []  # descriptors that are on their way to the program
         self.bonds = Bonds()
+        if staff.arena_fd >= 0:
+            _native.Arena.attach(staff.arena_fd).set_default()  # payloads of what the root itself sends
         self.calls = _native.Calls(staff.slots)
         self.calls.reserve()
         self.registry = Registry(staff.slots)
+        self.registry.on_mailbox = self._keep_mailbox
         self.events: list[dict[str, Any]] = []
         self.event_count = 0
         self.on_event: Callable[[dict[str, Any]], None] | None = None
@@ -122,6 +127,7 @@ class Trees:
             watched[1](watched[0].stop_reason if not watched[0].killing else "killed")
 
     def settle(self, now: int) -> None:
+        self.return_lent()
         self.tree.tick(now)
         self.act()
 
@@ -132,7 +138,8 @@ class Trees:
     def _do_start(self, key: int, data: dict[str, Any]) -> None:
         kin = self.kin.get(key)
         if kin is None:
-            kin = self.kin[key] = Kin(key, data, data["surroundings"], self.path_of(key))
+            path = (self.number_of(key), *self.path_of(key)[1:])
+            kin = self.kin[key] = Kin(key, data, data["surroundings"], path)
         kin.begin()
         name = data["name"]
         if name is not None:
@@ -150,8 +157,7 @@ class Trees:
         if kin.in_program:
             self.registry.enter(kin)
             data = {**kin.data, "surroundings": None}
-            path = (self.number_of(kin.key), *kin.path[1:])
-            self.staff.channel.send(("open_child", kin.key, kin.incarnation, data, path))
+            self.staff.channel.send(("open_child", kin.key, kin.incarnation, data, kin.path))
             return
         if kin.crew is None:
             slot = self.nested.allot_child(kin.key)
@@ -161,6 +167,24 @@ class Trees:
             self.staff.crews[kin.crew.id] = kin.crew
         if not self.starting.start(kin.crew, monotonic_ns()) and not kin.crew.workers and kin.start_failure is None:
             raise _native_error(f"slot {kin.crew.first} of child {kin.data['label']} is not free")
+
+    def _keep_mailbox(self, kin: Kin, fd: int) -> None:
+        """The program keeps a descriptor of each mailbox that the next root would look for."""
+        parent = self.tree.parent_of(kin.key)
+        machine = None if parent is None else self.tree.machines.get(parent)
+        if fd < 0:
+            self.staff.channel.send(("mailbox_closed", kin.key))
+        elif machine is not None and machine.spec.strategy != "dynamic":
+            own = os.dup(fd)
+            self._lent.append(own)
+            self.staff.channel.send(("mailbox", kin.key, kin.path), (own,))
+            self.return_lent()
+
+    def return_lent(self) -> None:
+        """Descriptors that were sent are closed here."""
+        if not self.staff.channel.pending:
+            while self._lent:
+                os.close(self._lent.pop())
 
     def _do_shutdown(self, key: int) -> None:
         self.ask_to_end(self.kin[key])
@@ -247,7 +271,7 @@ class Trees:
                     "context": "out_of_memory",
                     "reason": reason,
                     "offender": self.offender(kin),
-                    "supervisor": kin.path[:-1],
+                    "supervisor": self.path_of(kin.key)[:-1],
                 }
             )
         self._exited(kin, reason)

@@ -1,0 +1,153 @@
+"""The words that a server, its loop and those who talk to it have in common.
+
+    noreply          what a call's handler returns when it answers later, with `reply(sender, value)`
+    Continue(arg)    what a handler returns to have `handle_continue(arg)` run before anything else
+    Sender           who called, as `reply` needs it; plain, so that another process may answer
+    Down, Exit       what `handle_info` gets when a monitored process ended, and when a linked one did
+    Turn             what a handler asks of its loop while it runs: to stop, to continue
+
+Nothing here starts or holds anything. If the process of a server dies, its senders stay valid words without a
+meaning: the root has ended their calls, and an answer to one is dropped.
+
+    >>> import pickle
+    >>> pickle.loads(pickle.dumps(noreply)) is noreply
+    True
+    >>> pickle.loads(pickle.dumps(Sender(7))) == Sender(7)
+    True
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # children start without typing, which would cost them more than all else
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = ["INFO_PICKLED", "Continue", "Down", "Exit", "Sender", "Turn", "noreply", "plain"]
+
+INFO_PICKLED = "pickled"
+"""The name of an info message whose only argument is a pickle: what a timer puts into a mailbox. The root keeps the
+bytes meanwhile and never opens them. Every other info message has the empty name."""
+
+
+class _NoReply:
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "noreply"
+
+    def __reduce__(self) -> str:
+        return "noreply"
+
+
+noreply = _NoReply()
+"""Returned by a call's handler: the answer comes later, by `reply`, from whichever process."""
+
+
+class _Value:
+    """Equal by its slots, and pickled by them."""
+
+    __slots__: tuple[str, ...] = ()
+
+    def _all(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in self.__slots__)
+
+    def __eq__(self, other: object) -> bool:
+        return self._all() == other._all() if isinstance(other, type(self)) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._all())
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return (type(self), self._all())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self._all()))})"
+
+
+class Continue(_Value):
+    """Have `handle_continue(arg)` run next (gen_server's `{continue, Arg}`)."""
+
+    __slots__ = ("arg",)
+    __match_args__ = ("arg",)
+
+    def __init__(self, arg: Any = None) -> None:
+        self.arg = arg
+
+
+class Sender(_Value):
+    """The one waiting call that an answer belongs to. `runtime` is the word by which processes find the runtime."""
+
+    __slots__ = ("reference", "runtime")
+
+    def __init__(self, reference: int, runtime: Any = None) -> None:
+        self.reference = reference
+        self.runtime = runtime
+
+
+class Down(_Value):
+    """A monitored process ended for `reason`. `monitor` is the number of the monitor, `key` the child's."""
+
+    __slots__ = ("key", "monitor", "reason")
+    __match_args__ = ("reason",)
+
+    def __init__(self, reason: Any, monitor: int = 0, key: int = 0) -> None:
+        self.reason = reason
+        self.monitor = monitor
+        self.key = key
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return (type(self), (self.reason, self.monitor, self.key))
+
+    def __repr__(self) -> str:
+        return f"Down({self.reason!r})"
+
+
+class Exit(_Value):
+    """A linked process ended for `reason` (OTP's `{'EXIT', Pid, Reason}`); comes only where exits are trapped."""
+
+    __slots__ = ("key", "reason")
+    __match_args__ = ("reason",)
+
+    def __init__(self, reason: Any, key: int = 0) -> None:
+        self.reason = reason
+        self.key = key
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return (type(self), (self.reason, self.key))
+
+    def __repr__(self) -> str:
+        return f"Exit({self.reason!r})"
+
+
+class Turn:
+    """What the running handler has said. `todo`: arguments for `handle_continue`; `stop`: the reason to end for;
+    `reference`: the call that is being handled, 0 in all else."""
+
+    __slots__ = ("reference", "runtime", "stop", "todo")
+
+    def __init__(self) -> None:
+        self.reference = 0
+        self.runtime: Any = None
+        self.stop: Any = None
+        self.todo: list[Any] = []
+
+
+def plain(value: Any) -> Any:
+    """The value itself if it is plain (what the tree can carry), else how it shows itself.
+
+    >>> plain({"disk": 3})
+    {'disk': 3}
+    >>> plain(noreply)
+    'noreply'
+    """
+    import marshal
+
+    try:
+        marshal.dumps(value)
+    except ValueError:
+        try:
+            return repr(value)
+        except Exception:
+            return f"<{type(value).__name__} that cannot be shown>"
+    return value

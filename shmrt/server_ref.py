@@ -1,0 +1,317 @@
+"""A `ServerRef`: how a process talks to a server, wherever in the runtime it is.
+
+    ref.add(5)                              by the handler's kind: a call (5 s at most) or a cast
+    ref.call("add", 5, timeout=1.0)         waits for the answer
+    ref.cast("reset")                       waits for nothing, and does not care whether there is a server
+    ref.request("add", 5) -> Future         waits elsewhere
+    await ref.acall("add", 5)
+    ref.info(message)                       for `handle_info`
+    ref.stop(reason="normal", timeout=None)
+
+How a call ends, always in one of these:
+
+    the answer
+    what the handler raised      with the server's traceback as `__cause__`; AttributeError if there is no such handler
+    ServerDown(reason)           the server ended while it had the call, for good before that ("noproc" from then on)
+    CallTimeout                  no answer in time; the server is not told, and a late answer is dropped at the door
+    Overloaded                   the mailbox is full, and its policy says so
+
+A ref names a child, not a process: a server that was restarted has the same ref, and what it had not yet taken is still
+in its mailbox. Refs are equal when they name the same child; they pickle to any process of the runtime.
+
+Calling oneself from a handler is ChildStateError, since the answer could never come. If the calling process dies, its
+answer is dropped. Rules: gen_server:call/3, cast/2, send_request/2, stop/3; erlang:send/2.
+"""
+
+from __future__ import annotations
+
+from _thread import get_ident
+
+from shmrt import _native
+from shmrt.errors import CallTimeout, ChildStateError, Overloaded, RingClosed, ServerDown
+from shmrt.server_home import AskError, Home, home
+from shmrt.spec import check_seconds
+
+TYPE_CHECKING = False  # `typing` is not worth its time at start
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+    from typing import Any
+
+    from shmrt.server_home import Address
+
+__all__ = ["CALL_SECONDS", "ServerRef"]
+
+CALL_SECONDS = 5.0
+"""How long a call waits unless it says otherwise, as in OTP."""
+
+
+class ServerRef:
+    """See the module. Made by `start`, `whereis` and a tree, not by hand."""
+
+    def __init__(
+        self,
+        key: int,
+        address: Address,
+        *,
+        name: str | None = None,
+        handlers: dict[str, tuple[str, bool]] | None = None,
+        runtime: Any = None,
+    ) -> None:
+        self._key = key
+        self._address = address
+        self._name = name
+        self._handlers = handlers
+        self._runtime = runtime
+        self._home: Home | None = None
+        self._box: Any = None
+
+    # ---- what it names ----------------------------------------------------------------------------------------------
+    @property
+    def key(self) -> int:
+        """The child's number in its runtime; never used again for another."""
+        return self._key
+
+    @property
+    def name(self) -> str | None:
+        """The name it was registered under."""
+        return self._name
+
+    @property
+    def pid(self) -> int | None:
+        """The process that runs it now; None between two, and after the end."""
+        try:
+            pid: int | None = self._ask("who", self._key)["pid"]
+        except ServerDown:
+            return None
+        return pid or None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ServerRef):
+            return NotImplemented
+        return (self._key, self._runtime) == (other._key, other._runtime)
+
+    def __hash__(self) -> int:
+        return hash((self._key, self._runtime))
+
+    def __repr__(self) -> str:
+        return f"<ServerRef {self._label()} key={self._key}>"
+
+    def __reduce__(self) -> Any:
+        return (_again, (self._key, self._address, self._name, self._handlers, self._runtime))
+
+    def __enter__(self) -> ServerRef:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """Stops the server; one that is gone already is fine."""
+        reason = "normal" if kind is None else "shutdown"
+        try:
+            self.stop(reason)
+        except ServerDown as down:
+            if kind is None and down.reason not in ("noproc", "shutdown"):
+                raise
+
+    # ---- talking to it ----------------------------------------------------------------------------------------------
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("_"):  # tools probe for these; a handler of such a name can be reached by `call`
+            raise AttributeError(f"a ServerRef has no attribute {name!r}")
+        if self._handlers is None:
+            self._handlers = dict(self._ask("who", self._key)["handlers"])
+        entry = self._handlers.get(name)
+        if entry is None:
+            known = ", ".join(sorted(self._handlers)) or "none"
+            raise AttributeError(f"server {self._label()} has no handler {name!r}; it has {known}")
+        bound = self._bind(name, entry[0])
+        self.__dict__[name] = bound  # from now on found without asking
+        return bound
+
+    def _bind(self, name: str, kind: str) -> Callable[..., Any]:
+        if kind == "cast":
+
+            def handler(*args: Any, **kwargs: Any) -> Any:
+                self._put(_native.MAIL_CAST, name, args, kwargs, CALL_SECONDS)
+
+        else:
+
+            def handler(*args: Any, **kwargs: Any) -> Any:
+                return self._call(name, args, kwargs, CALL_SECONDS)
+
+        handler.__name__ = handler.__qualname__ = name
+        handler.__doc__ = f"The {kind} {name!r} of server {self._label()}."
+        return handler
+
+    def call(self, name: str, /, *args: Any, timeout: float | None = CALL_SECONDS, **kwargs: Any) -> Any:
+        """Has the handler run and waits for what it returns."""
+        return self._call(name, args, kwargs, check_seconds(timeout, "timeout"))
+
+    def cast(self, name: str, /, *args: Any, timeout: float | None = CALL_SECONDS, **kwargs: Any) -> bool:
+        """Has the handler run some time. `timeout` is for a full mailbox that blocks. True once the message is in the
+        mailbox; False if it was dropped for want of room, or there is no server any more."""
+        return self._put(_native.MAIL_CAST, name, args, kwargs, check_seconds(timeout, "timeout"))
+
+    def info(self, message: Any, /, *, timeout: float | None = CALL_SECONDS) -> bool:
+        """Sends anything for `handle_info`; otherwise like `cast`."""
+        return self._put(_native.MAIL_INFO, "", (message,), {}, check_seconds(timeout, "timeout"))
+
+    def request(self, name: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Future[Any]:
+        """Has the handler run; the future gets what `call` would have returned or raised. It waits only for room in a
+        full mailbox that blocks."""
+        return self._begin(name, args, kwargs, check_seconds(timeout, "timeout"))
+
+    async def acall(self, name: str, /, *args: Any, timeout: float | None = CALL_SECONDS, **kwargs: Any) -> Any:
+        """`call` in an event loop, which it does not hold up."""
+        import asyncio
+
+        timeout = check_seconds(timeout, "timeout")
+        self._check_not_self(self._reach())
+        box = self._box
+        if box is not None and box.qsize() >= box.capacity:  # there may be no room for a while
+            loop = asyncio.get_running_loop()
+            future = await loop.run_in_executor(None, self._begin, name, args, kwargs, timeout)
+        else:
+            future = self._begin(name, args, kwargs, timeout)
+        return await asyncio.wrap_future(future)
+
+    def stop(self, reason: Any = "normal", timeout: float | None = None) -> None:
+        """Ends it after what is in its mailbox now, and waits until it is gone. ServerDown if it ended for another
+        reason, or was gone before ("noproc"); CallTimeout if it is still there after `timeout`."""
+        from shmrt.server import check_reason
+
+        check_reason(reason)
+        timeout = check_seconds(timeout, "timeout")
+        self._check_not_self(self._reach())
+        self._ask("stop_child", self._key, reason, timeout=timeout)
+
+    # ---- how --------------------------------------------------------------------------------------------------------
+    def _call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None) -> Any:
+        home = self._reach()
+        if home.key == self._key:
+            self._check_not_self(home)
+        box = self._box
+        if box is None:
+            raise self._gone()
+        status, value = home.calls.call(box, self._key, name, args, kwargs or None, timeout)
+        if status == _native.CALL_REPLY:
+            return value
+        if status == _native.CALL_CLOSED and self._renew(home):
+            return self._call(name, args, kwargs, timeout)
+        return self._outcome(status, value)
+
+    def _begin(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None) -> Future[Any]:
+        home = self._reach()
+        if self._box is None:
+            from concurrent.futures import Future
+
+            future: Future[Any] = Future()
+            future.set_exception(self._gone())
+            return future
+        return home.requests.begin(self._box, self._key, name, args, kwargs or None, timeout, self._outcome)
+
+    def _put(self, kind: int, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None) -> bool:
+        home = self._reach()
+        if self._box is None:
+            return False
+        if home.key == self._key and home.thread == get_ident():
+            timeout = 0.0  # nobody would make room while this waits
+        try:
+            return bool(self._box.cast(kind, name, args, kwargs or None, timeout))
+        except RingClosed:
+            return self._renew(home) and self._put(kind, name, args, kwargs, timeout)
+
+    def _reach(self) -> Home:
+        """The home of its runtime here; opens the mailbox, and leaves `_box` None if that is gone."""
+        found = self._home
+        if found is None:
+            found = home(self._runtime)
+        found.check()
+        if self._box is None:
+            self._home = found
+            try:
+                self._box = found.mailbox(self._address)
+            except LookupError:
+                self._renew(found)
+        return found
+
+    def _renew(self, home: Home) -> bool:
+        """Its mailbox is closed or gone. Maybe the child has another one, since it was stopped and started again; or
+        another child has its name, since a supervisor above it was. False: there is no such server."""
+        before = self._address
+        home.forget(before)
+        self._box = None
+        try:
+            who = home.link.ask("who", self._key)
+        except AskError:
+            again = home.find(self._name) if self._name is not None else None
+            if not isinstance(again, ServerRef) or again._key == self._key:
+                return False
+            self._key, self._address = again._key, again._address
+        else:
+            self._address = who["mailbox"]
+        if self._address is None or self._address == before:
+            return False
+        try:
+            self._box = home.mailbox(self._address)
+        except LookupError:
+            return False
+        return True
+
+    def _outcome(self, status: int, value: Any) -> Any:
+        """What a call that ended so gives to whoever waits for it."""
+        if status == _native.CALL_REPLY:
+            return value
+        if status == _native.CALL_ERROR:
+            from shmrt.process.remote import unpack_from
+
+            raise unpack_from(value, value[4])
+        if status == _native.CALL_TIMEOUT:
+            raise CallTimeout(f"server {self._label()} did not answer in time")
+        if status == _native.CALL_OVERLOADED:
+            capacity = self._box.capacity
+            raise Overloaded(
+                f"the mailbox of server {self._label()} is full: {capacity} messages",
+                capacity=capacity,
+                where=self._label(),
+            )
+        if status == _native.CALL_DOWN:
+            from shmrt.handles import explain, reason_from
+
+            reason = reason_from(value)
+            raise ServerDown(f"server {self._label()} ended during the call: {explain(reason)}", reason=reason)
+        raise self._gone()
+
+    def _gone(self) -> ServerDown:
+        return ServerDown(f"there is no server {self._label()} any more", reason="noproc")
+
+    def _label(self) -> str:
+        return self._name or f"#{self._key}"
+
+    def _check_not_self(self, home: Home) -> None:
+        if home.key == self._key and home.thread == get_ident():
+            raise ChildStateError(
+                f"server {self._label()} called itself from a handler, and would wait for itself: call the method, use"
+                " self.stop(), or cast",
+                state="calling_self",
+            )
+
+    def _ask(self, verb: str, *args: Any, timeout: float | None = None) -> Any:
+        """Asks the root about this child."""
+        found = self._home or home(self._runtime)
+        found.check()
+        try:
+            return found.link.ask(verb, *args, timeout=timeout)
+        except TimeoutError:
+            raise CallTimeout(f"server {self._label()} has not done so in time: {verb}") from None
+        except AskError as error:
+            if error.code in ("exit", "down"):
+                from shmrt.handles import explain, reason_from
+
+                ended = reason_from(error.more)
+                raise ServerDown(f"server {self._label()} ended: {explain(ended)}", reason=ended) from None
+            if error.code in ("noproc", "not_found"):
+                raise self._gone() from None
+            raise
+
+
+def _again(key: int, address: Address, name: str | None, handlers: Any, runtime: Any) -> ServerRef:
+    return ServerRef(key, address, name=name, handlers=handlers, runtime=runtime)
