@@ -76,7 +76,10 @@ class RuntimeEvents:
     def _end_name(self) -> None:
         """What a named runtime has on disk goes, unless it says why the runtime ended."""
         if self._named is not None:
-            self._named.end(None if self._down is None else str(self._down))
+            from shmrt.runtime_named import why_it_gave_up
+
+            reports = [] if self._trees is None else self._trees.events
+            self._named.end(None if self._down is None else why_it_gave_up(self._down, reports))
             self._named = None
 
     def _break(self, opened: OpenedPool, reasons: list[str]) -> None:

@@ -14,7 +14,18 @@ if TYPE_CHECKING:
 
     from shmrt.runtimes import Runtime
 
-__all__ = ["NamedSide"]
+__all__ = ["NamedSide", "why_it_gave_up"]
+
+
+def why_it_gave_up(reason: Any, reports: list[dict[str, Any]]) -> str | None:
+    """In words; None for a tree that ended in order. "shutdown" may be either: the limit of restarts is reported."""
+    from shmrt.supervise.views import id_text, reason_text
+
+    for report in reversed(reports):
+        if report["context"] == "shutdown" and len(report["supervisor"]) == 1:
+            return f"it gave up: child {id_text(report['offender'].get('id'))} was restarted too often"
+    orderly = reason in ("normal", "shutdown") or (isinstance(reason, tuple) and reason[:1] == ("shutdown",))
+    return None if orderly else f"it gave up: {reason_text(reason)}"
 
 
 class NamedSide:

@@ -84,6 +84,13 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value
 
 
+def _backoff(value: Any) -> Any:
+    """Seconds before the first delayed restart, or a table with base, max and jitter."""
+    if not isinstance(value, dict):
+        return parse_duration(value, "backoff")
+    return {key: part if key == "jitter" else parse_duration(part, f"backoff.{key}") for key, part in value.items()}
+
+
 def _on_full(value: Any) -> str:
     if value not in _OVERFLOW and value not in _OVERFLOW.values():
         raise ValueError(f"{value!r} must be one of {', '.join(_OVERFLOW)}")
@@ -106,7 +113,7 @@ _KEYS: dict[str, dict[str, _Key]] = {
         "max_seconds": ("max_seconds", _seconds),
         "auto_shutdown": ("auto_shutdown", _word),
         "name": ("name", _word),
-        "backoff": ("backoff", lambda value: value),
+        "backoff": ("backoff", _backoff),
     },
     "child": {
         **_SPEC_KEYS,

@@ -167,6 +167,8 @@ def tree_text(row: dict[str, Any], *, wide: bool) -> str:
         words.append(f"restarted {row['restarts']}x")
     if row.get("last_exit"):
         words.append(f"last exit: {row['last_exit']}")
+    if row.get("last_exit_of_children"):
+        words.append(f"last exit of a child: {row['last_exit_of_children']}")
     if wide:
         words += [
             f"{key} {row[key]}" for key in ("kind", "shutdown", "auto_shutdown", "key") if row.get(key) is not None

@@ -29,7 +29,7 @@ _FIXED = ("strategy", "max_restarts", "max_seconds", "auto_shutdown", "name")
 
 def difference(old: Any, new: Any) -> dict[str, list[Any]]:
     """Ids of children by what is to happen to them: gone, new, other, same, resized. CommandError for what cannot."""
-    from shmrt.children import specify
+    from shmrt.child_specs import specify
 
     for key in _FIXED:
         before, after = getattr(old, key, None), getattr(new, key, None)
@@ -56,7 +56,8 @@ def difference(old: Any, new: Any) -> dict[str, list[Any]]:
 
 
 def _only_resized(old: Any, new: Any) -> bool:
-    from shmrt.children import Child, kind_of, specify
+    from shmrt.child_specs import specify
+    from shmrt.children import Child, kind_of
 
     if kind_of(old.start) != "pool" or kind_of(new.start) != "pool" or not new.kwargs.get("max_workers"):
         return False

@@ -30,7 +30,6 @@ from shmrt.cli.target import Target, within
 __all__ = ["serve", "shaped"]
 
 _AFTER_S = 2.0  # what a stop at once may take
-_ORDERLY = ("normal", "shutdown")
 
 
 class _GiveUpStart(BaseException):
@@ -207,19 +206,15 @@ class _Ending:
 
 def _concluded(reason: Any, runtime: Any, ending: _Ending, screen: Screen, seconds: float) -> int:
     from shmrt.handles import explain
+    from shmrt.runtime_named import why_it_gave_up
 
     if ending.cut_short and ending.signal is not None:
         text = "stopped before everything was down in order"
         raise CliError(f"{ending.signal.name}: {text}", code=128 + ending.signal, signal=ending.signal)
     reports = runtime.events()
-    gave_up = [report for report in reports if report["context"] == "shutdown"]
-    top = [report for report in gave_up if len(report["supervisor"]) == 1]
-    orderly = reason in _ORDERLY or (isinstance(reason, tuple) and reason[:1] == ("shutdown",))
-    if not ending.began and (top or not orderly):
-        lines = chain(reports)
-        budget = f" (restarts used: {top[-1]['used']} of {top[-1]['limit']})" if top and "used" in top[-1] else ""
-        what = f"the supervision tree gave up{budget}" if top else f"the supervision tree ended: {explain(reason)}"
-        raise CliError(what, hint="\n  ".join(lines) or None, code=5)
+    why = why_it_gave_up(reason, reports)
+    if not ending.began and why is not None:
+        raise CliError(f"the supervision tree ended: {why}", hint="\n  ".join(chain(reports)) or None, code=5)
     if screen.json:
         who = ending.signal.name if ending.signal is not None else None
         body = {"reason": explain(reason), "signal": who, "drained": not ending.cut_short, "seconds": round(seconds, 3)}

@@ -69,6 +69,7 @@ class Answers:
         self.started_ns = monotonic_ns()
         self.operations: Callable[[], list[dict[str, Any]]] = list
         self._paused: set[int] = set()
+        self._own = 0  # the key of the runtime's own tree
         self._passed: dict[int, tuple[Any, str, dict[str, Any]]] = {}
         self._count = 0
 
@@ -109,7 +110,17 @@ class Answers:
     def _tree(self) -> dict[str, Any]:
         trees = self.trees
         found: dict[str, Any] = {} if trees is None else trees.tree.describe(now=monotonic_ns())
+        for top in found.get("supervisors", ()):
+            top["path"] = (self.label_of(top["path"][0]),)
         return found
+
+    def label_of(self, top: Any) -> str:
+        """What a supervisor without a name is called: it is known by its key."""
+        if not isinstance(top, int):
+            return views.id_text(top)
+        if self.trees is not None and self.trees.tops.get(top, {}).get("of_runtime"):
+            self._own = top  # for what is reported after its end
+        return "tree" if top == self._own else f"supervisor-{top}"
 
     def _processes(self) -> dict[int, dict[str, Any]]:
         trees = self.trees
@@ -122,9 +133,9 @@ class Answers:
                 found[key]["activity"] = pools.get(kin.data["label"])
             if one is not None:
                 row = self._worker(one)
-                serves = kin.data["kind"] == "server"  # the phase of a function says nothing about it
-                activity = row["activity"] if serves or row["activity"] not in ("idle", "busy") else "running"
-                found[key] |= row | {"activity": activity}
+                if one.ready and kin.data["kind"] != "server" and row["activity"] not in ("stopped", "killing"):
+                    row["activity"] = "running"  # the phase of a function says nothing about it
+                found[key] |= row
         return found
 
     def _worker(self, one: Worker) -> dict[str, Any]:
@@ -176,7 +187,7 @@ class Answers:
         if len(found) == 1:
             return found[0]
         if not found:
-            known = [row["path"] for row in views.each(supervisors)] + [row["name"] for row in pools]
+            known = [row["id"] for row in views.each(supervisors)] + [row["name"] for row in pools]
             raise Refused("not_found", f"runtime {self.name!r} has nothing called {word!r}", known=known)
         paths = [str(row.get("path") or row.get("id") or row.get("name")) for _, row in found]
         raise Refused("ambiguous", f"{word!r} may be {' or '.join(paths)}", "name it by its whole path")

@@ -69,7 +69,7 @@ class Found:
             left = (
                 f"its program, process {self.program}, is gone" if self.program else "whoever began to make it is gone"
             )
-            return f"it ended: {ended}" if ended else left
+            return str(ended) if ended else left
         return "its owner lives in another pid namespace, if at all"
 
 

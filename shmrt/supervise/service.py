@@ -43,4 +43,5 @@ class Service:
         return self._control.fds()
 
     def report(self, report: dict[str, Any]) -> None:
-        self._control.publish(*views.event_of(report))
+        top, *below = report["supervisor"]
+        self._control.publish(*views.event_of({**report, "supervisor": (self._answers.label_of(top), *below)}))

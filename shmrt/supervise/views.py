@@ -88,7 +88,7 @@ def _supervisor_row(
     processes: dict[int, dict[str, Any]],
     name: str | None,
 ) -> dict[str, Any]:
-    label = id_text(node["path"][-1]) if isinstance(node["path"][-1], (str, tuple)) else f"supervisor-{node['key']}"
+    label = id_text(node["path"][-1])
     path = (*above, label)
     children = [_child_row(child, path, processes, name) for child in node["children"]]
     state = str(node["state"])
@@ -110,7 +110,8 @@ def _supervisor_row(
         },
         "auto_shutdown": node["auto_shutdown"],
         "restarts": node["restarts"],
-        "last_exit": reason_text(node["reason"]),
+        "last_exit": None,
+        "last_exit_of_children": reason_text(node["reason"]),
         "children": children,
         "next": None,
     }

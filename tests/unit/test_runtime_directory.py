@@ -168,9 +168,9 @@ def test_a_root_that_is_still_ending_is_waited_for(where: str) -> None:
 def test_a_runtime_that_gave_up_leaves_its_reason(where: str) -> None:
     """Its program may go on and even start another one of that name."""
     one = RuntimeDirectory.claim("a", where)
-    one.leave("max restarts of root/workers")
+    one.leave("it gave up")
     [found] = find(where)
-    assert found.state == "stale" and found.why == "it ended: max restarts of root/workers"
+    assert found.state == "stale" and found.why == "it gave up"
     other = RuntimeDirectory.claim("a", where)
     one.remove()  # its directory is another's now
     assert find(where)[0].state == "running"
