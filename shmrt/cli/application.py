@@ -66,6 +66,15 @@ def _whole(value: Any) -> int:
     return value
 
 
+def _from(least: int, most: int = 2**31 - 1) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if not least <= _whole(value) <= most:
+            raise ValueError(f"must be from {least} to {most}, not {value}")
+        return int(value)
+
+    return check
+
+
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"must be true or false, not {value!r}")
@@ -108,7 +117,7 @@ _SPEC_KEYS: dict[str, _Key] = {
 _KEYS: dict[str, dict[str, _Key]] = {
     "supervisor": {
         "strategy": ("strategy", _word),
-        "max_restarts": ("max_restarts", _whole),
+        "max_restarts": ("max_restarts", _from(0)),
         "within": ("max_seconds", _seconds),
         "max_seconds": ("max_seconds", _seconds),
         "auto_shutdown": ("auto_shutdown", _word),
@@ -130,23 +139,23 @@ _KEYS: dict[str, dict[str, _Key]] = {
         **_SPEC_KEYS,
         "target": ("target", _word),
         "input": ("input", _word),
-        "workers": ("max_workers", _whole),
-        "max_workers": ("max_workers", _whole),
+        "workers": ("max_workers", _from(1, 256)),
+        "max_workers": ("max_workers", _from(1, 256)),
         "task_timeout": ("task_timeout", _seconds),
-        "max_tasks": ("max_tasks_per_child", _whole),
-        "max_tasks_per_child": ("max_tasks_per_child", _whole),
+        "max_tasks": ("max_tasks_per_child", _from(1)),
+        "max_tasks_per_child": ("max_tasks_per_child", _from(1)),
         "max_rss": ("max_rss", parse_size),
         "max_age": ("max_age", _seconds),
-        "max_attempts": ("max_attempts", _whole),
-        "spares": ("spares", _whole),
+        "max_attempts": ("max_attempts", _from(1)),
+        "spares": ("spares", _from(0, 256)),
         "preload": ("preload", _list),
-        "max_restarts": ("max_restarts", _whole),
+        "max_restarts": ("max_restarts", _from(0)),
         "within": ("max_seconds", _seconds),
         "max_seconds": ("max_seconds", _seconds),
-        "threads_per_worker": ("threads_per_worker", _whole),
-        "max_pending": ("max_pending", _whole),
+        "threads_per_worker": ("threads_per_worker", _from(1)),
+        "max_pending": ("max_pending", _from(1)),
         "on_full": ("on_full", _word),
-        "seed": ("seed", _whole),
+        "seed": ("seed", _from(0, 2**63 - 1)),
         "initializer": ("initializer", _word),
         "retry": ("retry", _mapping),
     },
@@ -275,7 +284,7 @@ class Application:
         for key, value in retry.items():
             if key != "max_attempts":
                 raise self._unknown(f"{dotted}.retry", key, "pool", ["max_attempts"])
-            arguments["max_attempts"] = value
+            arguments |= self._arguments("pool", f"{dotted}.retry", {key: value})
         target = self._object(arguments, "target", dotted) if "target" in arguments else None
         ring = arguments.pop("input", None)
         if ring is not None:

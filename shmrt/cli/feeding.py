@@ -84,23 +84,36 @@ class Feeders:
                 return
 
     def _work(self, runtime: Any, one: Any, message: Any) -> None:
-        """Until a pool has taken it: a pool that is being restarted comes back."""
-        while True:
-            pools = [opened._pool() for opened in list(runtime._pools.values()) if opened.name == one.pool]
-            pool: Any = pools[0] if pools else None
+        """Until a pool has done it: one that broke or is being restarted comes back."""
+        from concurrent.futures import CancelledError
+
+        from shmrt.errors import PoolBroken, RuntimeDown
+
+        while not self._stopping.is_set() or self._pool(runtime, one) is not None:
+            pool = self._pool(runtime, one)
             try:
-                if pool is not None:
-                    pool.submit(one.target, message).result()
+                future = pool.submit(one.target, message) if pool is not None else None
+            except RuntimeError:  # it has been shut down, or broke
+                future = None
+            try:
+                if future is not None:
+                    future.result()
                     return
-            except RuntimeError as error:
-                if not pool._shutdown:
-                    self._log(one, error)
-                    return
+            except (PoolBroken, RuntimeDown, CancelledError):
+                pass
             except Exception as error:
                 self._log(one, error)
                 return
             if self._stopping.wait(0.01):
-                raise SystemExit  # ends this thread inside the lease
+                break
+        raise SystemExit  # ends this thread inside the lease: the message goes back to the ring
+
+    @staticmethod
+    def _pool(runtime: Any, one: Any) -> Any:
+        for opened in list(runtime._pools.values()):
+            if opened.name == one.pool:
+                return opened._pool()
+        return None
 
     @staticmethod
     def _log(one: Any, error: Exception) -> None:

@@ -58,18 +58,6 @@ def options(parser: argparse.ArgumentParser) -> None:
         "or is only counted, as `failed` in JSON, and the exit code stays 0 (skip)",
     )
 
-    parser.add_argument(
-        "--strategy", type=kinds.strategy, metavar="NAME", help="one_for_one, one_for_all, rest_for_one"
-    )
-    parser.add_argument("--max-restarts", type=kinds.max_restarts, metavar="N", help="more of them end the supervisor")
-    parser.add_argument(
-        *("--max-seconds", "--within"),
-        dest="within",
-        type=kinds.within_seconds,
-        metavar="TIME",
-        help="within that time",
-    )
-
 
 def target_options(parser: argparse.ArgumentParser) -> None:
     """What `run` and `check` share: how to find and shape the target."""
@@ -86,7 +74,18 @@ def target_options(parser: argparse.ArgumentParser) -> None:
         "--ready-timeout",
         type=kinds.ready_timeout,
         metavar="TIME",
-        help="for importing and calling the target, more than 0 (default 30s); beyond it exit code 4",
+        help="for importing and calling the target, and for a tree to be up (default 30s); beyond it exit code 4",
+    )
+    parser.add_argument(
+        "--strategy", type=kinds.strategy, metavar="NAME", help="one_for_one, one_for_all, rest_for_one"
+    )
+    parser.add_argument("--max-restarts", type=kinds.max_restarts, metavar="N", help="more of them end the supervisor")
+    parser.add_argument(
+        *("--max-seconds", "--within"),
+        dest="within",
+        type=kinds.within_seconds,
+        metavar="TIME",
+        help="within that time",
     )
 
 
