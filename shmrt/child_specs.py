@@ -26,6 +26,9 @@ def specify(child: Child) -> ChildSpec:
         data["name"] = child.name or child.start.name
     else:
         data["blob"] = dumps((child.start, child.args, child.kwargs))
+    if kind == "pool":
+        data["mailbox"] = (MAILBOX.slots, MAILBOX.slot_bytes, MAILBOX.on_full)
+        data["drop_on_restart"] = False
     if kind == "server":
         mailbox = child.mailbox or MAILBOX
         data["mailbox"] = (mailbox.slots, mailbox.slot_bytes, mailbox.on_full)
@@ -95,7 +98,7 @@ def describe(spec: ChildSpec) -> Child:
         significant=spec.significant,
         type=spec.type,
         kwargs=kwargs,
-        mailbox=None if mailbox is None else RingSpec(*mailbox),
+        mailbox=None if mailbox is None or data["kind"] == "pool" else RingSpec(*mailbox),
         mailbox_on_restart="drop" if data.get("drop_on_restart") else "keep",
         start_timeout=None if spec.start_timeout is None else spec.start_timeout / 1e9,
     )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["RuntimeEvents"]
 
 _OF_TREES = ("event", "log", "open_child", "close_child", "kill_child", "top_ended", "root_started", "root_lost")
+_INTERNAL = ("log", "command", "open_child", "close_child", "kill_child", "top_ended")
 
 
 class RuntimeEvents:
@@ -33,7 +34,7 @@ class RuntimeEvents:
     _hub: Any
     _arena: Any
     _trees: TreeSide | None
-    _named: NamedSide | None
+    _named: NamedSide | None = None
 
     # ---- events ---------------------------------------------------------------------------------------------------
     def _handle_event(self, event: tuple[Any, ...]) -> None:
@@ -43,6 +44,8 @@ class RuntimeEvents:
             self._trees.hear(event)
         if self._named is not None:
             self._named.hear(event)
+        if self._trees is not None and verb == "removed":
+            self._trees.pool_removed(event[1])
         if verb == "orphaned":
             self._arena.reclaim_dead()
         about_pool = verb in ("removed", "pool_broken", "start_failed", "dropped")
@@ -57,9 +60,9 @@ class RuntimeEvents:
             del opened.start_failures[:-50]
         elif opened is not None and verb == "pool_broken":
             self._break(opened, [str(reason) for reason in event[2]])
-        if self._on_event is not None:
+        if self._on_event is not None and verb not in _INTERNAL:
             try:
-                self._on_event(event)
+                self._on_event(event[1] if verb == "event" else event)
             except Exception:
                 sys.excepthook(*sys.exc_info())
 
@@ -72,6 +75,17 @@ class RuntimeEvents:
         """Has `python -m shmrt reload` call this, in a thread of its own; what it returns is the answer."""
         if self._named is not None:
             self._named.commands.on_reload = reload
+
+    def _take_name(self, name: str | None) -> None:
+        """ConfigError if a living runtime has it."""
+        if name is not None:
+            from shmrt.runtime_named import NamedSide
+
+            self._named = NamedSide(self, name)  # type: ignore[arg-type]
+
+    def _serve_name(self) -> None:
+        if self._named is not None:
+            self._named.serve(self._link)
 
     def _end_name(self) -> None:
         """What a named runtime has on disk goes, unless it says why the runtime ended."""

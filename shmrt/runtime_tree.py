@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from time import monotonic
 
 from shmrt.errors import AlreadyStarted, NotFound, RuntimeDown, StartError
 from shmrt.handles import SupervisorRef, explain, make_ref, reason_from
@@ -136,22 +137,32 @@ class TreeSide:
         return SupervisorRef(self.home, key, who["name"], who["label"])
 
     # ---- the end ----------------------------------------------------------------------------------------------------
-    def stop_all(self) -> None:
-        """Every tree in order, the last one first."""
+    def stop_all(self, grace: float | None = None) -> None:
+        """Every tree in order, the last one first; what is not gone after `grace` seconds is killed, and so is
+        everything after Ctrl-C."""
         self._stopping = True
+        end = None if grace is None else monotonic() + grace
         try:
             for planted in reversed(self._planted):
-                self._stop(planted, "shutdown")
-        except BaseException:
+                self._stop(planted, "shutdown", end)
+        except BaseException as error:
             for planted in reversed(self._planted):
-                self._stop(planted, "killed")
-            raise
+                self._stop(planted, "killed", None)
+            if not isinstance(error, TimeoutError):
+                raise
 
-    def _stop(self, planted: _Planted, reason: str) -> None:
+    def _stop(self, planted: _Planted, reason: str, end: float | None) -> None:
+        timeout = None if end is None else max(0.0, end - monotonic())
         try:
-            self.runtime._link.ask("stop_supervisor", planted.key, reason)
+            self.runtime._link.ask("stop_supervisor", planted.key, reason, timeout=timeout)
         except (AskError, RuntimeDown):
             pass  # it is gone
+
+    def has_pool(self, number: int) -> bool:
+        """Whether this pool is a child of a tree."""
+        return any(
+            inside.pool is not None and inside.pool._opened.number == number for inside in list(self.inside.values())
+        )
 
     def _ended(self, key: int, reason: Any) -> None:
         planted = next((planted for planted in self._planted if planted.key == key), None)
@@ -244,6 +255,12 @@ class TreeSide:
                 text = reasons[-1] if reasons else "its workers cannot be kept running"
                 inside.over(("error", "shmrt.errors.PoolBroken", text, "\n".join(reasons)))
 
+    def pool_removed(self, number: int) -> None:
+        """In the thread `shmrt-link`: a pool has no workers any more. Maybe somebody shut down a pool of a tree."""
+        for inside in list(self.inside.values()):
+            if inside.pool is not None and inside.pool._opened.number == number and not inside.is_closing:
+                inside.over("normal")
+
     def pool(self, key: int) -> Any:
         """The pool of a tree, for this program."""
         inside = self.inside.get(key)
@@ -260,11 +277,14 @@ class InProgram:
         self.key = self.incarnation = 0
         self.pool: Any = None
         self.run: Any = None
+        self.door: Any = None
+        self.is_closing = False
         self.is_over = False
 
     def open(self, data: dict[str, Any]) -> None:
         """Says "ready" or how it failed."""
         if self.pool is not None or self.run is not None:
+            self._open_door(data)
             self._say("child_ready")  # it has outlived a root
             return
         try:
@@ -275,6 +295,7 @@ class InProgram:
                 pool = start(*args, **{"name": data["name"] or data["label"], **kwargs, "runtime": self.side.runtime})
                 self.pool = pool
                 pool.submit(int).result()  # some worker serves
+                self._open_door(data)
             else:
                 self.run = start.run()
                 _in_thread(f"shmrt-run-{self.label}", self._run)
@@ -284,6 +305,20 @@ class InProgram:
                 self.pool.terminate_workers()
             return
         self._say("child_ready")
+
+    def _open_door(self, data: dict[str, Any]) -> None:
+        """From here on other processes reach it through its mailbox."""
+        self._close_door()
+        if self.pool is not None:
+            from shmrt.pool_ref import Door
+
+            home = self.side.home
+            self.door = Door(home, home.mailbox(data["address"]), self.pool)
+
+    def _close_door(self) -> None:
+        door, self.door = self.door, None
+        if door is not None:
+            door.close()
 
     def _run(self) -> None:
         try:
@@ -297,6 +332,8 @@ class InProgram:
 
     def close(self) -> None:
         """What was accepted is done first."""
+        self.is_closing = True
+        self._close_door()
         if self.pool is not None:
             self.pool.shutdown(wait=True)
         elif self.run is not None:
@@ -304,6 +341,8 @@ class InProgram:
         self.over("shutdown")
 
     def kill(self) -> None:
+        self.is_closing = True
+        self._close_door()
         if self.pool is not None:
             self.pool.terminate_workers()
         elif self.run is not None:
@@ -315,6 +354,8 @@ class InProgram:
         if not self.is_over:
             self.is_over = True
             self.side.inside.pop(self.key, None)
+            if self.door is not None:
+                _in_thread(f"shmrt-close-{self.label}", self._close_door)
             self._say("child_exited", reason)
 
     def _say(self, verb: str, *more: Any) -> None:

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from shmrt.handles import SupervisorRef
     from shmrt.home import Home
     from shmrt.pool_opened import OpenedPool
-    from shmrt.runtime_named import NamedSide
     from shmrt.runtime_tree import TreeSide
 
 __all__ = ["WORKERS_MAX", "Runtime", "current"]
@@ -107,7 +106,8 @@ class Runtime(RuntimeEvents):
     tree: a Supervisor; `start` (and `with`) returns when all of it is up, StartError says which child was not. When it
     gives up, the runtime ends with its reason. name: for people, and for the command line's verbs. shm_limit bounds the
     payload memory (bytes or "2GiB"; None: half of what is available). on_event(event) is called in a daemon thread with
-    what the root tells: ("started", slot, epoch, pid), ("gone", ...), ("root_lost", ...). preload: modules imported
+    each report of the trees (see `events`), and with what the root tells of workers: ("started", slot, epoch, pid),
+    ("gone", ...), ("root_lost", ...). preload: modules imported
     once in a template for every pool that names none of its own.
 
     Raises SegmentError if shared memory is short, naming needed, free and whose limit it is.
@@ -144,7 +144,6 @@ class Runtime(RuntimeEvents):
         self._stopped = False
         self._down: Any = None
         self._ended = threading.Event()
-        self._named: NamedSide | None = None
         self._home: Home | None = None
         self._trees: TreeSide | None = None
         self._link: Any = None
@@ -171,13 +170,9 @@ class Runtime(RuntimeEvents):
 
             _native.check_memory(self._START_BYTES)
             try:
-                if self.name is not None:
-                    from shmrt.runtime_named import NamedSide
-
-                    self._named = NamedSide(self, self.name)
+                self._take_name(self.name)
                 self._start(RootLink)
-                if self._named is not None:
-                    self._named.serve(self._link)
+                self._serve_name()
             except BaseException:
                 self._undo_start()
                 raise
@@ -273,7 +268,7 @@ class Runtime(RuntimeEvents):
                 _current.remove(self)
         try:
             if kind is None:
-                for opened in list(self._pools.values()):
+                for opened in self._loose_pools():
                     opened.shutdown()
             else:
                 self._abort()
@@ -284,12 +279,20 @@ class Runtime(RuntimeEvents):
         finally:
             self.stop()
 
+    def _loose_pools(self) -> list[OpenedPool]:
+        """Those that are no children of a tree, which ends its own."""
+        trees = self._trees
+        return [opened for opened in list(self._pools.values()) if trees is None or not trees.has_pool(opened.number)]
+
     def _abort(self) -> None:
-        """By an exception or Ctrl-C: what is queued is cancelled, what runs in any pool has the same few seconds."""
-        pools = list(self._pools.values())
+        """By an exception or Ctrl-C: what is queued is cancelled, what runs in any pool or tree has the same few
+        seconds."""
+        pools = self._loose_pools()
         for opened in pools:
             opened.cancel_queue()
         end = monotonic() + _GRACE_S
+        if self._trees is not None:
+            self._trees.stop_all(_GRACE_S)
         for opened in pools:
             opened.abort(max(end - monotonic(), 0.0))
 
@@ -312,7 +315,7 @@ class Runtime(RuntimeEvents):
         try:
             if getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1"):
                 self._abort()
-            for opened in list(self._pools.values()):
+            for opened in self._loose_pools():
                 try:
                     opened.shutdown()
                 except Exception:

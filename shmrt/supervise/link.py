@@ -99,7 +99,6 @@ class RootLink(Commands, Controlled, Asking):
         self._channel: Channel | None = None
         self._root_pidfd = -1
         self._closing = False
-        self._stopped = False
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread: threading.Thread | None = None
 
@@ -358,12 +357,10 @@ class RootLink(Commands, Controlled, Asking):
             slots.free(_native.SLOT_ROOT)
         slots.ring_all()
         self.root_gone("the root supervisor died" if not self._closing else "the runtime was stopped")
-        if self._closing:
-            for slot in gone:
-                self._tell(("gone", slot, slots.epoch(slot), KILL, False))
-            return False
         for slot in gone:
             self._tell(("gone", slot, slots.epoch(slot), KILL, False))
+        if self._closing:
+            return False
         self._tell(("root_lost", pid, status))
         for pool in [pool for pool in list(self._pools.values()) if pool.removing]:
             self._tell(("removed", pool.id))  # nothing of it is left

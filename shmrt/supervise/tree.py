@@ -57,11 +57,16 @@ class Trees:
         self.on_end: list[
             tuple[Any, Callable[[Any], None]]
         ] = []  # (a supervisor's machine, to be called with its reason)
+        self._acting = False
         self._warm = False
         self._lent: list[int] = []  # descriptors that are on their way to the program
         self.bonds = Bonds()
         if staff.arena_fd >= 0:
-            _native.Arena.attach(staff.arena_fd).set_default()  # payloads of what the root itself sends
+            arena = _native.Arena.attach(staff.arena_fd)
+            arena.set_default()  # payloads of what the root itself sends
+            staff.arena_fd = (
+                arena.fd
+            )  # forked children go on with this very object, so its descriptor is theirs to keep
         self.calls = _native.Calls(staff.slots)
         self.calls.reserve()
         self.registry = Registry(staff.slots)
@@ -117,11 +122,17 @@ class Trees:
 
     # ---- effects ----------------------------------------------------------------------------------------------------
     def act(self) -> None:
-        """Carries out effects until there are none: each may bring others."""
-        while effects := self.tree.take_effects():
-            for effect in effects:
-                verb, *rest = effect
-                getattr(self, f"_do_{verb}")(*rest)
+        """Carries out effects until there are none: each may bring others, which come after those that are known."""
+        if self._acting:
+            return
+        self._acting = True
+        try:
+            while effects := self.tree.take_effects():
+                for effect in effects:
+                    verb, *rest = effect
+                    getattr(self, f"_do_{verb}")(*rest)
+        finally:
+            self._acting = False
         for watched in [watched for watched in self.on_end if watched[0].ended]:
             self.on_end.remove(watched)
             watched[1](watched[0].stop_reason if not watched[0].killing else "killed")
@@ -156,7 +167,7 @@ class Trees:
         self.registry.open_mailbox(kin, self.calls)
         if kin.in_program:
             self.registry.enter(kin)
-            data = {**kin.data, "surroundings": None}
+            data = {**kin.data, "surroundings": None, "address": self.registry.address(kin)}
             self.staff.channel.send(("open_child", kin.key, kin.incarnation, data, kin.path))
             return
         if kin.crew is None:
