@@ -170,7 +170,9 @@ class Runtime(RuntimeEvents):
 
             _native.check_memory(self._START_BYTES)
             try:
+                self._take_name(self.name)
                 self._start(RootLink)
+                self._serve_name()
             except BaseException:
                 self._undo_start()
                 raise
@@ -207,6 +209,7 @@ class Runtime(RuntimeEvents):
         if self._slots is not None:
             self._slots.close()
         self._link = self._hub = self._slots = None
+        self._end_name()
 
     def stop(self, grace: float = 5.0) -> None:
         """Ends its trees in order (each child has the time of its `shutdown`), then every pool (what is pending is lost
@@ -248,6 +251,7 @@ class Runtime(RuntimeEvents):
         self._link.close(grace)
         self._hub.stop()
         self._slots.close()
+        self._end_name()
 
     def wait(self, timeout: float | None = None) -> Any:
         """Waits until the runtime has ended; the exit reason of its tree, "shutdown" if it was stopped, None if it has

@@ -28,7 +28,7 @@ from shmrt.decide.intensity import Intensity
 from shmrt.process.signals import KILL
 from shmrt.process.spawn import STACK_BYTES
 from shmrt.supervise.asking import Asking
-from shmrt.supervise.commands import Commands
+from shmrt.supervise.commands import Commands, Controlled
 from shmrt.supervise.kept import KeptMailboxes
 from shmrt.supervise.launch import explain, launch_root
 from shmrt.supervise.protocol import FIRST_NESTED, Channel
@@ -67,7 +67,7 @@ class _Pool:
         self.removing = False  # asked of a root; should that die first, the next one need not know of the pool
 
 
-class RootLink(Commands, Asking):
+class RootLink(Commands, Controlled, Asking):
     """See the module. Made by `start`."""
 
     slots: _native.Slots
@@ -279,6 +279,7 @@ class RootLink(Commands, Asking):
         self.slots.claim(_native.SLOT_ROOT, 0, 0)
         fds = (self.slots.fd,) if self.arena_fd < 0 else (self.slots.fd, self.arena_fd)
         self._channel.send(("memory",), fds)
+        self._send_control()
         for pool in self._pools.values():
             self._add(pool)
 
