@@ -128,6 +128,21 @@ def test_every_death_names_its_test() -> None:
     assert not [row for row in deaths if not re.fullmatch(r"test_\w+|tests/native/\w+\.c", row[-1])]
 
 
+def test_the_package_tells_type_checkers_what_it_hands_out() -> None:
+    """Names come from `__getattr__`, which type checkers do not ask; they read the imports beside it."""
+    import shmrt
+
+    imports = [
+        (node.module, name.asname)
+        for node in ast.walk(ast.parse((ROOT / "shmrt" / "__init__.py").read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+        if name.asname == name.name
+    ]
+    lazy = {name: home for name, home in shmrt._HOME.items() if name != "runtime"}
+    assert len(imports) == len(lazy) and {name: home for home, name in imports} == lazy
+
+
 def test_the_types_of_the_core_are_those_of_the_core() -> None:
     """_native.pyi names every public name and method of the built module, and no other."""
     told: dict[str, set[str]] = {}
