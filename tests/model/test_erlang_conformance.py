@@ -67,6 +67,7 @@ def test_what_otp_leaves_open_is_not_compared():
     assert comparable(["ok", [["down", "a2", 1], ["down", "a1", 1]], []])[1][0][1] == "a2"
 
 
+@pytest.mark.slow
 def test_a_fresh_sample_is_recorded_alike():
     """Twenty trees that nobody has seen before, under the Erlang of this machine."""
     if (reason := why_not()) is not None:
