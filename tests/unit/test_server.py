@@ -65,6 +65,7 @@ class Counter(Server):
 
 def test_calls_and_casts_keep_their_order(w: World) -> None:
     ref = w.begin(Counter, 10, name="counter").ref
+    assert ref.add is ref.add, "asked for once"
     assert ref.add(5) == 15 and ref.add(by=2) == 17
     assert ref.reset() is None
     assert ref.add() == 1
@@ -200,6 +201,18 @@ class Slow(Server):
         return self.waiting
 
     @call
+    def soon(self) -> Any:
+        return Continue(self.sender)
+
+    def handle_continue(self, arg: Any) -> None:
+        assert self.sender is None
+        self.reply(arg, "continued")
+
+    def handle_info(self, message: Any) -> None:
+        assert self.sender is None
+        self.waiting.append(message)
+
+    @call
     def last(self) -> list[bool]:
         return self.told
 
@@ -214,6 +227,9 @@ def test_an_answer_may_come_later_from_anybody_once(w: World) -> None:
     ref.answer("inside")
     assert second.result(30) == "inside" and ref.last() == [False, True]
     assert ref.twice() == "first"
+    assert ref.soon() == "continued", "a call's handler that continues answers later, too"
+    ref.info("no call")
+    assert ref.senders()[-1] == "no call"
     with pytest.raises(TypeError, match="sender"):
         Server.reply(None, 1)  # type: ignore[arg-type]
 
@@ -287,16 +303,17 @@ class Selfish(Server):
         self.me = me
 
     @call
+    def whom(self) -> Any:
+        return self.me
+
+    @call
     def misuse(self, how: str) -> Any:
         if how == "stop":
             return self.me.stop()
         if how == "thread":
-            found: list[Any] = []
             home = shmrt.server._home()
-            thread = threading.Thread(target=lambda: (w_home(home), found.append(self.me.request("know", None))))
-            thread.start()
-            thread.join()
-            return len(found)
+            self.thread = threading.Thread(target=lambda: (w_home(home), self.me.know("told")))
+            return self.thread.start()
         if how == "state":
             return shmrt.get_state(self.me)
         return self.me.call("misuse", "again")
@@ -334,7 +351,8 @@ def test_calling_oneself_is_an_error_not_a_deadlock(w: World, how: str) -> None:
 def test_another_thread_of_the_server_may_ask_it(w: World) -> None:
     ref = w.begin(Selfish).ref
     ref.know(ref)
-    assert ref.misuse("thread") == 1
+    ref.misuse("thread")
+    wait_until(lambda: ref.whom() == "told")
 
 
 def test_filling_ones_own_mailbox_does_not_wait_for_oneself(w: World) -> None:

@@ -516,6 +516,29 @@ def test_requests_end_in_every_way(w: World) -> None:
     w.children[2].cls.gate.set()
 
 
+def test_an_end_that_is_seen_before_the_future_is_known(w: World) -> None:
+    ref = w.begin(Account, "x").ref
+    begin = w.calls.begin
+
+    def slow_to_return(*args: Any) -> int:
+        reference = begin(*args)
+        wait_until(lambda: reference in w.outside.requests._early)
+        return reference
+
+    w.calls.begin = slow_to_return  # type: ignore[method-assign]
+    assert ref.request("peek").result(30) == (1, "x", 1000)
+    assert not w.outside.requests._early
+
+
+def test_what_has_ended_cannot_be_cancelled(w: World) -> None:
+    child, cls = holding(w)
+    future = child.ref.request("ask", 1)
+    w.calls.cancel = lambda reference: False  # type: ignore[method-assign]
+    assert not future.cancel() and not future.done(), "its end is on its way"
+    cls.gate.set()
+    assert future.result(30) is None
+
+
 def test_calls_in_an_event_loop(w: World) -> None:
     ref = w.begin(Account, "x").ref
 
