@@ -59,7 +59,7 @@ from shmrt.server_ref import ServerRef
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, ClassVar, TypeVar
+    from typing import Any, ClassVar, Self, TypeVar
 
     Handler = TypeVar("Handler", bound=Callable[..., Any])
 
@@ -102,7 +102,7 @@ class Server:
 
     _turn: Turn
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         server = super().__new__(cls)
         server._turn = Turn()
         return server

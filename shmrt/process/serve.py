@@ -32,11 +32,9 @@ Rules: gen_server (loop, handle_msg, terminate), proc_lib (stop), sys (get_state
 
 from __future__ import annotations
 
-from collections import deque
 from time import monotonic_ns
 
 from shmrt import _native
-from shmrt.errors import Shutdown
 from shmrt.process.serve_end import answer_system, fits_not, log_end, log_stray, pack_for_caller, reason_of, unknown
 from shmrt.process.server_words import INFO_PICKLED, Continue, Down, Exit, Turn, noreply
 
@@ -90,8 +88,8 @@ class _Loop:
         self.handlers: dict[str, tuple[Any, bool]] = {}
         self.seen = slots.control_count(index)
         self.taken = 0
-        self.signals: deque[Down | Exit] = deque()
-        self.later: deque[tuple[int, Any, str, Any]] = deque()  # (due when so many were taken, token, verb, payload)
+        self.signals: list[Down | Exit] = []
+        self.later: list[tuple[int, Any, str, Any]] = []  # (due when so many were taken, token, verb, payload)
         self.reason: Any = None  # why to end; None: go on
         self.inside = False
         self.term = False  # TERM came while nothing could be interrupted
@@ -140,6 +138,8 @@ class _Loop:
         """The handler of TERM: interrupts the server's own code, else wakes the loop."""
         if self.inside and not (self.server is not None and self.server.trap_exit):
             self.inside = False  # once: what cleans up after it is left alone
+            from shmrt.errors import Shutdown  # loaded already, with the server's class
+
             raise Shutdown()
         self.term = True
         self.slots.send_control(self.index)
@@ -163,7 +163,7 @@ class _Loop:
                 self.seen = got
                 self._take_control()
             elif self.later:  # what was sent before has expired or was given up
-                self._do(*self.later.popleft())
+                self._do(*self.later.pop(0))
             else:
                 self._run(server.handle_info, "timeout")
 
@@ -179,9 +179,9 @@ class _Loop:
             self._run(self.server.handle_info, "timeout")
             self.rested = True
         elif self.signals:
-            self._run(self.server.handle_info, self.signals.popleft())
+            self._run(self.server.handle_info, self.signals.pop(0))
         elif self.later and (self.taken >= self.later[0][0] or not self.mailbox.qsize()):
-            self._do(*self.later.popleft())
+            self._do(*self.later.pop(0))
         else:
             return False
         return True

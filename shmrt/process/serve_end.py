@@ -11,8 +11,6 @@ A reason is plain, so that the root can carry it. If the process dies while one 
 
 from __future__ import annotations
 
-from shmrt.errors import Shutdown
-from shmrt.process.functions import dumps
 from shmrt.process.remote import pack_exception
 from shmrt.process.server_words import plain
 
@@ -26,6 +24,8 @@ __all__ = ["answer_system", "fits_not", "log_end", "log_stray", "pack_for_caller
 
 def reason_of(error: BaseException) -> Any:
     """The exit reason of a process in which this went uncaught."""
+    from shmrt.errors import Shutdown  # here, since the root imports this module and has no use for errors
+
     if isinstance(error, Shutdown):
         return "shutdown" if error.info is None else ("shutdown", plain(error.info))
     if isinstance(error, SystemExit):
@@ -70,7 +70,9 @@ def log_end(server: str | None, reason: Any) -> None:
 
 def answer_system(server: Any, name: str | None, verb: str, payload: bytes) -> tuple[bool, bytes]:
     """get_state and replace_state: (True, pickle of the state as it may be shown) or (False, pickle of the packed
-    exception). Whatever fails here leaves the server with the state that it had."""
+    exception). A function that fails leaves the server with the state that it had."""
+    from shmrt.process.functions import dumps
+
     try:
         if verb == "replace_state":
             import pickle
@@ -85,6 +87,8 @@ def answer_system(server: Any, name: str | None, verb: str, payload: bytes) -> t
 
 def _shown(state: Any) -> bytes:
     """The pickle of a state; a part of it that does not pickle (a socket, a lock) is shown by its repr."""
+    from shmrt.process.functions import dumps
+
     try:
         return dumps(state)
     except Exception:
@@ -101,6 +105,8 @@ def _repr(value: Any) -> str:
 
 
 def _pickles(value: Any) -> bool:
+    from shmrt.process.functions import dumps
+
     try:
         dumps(value)
     except Exception:
