@@ -13,7 +13,7 @@
 #include "base.h"
 #include <pthread.h>
 
-#define SHMRT_LAYOUT_VERSION 1
+#define SHMRT_LAYOUT_VERSION 2
 #define SHMRT_MAGIC UINT64_C(0x54524D48530A1A00) /* "..\nSHMRT" */
 
 _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2, "a lock cannot cross a process");
@@ -133,13 +133,17 @@ struct shmrt_slot {
 	_Atomic uint64_t kill_task_id; /* the task that TIMEOUT and CANCEL were meant for */
 	uint8_t reserved5[SHMRT_LINE - 16];
 
-	uint8_t reserved6[2 * SHMRT_LINE];
+	/* line 6: written by the root only. How many messages it sent to the process over its socket: a
+	 * server looks at the word instead of the socket (edge C5). */
+	_Atomic uint32_t control_count;
+	uint8_t reserved6[2 * SHMRT_LINE - 4];
 };
 _Static_assert(offsetof(struct shmrt_slot, phase) == 128, "shared layout changed");
 _Static_assert(offsetof(struct shmrt_slot, beat_ns) == 256, "shared layout changed");
 _Static_assert(offsetof(struct shmrt_slot, death) == 384, "shared layout changed");
 _Static_assert(offsetof(struct shmrt_slot, bell) == 512, "shared layout changed");
 _Static_assert(offsetof(struct shmrt_slot, kill_reason) == 640, "shared layout changed");
+_Static_assert(offsetof(struct shmrt_slot, control_count) == 768, "shared layout changed");
 _Static_assert(sizeof(struct shmrt_slot) == 1024, "shared layout changed");
 
 struct shmrt_control {
@@ -147,7 +151,14 @@ struct shmrt_control {
 	uint32_t slot_count;
 	uint32_t reserved0;
 	_Atomic uint64_t root_generation; /* raised by the program each time it starts a root */
-	uint8_t reserved[SHMRT_LINE - 16];
+	/* Constant. Both lie behind the slots, and memory is behind them only once somebody reserved it: a
+	 * runtime without servers never does. */
+	uint64_t calls_offset; /* call_count call slots */
+	uint64_t names_offset; /* the registry of names */
+	uint32_t call_count;
+	uint32_t name_count;
+	_Atomic uint32_t extended; /* 1: memory is behind calls and names */
+	uint8_t reserved[SHMRT_LINE - 44];
 	struct shmrt_slot slots[]; /* slot_count of them */
 };
 _Static_assert(offsetof(struct shmrt_control, slots) == 2 * SHMRT_LINE, "shared layout changed");
@@ -342,5 +353,7 @@ _Static_assert(offsetof(struct shmrt_ring_shared, mutex) == 256, "shared layout 
 _Static_assert(offsetof(struct shmrt_ring_shared, tail) == 384, "shared layout changed");
 _Static_assert(offsetof(struct shmrt_ring_shared, head) == 512, "shared layout changed");
 _Static_assert(sizeof(struct shmrt_ring_shared) == 7 * SHMRT_LINE, "shared layout changed");
+
+#include "layout_calls.h" /* call slots and mailboxes: the same, continued */
 
 #endif

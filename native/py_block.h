@@ -28,4 +28,21 @@ PyObject *shmrt_py_block_allocate(ShmrtArena *arena, uint64_t size);
 /* Makes the block ready to be sent by reference: HELD by this process with a share kept. False: copy instead. */
 bool shmrt_py_block_lend(ShmrtBlock *block);
 
+
+/* ---- the blocks of a message that was taken (py_blocks.c) ---- */
+enum shmrt_blocks_whose {
+	BLOCKS_OURS, /* this process's: taken */
+	BLOCKS_LENT, /* the ring's while the lease lasts; views are read-only */
+	BLOCKS_SOON, /* the ring's, and this process's if decoding succeeds: as if taken, but disowned until then */
+};
+/* A Block per reference. 0, or -1 with an exception and everything given back. */
+int shmrt_py_blocks_open(ShmrtArena *arena, const uint8_t *references, uint16_t count, uint16_t flags,
+			 enum shmrt_blocks_whose whose, PyObject **blocks);
+/* Blocks that no Block took over. */
+void shmrt_py_blocks_free(ShmrtArena *arena, const uint8_t *references, uint16_t count);
+/* This process holds more of the arena than its part: what it takes is copied out, so that puts go on. */
+int shmrt_py_blocks_copy_out_if_greedy(ShmrtArena *arena, uint16_t count, PyObject **blocks);
+/* Is a block in use that somebody else may still free: on its way, or held by another process? */
+bool shmrt_py_blocks_are_used_by_others(ShmrtArena *arena);
+
 #endif

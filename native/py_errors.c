@@ -49,6 +49,16 @@ PyObject *shmrt_raise_too_large(uint64_t size, uint64_t limit) {
 			  Py_BuildValue("{s:K,s:K}", "size", needed, "limit", most));
 }
 
+PyObject *shmrt_raise_overloaded(uint64_t capacity, const char *where, const char *format, ...) {
+	va_list arguments;
+	va_start(arguments, format);
+	PyObject *text = PyUnicode_FromFormatV(format, arguments);
+	va_end(arguments);
+	PyObject *args = text ? Py_BuildValue("(N)", text) : NULL;
+	return raise_with(error_class("Overloaded"), args,
+			  Py_BuildValue("{s:K,s:s}", "capacity", (unsigned long long)capacity, "where", where));
+}
+
 PyObject *shmrt_raise_shortage(const struct shmrt_shortage *shortage) {
 	char limit[sizeof(shortage->limit) + 1] = {0};
 	memcpy(limit, shortage->limit, sizeof(shortage->limit));

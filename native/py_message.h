@@ -102,6 +102,8 @@ int shmrt_decode_call(const uint8_t *inline_bytes, uint32_t inline_size, uint16_
 /* Raises shmrt.errors.SegmentError with needed, free and hint from a shortage. Always returns NULL. */
 PyObject *shmrt_raise_shortage(const struct shmrt_shortage *);
 PyObject *shmrt_raise_too_large(uint64_t size, uint64_t limit); /* MessageTooLarge; NULL */
+/* Raises shmrt.errors.Overloaded(text, capacity=, where=); NULL. */
+PyObject *shmrt_raise_overloaded(uint64_t capacity, const char *where, const char *format, ...);
 /* Raises shmrt.errors.<name>(message). Always returns NULL. */
 PyObject *shmrt_raise(const char *error_name, const char *format, ...);
 

@@ -24,6 +24,8 @@ static const struct {
 	{shmrt_py_add_front},
 	{shmrt_py_add_worker},
 	{shmrt_py_add_ring},
+	{shmrt_py_add_calls},
+	{shmrt_py_add_mailbox},
 };
 
 static int module_exec(PyObject *module) {

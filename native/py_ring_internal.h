@@ -7,30 +7,10 @@
 #ifndef SHMRT_PY_RING_INTERNAL_H
 #define SHMRT_PY_RING_INTERNAL_H
 
+#include "py_deadline.h"
 #include "py_ring.h"
 
 #define SHMRT_PY_RING_BATCH 32 /* messages that a put_many or get_many moves at once */
-
-/* ---- time: how long a call may still wait, over all its attempts ---- */
-
-struct deadline {
-	int64_t timeout_ns;
-	uint64_t until_ns;
-};
-
-static inline struct deadline shmrt_py_deadline_after(int64_t timeout_ns) {
-	struct deadline deadline = {timeout_ns, 0};
-	if (timeout_ns > 0 && timeout_ns != SHMRT_FOREVER)
-		deadline.until_ns = shmrt_now_ns() + (uint64_t)timeout_ns;
-	return deadline;
-}
-
-static inline int64_t shmrt_py_time_left(const struct deadline *deadline) {
-	if (deadline->until_ns == 0)
-		return deadline->timeout_ns;
-	uint64_t now = shmrt_now_ns();
-	return now >= deadline->until_ns ? 0 : (int64_t)(deadline->until_ns - now);
-}
 
 /* ---- py_ring_messages.c: the arguments of a method ---- */
 
@@ -75,14 +55,8 @@ static inline int shmrt_py_ring_wait_for_mail(RingCore *self, struct mail *mail,
 		return 0;
 	return shmrt_py_ring_wait_on(self, mail, receive, timeout_ns, position, outcome);
 }
-/* Whose the blocks of a letter are. */
-enum letter_blocks {
-	BLOCKS_OURS, /* this process's: taken */
-	BLOCKS_LENT, /* the ring's while the lease lasts; views are read-only */
-	BLOCKS_SOON, /* the ring's, and this process's if decoding succeeds: as if taken, but disowned until then */
-};
 /* The object of a letter, new reference. kept_blocks: a tuple of its Blocks, or NULL if there are none. */
-PyObject *shmrt_py_ring_decode_letter(RingCore *self, const struct letter *letter, enum letter_blocks whose,
+PyObject *shmrt_py_ring_decode_letter(RingCore *self, const struct letter *letter, enum shmrt_blocks_whose whose,
 				      PyObject **kept_blocks);
 
 /* ---- methods; what they do is told in the tables of py_ring_messages.c and py_ring.c ---- */

@@ -83,51 +83,7 @@ int shmrt_py_ring_wait_on(RingCore *self, struct mail *mail, receive receive, in
 
 /* ---- decoding ---- */
 
-/* A Block per reference. 0, or -1 with everything given back. */
-static int open_blocks(RingCore *self, const struct letter *letter, enum letter_blocks whose, PyObject **blocks) {
-	uint16_t made = 0;
-	for (uint16_t i = 0; i < letter->block_count; i++) {
-		struct shmrt_block_reference reference;
-		memcpy(&reference, letter->bytes + i * REFERENCE_SIZE, REFERENCE_SIZE);
-		bool read_only = whose == BLOCKS_LENT || (reference.flags & 1) || (letter->flags & SHMRT_MESSAGE_READ_ONLY);
-		blocks[i] = PyErr_Occurred() ? NULL
-					     : shmrt_py_block_new(self->arena, &reference, SHMRT_BLOCK_HELD,
-								  self->arena->owner, read_only);
-		if (blocks[i] != NULL) {
-			if (whose != BLOCKS_OURS)
-				shmrt_py_block_disown(blocks[i]);
-			made++;
-		} else if (whose == BLOCKS_OURS) { /* go on: the blocks after a damaged one are ours to free, too */
-			(void)!shmrt_arena_free(&self->arena->arena, reference.block, reference.generation, SHMRT_BLOCK_HELD,
-						self->arena->owner);
-		}
-	}
-	if (made == letter->block_count)
-		return 0;
-	for (uint16_t i = 0; i < letter->block_count; i++)
-		Py_CLEAR(blocks[i]);
-	return -1;
-}
-
-/* This process holds more of the arena than its part: what it takes is copied out, so that puts go on. */
-static int copy_out_if_greedy(RingCore *self, uint16_t count, PyObject **blocks) {
-	for (uint16_t i = 0; i < count && self->arena->held_bytes > self->arena->arena.limit_bytes / 4; i++) {
-		PyObject *copy = PyByteArray_FromObject(blocks[i]);
-		if (copy == NULL)
-			return -1;
-		if (((ShmrtBlock *)blocks[i])->read_only) {
-			PyObject *view = PyMemoryView_FromObject(copy);
-			Py_SETREF(copy, view ? PyObject_CallMethod(view, "toreadonly", NULL) : NULL);
-			Py_XDECREF(view);
-			if (copy == NULL)
-				return -1;
-		}
-		Py_SETREF(blocks[i], copy);
-	}
-	return 0;
-}
-
-PyObject *shmrt_py_ring_decode_letter(RingCore *self, const struct letter *letter, enum letter_blocks whose,
+PyObject *shmrt_py_ring_decode_letter(RingCore *self, const struct letter *letter, enum shmrt_blocks_whose whose,
 				      PyObject **kept_blocks) {
 	if (SHMRT_UNLIKELY(letter->damaged))
 		return shmrt_raise("SegmentError", "corrupt message: it is larger than its slot");
@@ -137,12 +93,12 @@ PyObject *shmrt_py_ring_decode_letter(RingCore *self, const struct letter *lette
 	PyObject **blocks = PyMem_Calloc(letter->block_count, sizeof(*blocks)), *object = NULL;
 	if (blocks == NULL)
 		return PyErr_NoMemory();
-	if (open_blocks(self, letter, whose, blocks) == 0) {
+	if (shmrt_py_blocks_open(self->arena, letter->bytes, letter->block_count, letter->flags, whose, blocks) == 0) {
 		PyObject *kept = kept_blocks ? PyTuple_New(letter->block_count) : NULL; /* before any is copied out */
 		for (uint16_t i = 0; kept != NULL && i < letter->block_count; i++)
 			PyTuple_SET_ITEM(kept, i, Py_NewRef(blocks[i]));
 		if ((kept_blocks == NULL || kept != NULL) &&
-		    (whose == BLOCKS_LENT || copy_out_if_greedy(self, letter->block_count, blocks) == 0))
+		    (whose == BLOCKS_LENT || shmrt_py_blocks_copy_out_if_greedy(self->arena, letter->block_count, blocks) == 0))
 			object = shmrt_decode_message(bytes, letter->inline_size, letter->flags, blocks, letter->block_count,
 						      self->allow_pickle);
 		if (object != NULL && kept_blocks != NULL)

@@ -10,7 +10,6 @@
 #include "py_ring_internal.h"
 
 #include <errno.h>
-#include <time.h>
 
 /* ---- one object ---- */
 
@@ -35,32 +34,6 @@ static void return_encoder(RingCore *self, struct shmrt_encoder *encoder) {
 	PyMem_Free(encoder);
 }
 
-/* Is a block in use that somebody may still free: on its way, or held by another process? */
-static bool others_use_blocks(RingCore *self) {
-	struct shmrt_arena *arena = &self->arena->arena;
-	/* acquire: the words below it are reserved (edge A4 of the arena) */
-	uint64_t high = atomic_load_explicit(&arena->shared->granules_high, memory_order_acquire);
-	if (high > arena->granule_count)
-		high = arena->granule_count;
-	for (uint64_t index = 0; index < high * SHMRT_BLOCKS_PER_GRANULE; index++) {
-		enum shmrt_block_state state;
-		uint32_t generation, owner;
-		shmrt_arena_state(arena, index, &state, &generation, &owner);
-		if (state != SHMRT_BLOCK_FREE && owner != self->arena->owner)
-			return true;
-	}
-	return false;
-}
-
-/* Sleeps without the GIL; -1 if a signal handler raised. */
-static int nap(int64_t nanoseconds) {
-	struct timespec time = {.tv_sec = nanoseconds / 1000000000, .tv_nsec = nanoseconds % 1000000000};
-	Py_BEGIN_ALLOW_THREADS
-	nanosleep(&time, NULL);
-	Py_END_ALLOW_THREADS
-	return PyErr_CheckSignals();
-}
-
 /* Turns the encoded object into a message; waits while the arena is short and somebody else can free some of it. */
 static int finish(RingCore *self, struct shmrt_encoder *encoder, struct shmrt_message *message,
 		  const struct deadline *deadline) {
@@ -80,7 +53,7 @@ static int finish(RingCore *self, struct shmrt_encoder *encoder, struct shmrt_me
 				PyErr_SetFromErrno(PyExc_OSError);
 			return -1;
 		}
-		if (!others_use_blocks(self)) {
+		if (!shmrt_py_blocks_are_used_by_others(self->arena)) {
 			shmrt_raise_shortage(&shortage);
 			return -1;
 		}
@@ -94,7 +67,7 @@ static int finish(RingCore *self, struct shmrt_encoder *encoder, struct shmrt_me
 			shmrt_py_ring_raise(self, SHMRT_CLOSED, "put");
 			return -1;
 		}
-		if (nap(pause < left ? pause : left) < 0)
+		if (shmrt_py_nap(pause < left ? pause : left) < 0)
 			return -1;
 	}
 }

@@ -94,7 +94,8 @@ static PyObject *slots_create(PyObject *type, PyObject *argument) {
 	uint64_t size = shmrt_control_bytes((uint32_t)count);
 	void *address = NULL;
 	int fd = -1;
-	int result = shmrt_segment_create(SHMRT_SEGMENT_CONTROL, "shmrt-slots", size, &fd, &address, &shortage);
+	int result = shmrt_segment_create_part(SHMRT_SEGMENT_CONTROL, "shmrt-slots", size, shmrt_control_table_bytes((uint32_t)count),
+					       &fd, &address, &shortage);
 	if (result == SHMRT_NO_SPACE)
 		return raise_segment_error("there is not enough memory for the process table", &shortage);
 	if (result != SHMRT_OK)
@@ -208,6 +209,8 @@ static PyMethodDef slots_methods[] = {
 	{"ring", (PyCFunction)shmrt_py_slots_ring, METH_O, "Ring the slot's bell; whether a sleeper was woken."},
 	{"ring_all", (PyCFunction)shmrt_py_slots_ring_all, METH_NOARGS, "Ring every bell, unconditionally."},
 	{"park", FAST(shmrt_py_slots_park), "park(index, timeout_ns) -> rang; negative: no limit"},
+	{"send_control", (PyCFunction)shmrt_py_slots_send_control, METH_O, "send_control(index) -> the slot's control count, raised"},
+	{"control_count", (PyCFunction)shmrt_py_slots_control_count, METH_O, "How many control messages the process was sent."},
 	{"start_beat", FAST(shmrt_py_slots_start_beat), "start_beat(index, root_pid, hub_slot)"},
 	{"raise_generation", (PyCFunction)slots_raise_generation, METH_NOARGS, "Count one more root; its number."},
 	{NULL, NULL, 0, NULL},

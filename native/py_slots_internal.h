@@ -36,10 +36,12 @@ PyObject *shmrt_py_slots_request_stop(SlotsObject *, PyObject *index);
 PyObject *shmrt_py_slots_ring(SlotsObject *, PyObject *index);
 PyObject *shmrt_py_slots_ring_all(SlotsObject *, PyObject *unused);
 PyObject *shmrt_py_slots_park(SlotsObject *, PyObject *const *args, Py_ssize_t count);
+PyObject *shmrt_py_slots_send_control(SlotsObject *, PyObject *index);
 PyObject *shmrt_py_slots_start_beat(SlotsObject *, PyObject *const *args, Py_ssize_t count);
 /* py_slots_look.c: */
 PyObject *shmrt_py_slots_is_abandoned(SlotsObject *, PyObject *index);
 PyObject *shmrt_py_slots_state(SlotsObject *, PyObject *index);
+PyObject *shmrt_py_slots_control_count(SlotsObject *, PyObject *index);
 PyObject *shmrt_py_slots_epoch(SlotsObject *, PyObject *index);
 PyObject *shmrt_py_slots_info(SlotsObject *, PyObject *index);
 PyObject *shmrt_py_slots_scan(SlotsObject *, PyObject *indexes);

@@ -108,6 +108,17 @@ PyObject *shmrt_py_slots_ring_all(SlotsObject *self, PyObject *unused) {
 	Py_RETURN_NONE;
 }
 
+/* By the root only, after the message is in the process's socket. */
+PyObject *shmrt_py_slots_send_control(SlotsObject *self, PyObject *index) {
+	struct shmrt_slot *slot = shmrt_py_slots_at(self, index);
+	if (!slot)
+		return NULL;
+	uint32_t count = atomic_load_explicit(&slot->control_count, memory_order_relaxed) + 1; /* ours alone */
+	atomic_store_explicit(&slot->control_count, count, memory_order_release); /* C5: before the rings, which fence */
+	shmrt_bell_ring(&slot->bell);
+	return PyLong_FromUnsignedLong(count);
+}
+
 /* Sleeps on the slot's bell until it rings or `timeout_ns` passed; True when it rang. For simple loops
  * in Python: the caller looks again at what it waits for after each return. */
 PyObject *shmrt_py_slots_park(SlotsObject *self, PyObject *const *args, Py_ssize_t count) {

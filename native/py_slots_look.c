@@ -23,6 +23,11 @@ PyObject *shmrt_py_slots_epoch(SlotsObject *self, PyObject *index) {
 	return slot ? PyLong_FromUnsignedLong(atomic_load_explicit(&slot->epoch, memory_order_acquire)) : NULL; /* F2 */
 }
 
+PyObject *shmrt_py_slots_control_count(SlotsObject *self, PyObject *index) {
+	struct shmrt_slot *slot = shmrt_py_slots_at(self, index);
+	return slot ? PyLong_FromUnsignedLong(atomic_load_explicit(&slot->control_count, memory_order_acquire)) : NULL; /* C5 */
+}
+
 /* ---- a report ----------------------------------------------------------------------------------- */
 static int put(PyObject *dict, const char *key, PyObject *value) {
 	int result = value ? PyDict_SetItemString(dict, key, value) : -1;
@@ -59,7 +64,8 @@ PyObject *shmrt_py_slots_info(SlotsObject *self, PyObject *index) {
 	    put_unsigned(info, "rss_bytes", LOAD(rss_bytes)) < 0 ||
 	    put_unsigned(info, "kill_reason", LOAD(kill_reason)) < 0 ||
 	    put_unsigned(info, "stop_requested", LOAD(stop_requested)) < 0 ||
-	    put_unsigned(info, "kill_task_id", LOAD(kill_task_id)) < 0) {
+	    put_unsigned(info, "kill_task_id", LOAD(kill_task_id)) < 0 ||
+	    put_unsigned(info, "control_count", LOAD(control_count)) < 0) {
 		Py_DECREF(info);
 		return NULL;
 	}

@@ -104,6 +104,13 @@ static void ring_drop(struct shmrt_ring *ring, struct shmrt_ring_view *view, uin
 	struct shmrt_ring_slot *slot = shmrt_ring_slot_at(ring, position);
 	bool in_line = slot->owner == 0;
 	uint64_t bytes = shmrt_ring_message_bytes(ring, slot);
+	if (ring->before_drop != NULL && shmrt_ring_fits(ring, slot->inline_size, slot->block_count)) {
+		struct shmrt_ring_message message = {
+			.inline_size = slot->inline_size, .flags = slot->flags, .block_count = slot->block_count,
+			.blocks = shmrt_ring_references(slot)};
+		message.inline_bytes = (const uint8_t *)(message.blocks + message.block_count);
+		ring->before_drop(ring->drop_context, &message);
+	}
 	slot->put_ns = shmrt_ring_load(&ring->shared->dropped) + 1;
 	shmrt_ring_set_state(slot, SHMRT_RING_SLOT_DROPPING);
 	shmrt_ring_finish(ring, slot);

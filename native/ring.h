@@ -52,6 +52,14 @@
 #include "arena.h"
 #include "bell.h"
 
+struct shmrt_ring_message { /* what a put takes and a get gives; the caller owns the memory */
+	const uint8_t *inline_bytes;
+	uint32_t inline_size;
+	uint16_t flags;
+	uint16_t block_count;
+	const struct shmrt_block_reference *blocks;
+};
+
 struct shmrt_ring {
 	struct shmrt_ring_shared *shared;
 	uint64_t size;
@@ -66,14 +74,10 @@ struct shmrt_ring {
 	struct shmrt_arena blocks;  /* own copy of *arena, used under the mutex only: no sharing of its hints */
 	_Atomic uint32_t spin_message_ns, spin_room_ns; /* learned: how long to look before sleeping */
 	_Atomic uint64_t lease_look_ns; /* when this process last looked for dead lease holders */
-};
-
-struct shmrt_ring_message { /* what a put takes and a get gives; the caller owns the memory */
-	const uint8_t *inline_bytes;
-	uint32_t inline_size;
-	uint16_t flags;
-	uint16_t block_count;
-	const struct shmrt_block_reference *blocks;
+	uint64_t lock_slice_ns;         /* longest sleep behind one holder of the mutex */
+	/* What a mailbox has to do before drop_oldest forgets a message; copies only, under the mutex. NULL: nothing. */
+	void (*before_drop)(void *context, const struct shmrt_ring_message *);
+	void *drop_context;
 };
 
 uint64_t shmrt_ring_bytes(uint64_t slots, uint64_t slot_bytes);

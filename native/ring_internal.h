@@ -1,4 +1,4 @@
-/* ring_internal.h -- what the four files of the ring share; nobody else includes it.
+/* ring_internal.h -- what the four files of the ring share with mailbox.c; nobody else includes it.
  *
  * Under the mutex the words need no ordering between processes (edge R1), but they do need one within
  * the process: the kernel stops it between two instructions, and a repair reads exactly the stores
@@ -11,6 +11,7 @@
 
 #define SHMRT_RING_CHUNK 32 /* messages per hold of the mutex in a bulk call */
 #define SHMRT_RING_OUT_OF_LINE UINT32_MAX
+#define SHMRT_RING_LOCK_SLICE_NS UINT64_C(100000000) /* longest sleep behind one holder of the mutex */
 #define SHMRT_RING_LEASE_LOOK_NS INT64_C(20000000) /* a sleeper looks for dead lease holders this often */
 
 /* The four positions, read once and checked. */
@@ -73,9 +74,10 @@ void shmrt_ring_pass(struct shmrt_ring *, struct shmrt_ring_view *, uint64_t pos
 void shmrt_ring_make_hole(struct shmrt_ring *, struct shmrt_ring_view *); /* after a slot became DONE */
 
 /* ring_wait.c */
-int shmrt_ring_lock(struct shmrt_ring *); /* OK; INTERRUPTED after 100 ms behind a stopped holder; CORRUPT */
+int shmrt_ring_lock(struct shmrt_ring *); /* OK; INTERRUPTED after lock_slice_ns behind a stopped holder; CORRUPT */
 void shmrt_ring_unlock(struct shmrt_ring *);
 void shmrt_ring_wake(_Atomic uint32_t *bell); /* under the mutex, before the change it announces */
+void shmrt_ring_learn(_Atomic uint32_t *budget, uint64_t waited_ns); /* how long to spin the next time */
 bool shmrt_ring_take_back(struct shmrt_ring *, bool always); /* leases of the dead; true if one came back */
 
 /* How long a call may still wait, over all its attempts. */

@@ -14,20 +14,21 @@
 #define TRIES 64             /* looks at a taken mutex before sleeping on it */
 #define SPIN_MOST_NS 50000u  /* looks at an empty or full ring before sleeping on its bell */
 #define SPIN_LEAST_NS 2000u
-#define SLICE_NS 100000000   /* longest sleep behind one holder of the mutex */
 #define HYSTERESIS_NS 1500u  /* a producer at a full ring waits this long for more than one place */
 #define LEASE_LOOK_LEAST_NS 1000000u
 
-static int ring_lock_asleep(pthread_mutex_t *mutex) {
+static int ring_lock_asleep(pthread_mutex_t *mutex, uint64_t slice_ns) {
 #if defined(__GLIBC_PREREQ)
 #if __GLIBC_PREREQ(2, 30)
-	uint64_t until = shmrt_now_ns() + SLICE_NS;
+	uint64_t until = shmrt_now_ns() + slice_ns;
 	struct timespec at = {.tv_sec = (time_t)(until / 1000000000), .tv_nsec = (long)(until % 1000000000)};
 	return pthread_mutex_clocklock(mutex, CLOCK_MONOTONIC, &at);
 #else
+	(void)slice_ns;
 	return pthread_mutex_lock(mutex);
 #endif
 #else
+	(void)slice_ns;
 	return pthread_mutex_lock(mutex);
 #endif
 }
@@ -46,7 +47,7 @@ int shmrt_ring_lock(struct shmrt_ring *ring) {
 		}
 	}
 	if (error == EBUSY)
-		error = ring_lock_asleep(mutex);
+		error = ring_lock_asleep(mutex, ring->lock_slice_ns);
 	if (SHMRT_LIKELY(error == 0))
 		return SHMRT_OK;
 	if (error == ETIMEDOUT)
@@ -130,7 +131,7 @@ bool shmrt_ring_seems_full(const struct shmrt_ring *ring, uint64_t room_wanted) 
 	       atomic_load_explicit(&shared->closed, memory_order_relaxed) == 0; /* a hint */
 }
 
-static void ring_learn(_Atomic uint32_t *budget, uint64_t waited_ns) {
+void shmrt_ring_learn(_Atomic uint32_t *budget, uint64_t waited_ns) {
 	uint32_t now = atomic_load_explicit(budget, memory_order_relaxed); /* private; any value is right */
 	if (waited_ns < 2 * SPIN_MOST_NS)
 		now = now * 2 > SPIN_MOST_NS || now == 0 ? SPIN_MOST_NS : now * 2;
@@ -161,7 +162,7 @@ void shmrt_ring_spin(struct shmrt_ring *ring, bool for_room, struct shmrt_ring_p
 	}
 	patience->waited_ns += spent;
 	if (!patience->spun)
-		ring_learn(learned, spent);
+		shmrt_ring_learn(learned, spent);
 }
 
 int shmrt_ring_wait(struct shmrt_ring *ring, bool for_room, struct shmrt_ring_patience *patience) {
@@ -188,10 +189,13 @@ int shmrt_ring_wait(struct shmrt_ring *ring, bool for_room, struct shmrt_ring_pa
 	int64_t sleep_ns = leases && left > SHMRT_RING_LEASE_LOOK_NS ? SHMRT_RING_LEASE_LOOK_NS : left;
 	atomic_store_explicit(bell, 1, memory_order_relaxed); /* R1: whoever changes the ring locks later */
 	shmrt_ring_unlock(ring);
-	int rc = shmrt_futex_wait(bell, 1, sleep_ns);
+	/* Only a mailbox is ever closed without the mutex, when its holder is stopped. */
+	atomic_thread_fence(memory_order_seq_cst); /* B1: the second look */
+	bool ended = for_room && atomic_load_explicit(&shared->closed, memory_order_relaxed) != 0; /* B1: after the fence */
+	int rc = ended ? SHMRT_OK : shmrt_futex_wait(bell, 1, sleep_ns);
 	uint64_t slept = shmrt_now_ns() - now;
 	patience->waited_ns += slept;
-	ring_learn(budget, rc == SHMRT_OK ? slept : UINT64_MAX);
+	shmrt_ring_learn(budget, rc == SHMRT_OK ? slept : UINT64_MAX);
 	patience->spun = false;
 	if (rc == SHMRT_TIMEOUT)
 		rc = SHMRT_OK; /* look once more; the deadline decides above */

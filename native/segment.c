@@ -104,21 +104,25 @@ void shmrt_segment_publish(void *address) {
 	atomic_store_explicit(&header->magic, SHMRT_MAGIC, memory_order_release);
 }
 
-int shmrt_segment_create(enum shmrt_segment_kind kind, const char *name, uint64_t size, int *fd, void **address,
-			 struct shmrt_shortage *shortage) {
+int shmrt_segment_reserve(int fd, uint64_t offset, uint64_t size, struct shmrt_shortage *shortage) {
 	int outcome = shmrt_budget_check(size, -1, shortage);
-	if (outcome != SHMRT_OK)
-		return outcome;
-	int made = shmrt_memfd_create(name, size);
-	if (made < 0)
-		return made;
-	void *at = NULL;
-	outcome = shmrt_fallocate(made, 0, size);
+	if (outcome == SHMRT_OK)
+		outcome = shmrt_fallocate(fd, offset, size);
 	if (outcome == SHMRT_SYSTEM && errno == ENOSPC) {
 		if (shortage != NULL)
 			lower_to(shortage, 0, "%s", "the kernel's limit on shared memory");
 		outcome = SHMRT_NO_SPACE;
 	}
+	return outcome;
+}
+
+int shmrt_segment_create_part(enum shmrt_segment_kind kind, const char *name, uint64_t size, uint64_t reserved, int *fd,
+			      void **address, struct shmrt_shortage *shortage) {
+	int made = shmrt_memfd_create(name, size);
+	if (made < 0)
+		return made;
+	void *at = NULL;
+	int outcome = shmrt_segment_reserve(made, 0, reserved, shortage);
 	if (outcome == SHMRT_OK)
 		outcome = shmrt_map(made, 0, size, true, &at);
 	if (outcome == SHMRT_OK) {
@@ -135,6 +139,11 @@ int shmrt_segment_create(enum shmrt_segment_kind kind, const char *name, uint64_
 	*fd = made;
 	*address = at;
 	return SHMRT_OK;
+}
+
+int shmrt_segment_create(enum shmrt_segment_kind kind, const char *name, uint64_t size, int *fd, void **address,
+			 struct shmrt_shortage *shortage) {
+	return shmrt_segment_create_part(kind, name, size, size, fd, address, shortage);
 }
 
 /* ---- attaching ----------------------------------------------------------------------------------- */
@@ -226,8 +235,8 @@ int shmrt_segment_attach_at(int fd, uint64_t offset, enum shmrt_segment_kind kin
 	outcome = check_header(&header, magic, room, exact, kind, reason, reason_size);
 	if (outcome != SHMRT_OK)
 		return outcome;
-	/* Arenas reserve on demand, and a ring's file may carry one; all others are whole from the start. */
-	if (kind != SHMRT_SEGMENT_ARENA && kind != SHMRT_SEGMENT_RING &&
+	/* Arenas and the process table reserve on demand, and a ring's file may carry an arena; all others are whole. */
+	if (kind != SHMRT_SEGMENT_ARENA && kind != SHMRT_SEGMENT_RING && kind != SHMRT_SEGMENT_CONTROL &&
 	    (uint64_t)info.st_blocks * 512 < header.size)
 		REFUSE(SHMRT_CORRUPT, "the segment's memory is not reserved: %llu of %llu bytes",
 		       (unsigned long long)info.st_blocks * 512, (unsigned long long)header.size);

@@ -28,6 +28,11 @@ SHMRT_MUST_USE int shmrt_budget_check(uint64_t needed, int fd, struct shmrt_shor
 /* Creates, reserves and maps a segment of `size` bytes and writes its header, all but the magic. */
 SHMRT_MUST_USE int shmrt_segment_create(enum shmrt_segment_kind kind, const char *name, uint64_t size,
 					int *fd, void **address, struct shmrt_shortage *shortage);
+/* The same, but memory is behind the first `reserved` bytes only; the rest is reserved when it is needed. */
+SHMRT_MUST_USE int shmrt_segment_create_part(enum shmrt_segment_kind kind, const char *name, uint64_t size, uint64_t reserved,
+					     int *fd, void **address, struct shmrt_shortage *shortage);
+/* Memory behind a range of an existing segment; the budget is asked first. NO_SPACE fills the shortage in. */
+SHMRT_MUST_USE int shmrt_segment_reserve(int fd, uint64_t offset, uint64_t size, struct shmrt_shortage *shortage);
 /* Writes the header into fresh zeroed memory (used by create and by named rings). */
 SHMRT_MUST_USE int shmrt_segment_format(void *address, enum shmrt_segment_kind kind, uint64_t size);
 /* The last step of creating: from now on attach succeeds. */

@@ -33,7 +33,12 @@ void shmrt_control_format(struct shmrt_control *control, uint32_t slot_count) {
 	SHMRT_ASSERT(slot_count >= SHMRT_SLOT_FIRST_WORKER && slot_count <= SHMRT_SLOTS_MAX);
 	control->slot_count = slot_count;
 	control->reserved0 = 0;
-	atomic_store_explicit(&control->root_generation, 0, memory_order_relaxed); /* S1: magic follows */
+	control->call_count = SHMRT_CALLS_DEFAULT;
+	control->calls_offset = shmrt_control_table_bytes(slot_count);
+	control->name_count = SHMRT_NAMES_DEFAULT;
+	control->names_offset = control->calls_offset + SHMRT_CALLS_DEFAULT * sizeof(struct shmrt_call_slot);
+	atomic_store_explicit(&control->extended, 0, memory_order_relaxed);        /* S1: magic follows */
+	atomic_store_explicit(&control->root_generation, 0, memory_order_relaxed); /* S1 */
 	memset(control->slots, 0, (size_t)slot_count * sizeof(struct shmrt_slot));
 }
 
@@ -42,6 +47,11 @@ int shmrt_control_check(const struct shmrt_control *control, uint64_t size) {
 		return SHMRT_CORRUPT;
 	uint32_t count = control->slot_count;
 	if (count < SHMRT_SLOT_FIRST_WORKER || count > SHMRT_SLOTS_MAX || shmrt_control_bytes(count) > size)
+		return SHMRT_CORRUPT;
+	/* Constants of this version: whoever uses the areas may count on them. */
+	if (control->call_count != SHMRT_CALLS_DEFAULT || control->name_count != SHMRT_NAMES_DEFAULT ||
+	    control->calls_offset != shmrt_control_table_bytes(count) ||
+	    control->names_offset != control->calls_offset + SHMRT_CALLS_DEFAULT * sizeof(struct shmrt_call_slot))
 		return SHMRT_CORRUPT;
 	return SHMRT_OK;
 }
@@ -136,6 +146,7 @@ int shmrt_slot_claim(struct shmrt_slot *slot, uint32_t pool, uint32_t worker, ui
 	atomic_store_explicit(&slot->kill_task_id, 0, memory_order_relaxed); /* F2 */
 	atomic_store_explicit(&slot->stop_requested, 0, memory_order_relaxed); /* F2 */
 	atomic_store_explicit(&slot->kill_reason, SHMRT_KILL_NONE, memory_order_relaxed); /* F2 */
+	atomic_store_explicit(&slot->control_count, 0, memory_order_relaxed); /* F2 */
 
 	if (!change_state(slot, SHMRT_SLOT_EMPTY, SHMRT_SLOT_STARTING))
 		return SHMRT_STALE;
