@@ -106,7 +106,7 @@ class Home:
         try:
             if os.fstat(fd).st_ino != inode:
                 raise LookupError(f"mailbox {token.hex()} is gone: its descriptor is another's")
-            box = _native.Mailbox.attach(fd, self.arena)
+            box = _native.Mailbox.attach(fd, self.arena, self.calls)
         finally:
             os.close(fd)
         if box.token != token:

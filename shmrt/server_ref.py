@@ -238,6 +238,8 @@ class ServerRef:
         if status == _native.CALL_REPLY:
             return value
         if status == _native.CALL_ERROR:
+            if isinstance(value, BaseException):
+                raise value  # the answer could not be read here
             from shmrt.process.remote import unpack_from
 
             raise unpack_from(value, value[4])

@@ -86,7 +86,7 @@ class _Loop:
         self.server: Any = None
         self.turn = Turn()
         self.handlers: dict[str, tuple[Any, bool]] = {}
-        self.seen = slots.control_count(index)
+        self.seen = 0  # whatever came while the process started is looked at before anything else
         self.taken = 0
         self.signals: list[Down | Exit] = []
         self.later: list[tuple[int, Any, str, Any]] = []  # (due when so many were taken, token, verb, payload)
@@ -143,6 +143,7 @@ class _Loop:
             raise Shutdown()
         self.term = True
         self.slots.send_control(self.index)
+        self.mailbox.ring()
 
     # ---- what comes next --------------------------------------------------------------------------------------------
     def _loop(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from server_kit import Mailbox, World, wait_until, world
+from server_kit import World, wait_until, world
 
 import shmrt
 from shmrt import Continue, Server, ServerDown, Shutdown, SpecError, call, cast, noreply
@@ -16,9 +16,9 @@ from shmrt.errors import CallTimeout, ChildStateError, Overloaded
 from shmrt.process.remote import RemoteTraceback
 
 
-@pytest.fixture
-def w() -> Iterator[World]:
-    with world() as made:
+@pytest.fixture(params=["plain", "shared"])
+def w(request: pytest.FixtureRequest) -> Iterator[World]:
+    with world(request.param) as made:
         yield made
 
 
@@ -271,7 +271,7 @@ def test_messages_wait_for_the_next_incarnation(w: World) -> None:
 
 
 def test_full_mailboxes(w: World) -> None:
-    child = w.add(Counter, box=Mailbox(1, "raise"), name="small")
+    child = w.add(Counter, box=w.box(1, "raise"), name="small")
     child.ref.info(1)
     with pytest.raises(Overloaded, match=r"the mailbox of server small is full: 1 messages") as caught:
         child.ref.add()
@@ -280,9 +280,9 @@ def test_full_mailboxes(w: World) -> None:
         child.ref.reset()
     with pytest.raises(Overloaded):
         child.ref.request("add")
-    dropping = w.add(Counter, box=Mailbox(1, "drop_newest")).ref
+    dropping = w.add(Counter, box=w.box(1, "drop_newest")).ref
     assert dropping.info(1) is True and dropping.info(2) is False
-    blocking = w.add(Counter, box=Mailbox(1, "block"))
+    blocking = w.add(Counter, box=w.box(1, "block"))
     blocking.ref.info(1)
     with pytest.raises(Overloaded):
         blocking.ref.cast("reset", timeout=0.0)
@@ -356,7 +356,7 @@ def test_another_thread_of_the_server_may_ask_it(w: World) -> None:
 
 
 def test_filling_ones_own_mailbox_does_not_wait_for_oneself(w: World) -> None:
-    ref = w.begin(Selfish, box=Mailbox(4, "block")).ref
+    ref = w.begin(Selfish, box=w.box(4, "block")).ref
     ref.know(ref)
     assert ref.fill() == 4
 
