@@ -355,5 +355,6 @@ _Static_assert(offsetof(struct shmrt_ring_shared, head) == 512, "shared layout c
 _Static_assert(sizeof(struct shmrt_ring_shared) == 7 * SHMRT_LINE, "shared layout changed");
 
 #include "layout_calls.h" /* call slots and mailboxes: the same, continued */
+#include "layout_names.h" /* the registry of names: the same, continued */
 
 #endif

@@ -79,8 +79,4 @@ struct shmrt_mail_envelope {
 };
 _Static_assert(sizeof(struct shmrt_mail_envelope) == 32, "shared layout changed");
 
-/* ---- registry of names: only where it lies and how much room it has ------------------------------ */
-#define SHMRT_NAMES_DEFAULT 1024
-#define SHMRT_NAMES_AREA_BYTES (256 + SHMRT_NAMES_DEFAULT * (8 + 448)) /* head, hashes, entries */
-
 #endif

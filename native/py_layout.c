@@ -163,6 +163,18 @@ static const struct {
 	FIELD(mail_envelope, sender),
 	FIELD(mail_envelope, deadline_ns),
 
+	SIZE(name_entry),
+	FIELD(name_entry, sequence),
+	FIELD(name_entry, name_size),
+	FIELD(name_entry, value_sizes),
+	FIELD(name_entry, name),
+	FIELD(name_entry, values),
+
+	SIZE(names),
+	FIELD(names, count),
+	FIELD(names, changes),
+	FIELD(names, high),
+
 	CONSTANT(MAGIC),
 	CONSTANT(LINE),
 	CONSTANT(SEGMENT_CONTROL),
@@ -262,6 +274,11 @@ static const struct {
 	CONSTANT(MAIL_INFO),
 	CONSTANT(NAMES_DEFAULT),
 	CONSTANT(NAMES_AREA_BYTES),
+	CONSTANT(NAMES_MAX),
+	CONSTANT(NAME_BYTES_MAX),
+	CONSTANT(NAME_VALUE_BYTES_MAX),
+	CONSTANT(NAME_WORDS),
+	CONSTANT(NAME_VALUE_WORDS),
 };
 
 static int add_number(PyObject *numbers_by_name, const char *name, uint64_t value) {

@@ -39,11 +39,12 @@ class InnerRuntime(Runtime):
         return os.getppid()
 
     def _start(self, link: Any) -> None:
-        from shmrt.supervise.inner import InnerLink
+        from shmrt.supervise.inner import link_of
 
         self._dispatcher = threading.Thread(target=self._dispatch, name="shmrt-dispatch", daemon=True)
         self._dispatcher.start()
-        self._link = InnerLink(self._job.control_fd, self._handle_event, self._handle_down)
+        self._link = link_of(self._job)
+        self._link.listen(self._handle_event, self._handle_down)
         slot = self._link.open_hub()
         if not slot:
             raise self._no_slots(1)

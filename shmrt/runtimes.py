@@ -24,6 +24,7 @@ import weakref
 from time import monotonic
 
 from shmrt import _native
+from shmrt.runtime_events import RuntimeEvents
 from shmrt.spec import check_modules, check_name, parse_size
 from shmrt.supervise.protocol import FIRST_NESTED, FIRST_WORKER
 
@@ -33,7 +34,11 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
+    from shmrt.children import Supervisor
+    from shmrt.handles import SupervisorRef
+    from shmrt.home import Home
     from shmrt.pool_opened import OpenedPool
+    from shmrt.runtime_tree import TreeSide
 
 __all__ = ["WORKERS_MAX", "Runtime", "current"]
 
@@ -63,6 +68,11 @@ def _finish_all() -> None:
         runtime._at_exit()
 
 
+def living() -> list[Runtime]:
+    """Every runtime of this process that was started and not stopped."""
+    return [runtime for runtime in list(_open) if runtime._is_mine and not runtime._stopped]
+
+
 def innermost() -> Runtime | None:
     """The runtime of the innermost `with Runtime()` of this process."""
     with _lock:
@@ -90,12 +100,14 @@ def current() -> Runtime:
     return runtime
 
 
-class Runtime:
+class Runtime(RuntimeEvents):
     """The root supervisor process and what belongs to it.
 
-    shm_limit bounds the payload memory (bytes or "2GiB"; None: half of what is available). on_event(event) is called
-    in a daemon thread with what the root tells: ("started", slot, epoch, pid), ("gone", ...), ("root_lost", ...).
-    preload: modules imported once in a template for every pool that names none of its own.
+    tree: a Supervisor; `start` (and `with`) returns when all of it is up, StartError says which child was not. When it
+    gives up, the runtime ends with its reason. name: for people, and for the command line's verbs. shm_limit bounds the
+    payload memory (bytes or "2GiB"; None: half of what is available). on_event(event) is called in a daemon thread with
+    what the root tells: ("started", slot, epoch, pid), ("gone", ...), ("root_lost", ...). preload: modules imported
+    once in a template for every pool that names none of its own.
 
     Raises SegmentError if shared memory is short, naming needed, free and whose limit it is.
     """
@@ -105,6 +117,7 @@ class Runtime:
 
     def __init__(
         self,
+        tree: Supervisor | None = None,
         *,
         name: str | None = None,
         shm_limit: int | str | None = None,
@@ -115,6 +128,9 @@ class Runtime:
         preload = check_modules(preload, "preload")
         if on_event is not None and not callable(on_event):
             raise TypeError(f"on_event must be a callable that takes an event, not {on_event!r}")
+        if tree is not None and not hasattr(tree, "specification"):
+            raise TypeError(f"tree must be a Supervisor, not {tree!r}")
+        self.tree = tree
         self.name = name
         self.shm_limit = None if shm_limit is None else parse_size(shm_limit, "shm_limit")
         self.preload = preload
@@ -125,8 +141,10 @@ class Runtime:
         self._next_pool = 1
         self._started = False
         self._stopped = False
-        self._down: str | None = None
+        self._down: Any = None
         self._ended = threading.Event()
+        self._home: Home | None = None
+        self._trees: TreeSide | None = None
         self._link: Any = None
         self._hub: Any = None
         self._slots: Any = None
@@ -157,6 +175,12 @@ class Runtime:
                 raise
             _finish_at_exit(self)
             self._started = True
+        if self.tree is not None:
+            try:
+                self.trees.start_tree(self.tree)
+            except BaseException:
+                self.stop(0.0)
+                raise
         return self
 
     def _start(self, link: Any) -> None:
@@ -184,9 +208,15 @@ class Runtime:
         self._link = self._hub = self._slots = None
 
     def stop(self, grace: float = 5.0) -> None:
-        """Ends every pool (what is pending is lost with RuntimeDown), then the root. Nothing is left afterwards."""
+        """Ends its trees in order (each child has the time of its `shutdown`), then every pool (what is pending is lost
+        with RuntimeDown), then the root. Nothing is left afterwards. Ctrl-C during the wait kills what is left of the
+        trees."""
+        if not self._started or self._stopped or not self._is_mine:
+            return
+        if self._trees is not None:
+            self._trees.stop_all()
         with self._lock:
-            if not self._started or self._stopped or not self._is_mine:
+            if self._stopped:
                 return
             pools = list(self._pools.values())
         for opened in pools:
@@ -200,13 +230,22 @@ class Runtime:
             self._dispatcher.join()
         self._ended.set()
 
+    def _end_with_tree(self) -> None:
+        """Its tree has given up: whoever waits for anything of this runtime hears why."""
+        for opened in list(self._pools.values()):
+            self._break(opened, [f"the runtime's tree ended: {self._down!r}"])
+        self.stop(0.0)
+
     def _end(self, grace: float) -> None:
+        if self._home is not None:
+            self._home.close("it was stopped")
         self._link.close(grace)
         self._hub.stop()
         self._slots.close()
 
-    def wait(self, timeout: float | None = None) -> str | None:
-        """Waits until the runtime has ended; why, or None if it has not in time."""
+    def wait(self, timeout: float | None = None) -> Any:
+        """Waits until the runtime has ended; the exit reason of its tree, "shutdown" if it was stopped, None if it has
+        not ended in time."""
         self._ended.wait(timeout)
         return (self._down or "shutdown") if self._ended.is_set() else None
 
@@ -224,7 +263,7 @@ class Runtime:
                 _current.remove(self)
         try:
             if kind is None:
-                for opened in list(self._pools.values()):
+                for opened in self._loose_pools():
                     opened.shutdown()
             else:
                 self._abort()
@@ -235,12 +274,20 @@ class Runtime:
         finally:
             self.stop()
 
+    def _loose_pools(self) -> list[OpenedPool]:
+        """Those that are no children of a tree, which ends its own."""
+        trees = self._trees
+        return [opened for opened in list(self._pools.values()) if trees is None or not trees.has_pool(opened.number)]
+
     def _abort(self) -> None:
-        """By an exception or Ctrl-C: what is queued is cancelled, what runs in any pool has the same few seconds."""
-        pools = list(self._pools.values())
+        """By an exception or Ctrl-C: what is queued is cancelled, what runs in any pool or tree has the same few
+        seconds."""
+        pools = self._loose_pools()
         for opened in pools:
             opened.cancel_queue()
         end = monotonic() + _GRACE_S
+        if self._trees is not None:
+            self._trees.stop_all(_GRACE_S)
         for opened in pools:
             opened.abort(max(end - monotonic(), 0.0))
 
@@ -263,7 +310,7 @@ class Runtime:
         try:
             if getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1"):
                 self._abort()
-            for opened in list(self._pools.values()):
+            for opened in self._loose_pools():
                 try:
                     opened.shutdown()
                 except Exception:
@@ -273,6 +320,26 @@ class Runtime:
             raise
         finally:
             self.stop()
+
+    # ---- trees ----------------------------------------------------------------------------------------------------
+    @property
+    def trees(self) -> TreeSide:
+        """This program's half of the trees."""
+        with self._lock:
+            if self._trees is None:
+                from shmrt.runtime_tree import TreeSide
+
+                self._trees = TreeSide(self)
+            return self._trees
+
+    def supervisor(self, name: str | None = None) -> SupervisorRef:
+        """The handle of a running supervisor by its name; without one, of the runtime's own tree. NotFound."""
+        return self.trees.supervisor(name)
+
+    def events(self) -> list[dict[str, Any]]:
+        """The last thousand reports of the trees, oldest first: what happened and what was decided. Each has event,
+        seq, monotonic_ns, supervisor (path), context, reason and offender. They survive the root."""
+        return [] if self._trees is None else list(self._trees.events)
 
     # ---- pools ----------------------------------------------------------------------------------------------------
     def _add_pool(self, opened: OpenedPool) -> None:
@@ -309,79 +376,6 @@ class Runtime:
             free=0,
             hint="close a pool",
         )
-
-    # ---- events ---------------------------------------------------------------------------------------------------
-    def _handle_event(self, event: tuple[Any, ...]) -> None:
-        """In the thread shmrt-link."""
-        verb = event[0]
-        if verb == "orphaned":
-            self._arena.reclaim_dead()
-        about_pool = verb in ("removed", "pool_broken", "start_failed", "dropped")
-        opened = self._pools.get(event[1]) if about_pool else None
-        if opened is not None and verb == "dropped":
-            name = f"shmrt-end-{opened.name}"
-            threading.Thread(target=opened.end_dropped, daemon=True, name=name).start()
-        elif opened is not None and verb == "removed":
-            opened.removed.set()
-        elif opened is not None and verb == "start_failed":
-            opened.start_failures.append(str(event[4]))
-            del opened.start_failures[:-50]
-        elif opened is not None and verb == "pool_broken":
-            self._break(opened, [str(reason) for reason in event[2]])
-        if self._on_event is not None:
-            try:
-                self._on_event(event)
-            except Exception:
-                sys.excepthook(*sys.exc_info())
-
-    def _break(self, opened: OpenedPool, reasons: list[str]) -> None:
-        from shmrt.process import remote
-
-        # The workers' own words come through their result lanes, just before they end.
-        self._hub.pump()
-        opened.is_broken = True
-        remote.broken_reasons[opened.name] = (opened.start_failures + reasons)[-50:]
-        opened.core.break_pool()
-
-    def _handle_down(self, reason: str) -> None:
-        self._down = reason
-        for opened in list(self._pools.values()):
-            self._break(opened, [f"the root supervisor is gone: {reason}"])
-            opened.removed.set()
-        self._ended.set()
-
-    def _dispatch(self) -> None:
-        """The thread shmrt-dispatch: completions of watched futures and notes of the hub."""
-        with self._lock:  # held while the runtime starts
-            if self._hub is None:
-                return
-        while True:
-            try:
-                notes = self._hub.dispatch_once()
-                if notes is None:
-                    return
-                for note in notes:
-                    self._handle_note(*note)
-            except Exception:
-                sys.excepthook(*sys.exc_info())
-
-    def _handle_note(
-        self, kind: int, number: int, slot: int, epoch: int, worker: int, task: int, value: Any, crash: dict[str, Any]
-    ) -> None:
-        opened = self._pools.get(number)
-        if opened is None:
-            return
-        if kind == _native.NOTE_LOG and value is not None:
-            from shmrt.process.remote import handle_log
-
-            handle_log(opened.name, worker, value)
-        elif kind == _native.NOTE_EXIT:
-            opened.exit_values.append(value)
-        elif kind == _native.NOTE_START_FAILED and value is not None:
-            opened.start_failures.append(value[3].strip() or f"{value[1]}: {value[2]}")
-            del opened.start_failures[:-50]
-        elif kind == _native.NOTE_REPLACE:
-            self._link.replace(slot, epoch)
 
     def chaos_kill(self, rng: Any) -> tuple[int, int] | None:
         """SIGKILLs one ready worker of any pool, chosen by rng, ordered through the root: its slot and epoch."""

@@ -3,8 +3,8 @@
     home()           of the runtime that is current in this process
     home(runtime)    of the runtime with that word, as refs and senders carry it
 
-Whoever knows the runtimes of a process says how they are found, with `use(finder)`: the program's `runtimes.py`, and
-the start of a child or worker. Nothing is opened before it is needed.
+`shmrt/home.py` knows the runtimes of a process and says how they are found, with `use(finder)`. Nothing is opened
+before it is needed.
 
 A mailbox is found by its address (root pid, number of its descriptor there, inode, token) and opened through /proc.
 The root may have died and its pid may be another's by now, so what was opened must have the inode and the token; if
@@ -21,6 +21,7 @@ from collections import OrderedDict
 
 from shmrt import _native
 from shmrt.errors import RuntimeDown
+from shmrt.supervise.asking import AskError
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
@@ -36,19 +37,14 @@ if TYPE_CHECKING:
 
         def ask(self, verb: str, *args: Any, timeout: float | None = None) -> Any: ...
 
+        def watch(self, number: int, call: Callable[[int, Any], None]) -> None: ...
+
+        def unwatch(self, number: int) -> None: ...
+
 
 __all__ = ["Address", "AskError", "Home", "home", "use"]
 
 _BOXES_MOST = 512  # each open mailbox is a mapping and a descriptor; a ref keeps the one it uses
-
-
-class AskError(Exception):
-    """The root said no. `code` is OTP's word for why, `extra` what belongs to it."""
-
-    def __init__(self, code: str, extra: Any = None) -> None:
-        super().__init__(code, extra)
-        self.code = code
-        self.extra = extra
 
 
 class Home:
@@ -96,6 +92,12 @@ class Home:
             else:
                 self._boxes.move_to_end(token)
             return box
+
+    def forget(self, address: Address | None) -> None:
+        """That mailbox is closed: nothing of it is kept here."""
+        if address is not None:
+            with self._lock:
+                self._boxes.pop(address[3], None)
 
     def _open(self, address: Address) -> Any:
         root_pid, number, inode, token = address
@@ -145,5 +147,6 @@ def use(finder: Callable[[Any], Home]) -> None:
 def home(runtime: Any = None) -> Home:
     """The home of a runtime in this process."""
     if _finder is None:
-        raise RuntimeDown("this process has no runtime, so it can talk to no server", reason="no_runtime")
+        __import__("shmrt.home")  # says how
+    assert _finder is not None
     return _finder(runtime)

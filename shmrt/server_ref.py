@@ -81,10 +81,10 @@ class ServerRef:
     def pid(self) -> int | None:
         """The process that runs it now; None between two, and after the end."""
         try:
-            pid: int | None = self._ask("server_info", self._key)[2]
+            pid: int | None = self._ask("who", self._key)["pid"]
         except ServerDown:
             return None
-        return pid
+        return pid or None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ServerRef):
@@ -98,7 +98,7 @@ class ServerRef:
         return f"<ServerRef {self._label()} key={self._key}>"
 
     def __reduce__(self) -> Any:
-        return (_again, (self._key, self._address, self._name, self._handlers, self._runtime))
+        return (_again, (type(self), self._key, self._address, self._name, self._handlers, self._runtime))
 
     def __enter__(self) -> ServerRef:
         return self
@@ -117,7 +117,7 @@ class ServerRef:
         if name.startswith("_"):  # tools probe for these; a handler of such a name can be reached by `call`
             raise AttributeError(f"a ServerRef has no attribute {name!r}")
         if self._handlers is None:
-            self._handlers = dict(self._ask("server_info", self._key)[0])
+            self._handlers = dict(self._ask("who", self._key)["handlers"])
         entry = self._handlers.get(name)
         if entry is None:
             known = ", ".join(sorted(self._handlers)) or "none"
@@ -181,9 +181,7 @@ class ServerRef:
         check_reason(reason)
         timeout = check_seconds(timeout, "timeout")
         self._check_not_self(self._reach())
-        ended = self._ask("server_stop", self._key, reason, None if timeout is None else int(timeout * 1e9))
-        if ended != reason:
-            raise ServerDown(f"server {self._label()} ended for another reason: {ended!r}", reason=ended)
+        self._ask("stop_child", self._key, reason, timeout=timeout)
 
     # ---- how --------------------------------------------------------------------------------------------------------
     def _call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None) -> Any:
@@ -196,6 +194,8 @@ class ServerRef:
         status, value = home.calls.call(box, self._key, name, args, kwargs or None, timeout)
         if status == _native.CALL_REPLY:
             return value
+        if status == _native.CALL_CLOSED and self._renew(home):
+            return self._call(name, args, kwargs, timeout)
         return self._outcome(status, value)
 
     def _begin(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None) -> Future[Any]:
@@ -217,7 +217,7 @@ class ServerRef:
         try:
             return bool(self._box.cast(kind, name, args, kwargs or None, timeout))
         except RingClosed:
-            return False
+            return self._renew(home) and self._put(kind, name, args, kwargs, timeout)
 
     def _reach(self) -> Home:
         """The home of its runtime here; opens the mailbox, and leaves `_box` None if that is gone."""
@@ -226,12 +226,35 @@ class ServerRef:
             found = home(self._runtime)
         found.check()
         if self._box is None:
+            self._home = found
             try:
                 self._box = found.mailbox(self._address)
             except LookupError:
-                return found
-            self._home = found
+                self._renew(found)
         return found
+
+    def _renew(self, home: Home) -> bool:
+        """Its mailbox is closed or gone. Maybe the child has another one, since it was stopped and started again; or
+        another child has its name, since a supervisor above it was. False: there is no such server."""
+        before = self._address
+        home.forget(before)
+        self._box = None
+        try:
+            who = home.link.ask("who", self._key)
+        except AskError:
+            again = home.find(self._name) if self._name is not None else None
+            if not isinstance(again, ServerRef) or again._key == self._key:
+                return False
+            self._key, self._address = again._key, again._address
+        else:
+            self._address = who["mailbox"]
+        if self._address is None or self._address == before:
+            return False
+        try:
+            self._box = home.mailbox(self._address)
+        except LookupError:
+            return False
+        return True
 
     def _outcome(self, status: int, value: Any) -> Any:
         """What a call that ended so gives to whoever waits for it."""
@@ -253,7 +276,10 @@ class ServerRef:
                 where=self._label(),
             )
         if status == _native.CALL_DOWN:
-            raise ServerDown(f"server {self._label()} ended during the call: {value!r:.500}", reason=value)
+            from shmrt.handles import explain, reason_from
+
+            reason = reason_from(value)
+            raise ServerDown(f"server {self._label()} ended during the call: {explain(reason)}", reason=reason)
         raise self._gone()
 
     def _gone(self) -> ServerDown:
@@ -276,13 +302,20 @@ class ServerRef:
         found.check()
         try:
             return found.link.ask(verb, *args, timeout=timeout)
+        except TimeoutError:
+            raise CallTimeout(f"server {self._label()} has not done so in time: {verb}") from None
         except AskError as error:
-            if error.code == "timeout":
-                raise CallTimeout(f"server {self._label()} has not done so in time: {verb}") from None
+            if error.code in ("exit", "down"):
+                from shmrt.handles import explain, reason_from
+
+                ended = reason_from(error.more)
+                raise ServerDown(f"server {self._label()} ended: {explain(ended)}", reason=ended) from None
             if error.code in ("noproc", "not_found"):
                 raise self._gone() from None
             raise
 
 
-def _again(key: int, address: Address, name: str | None, handlers: Any, runtime: Any) -> ServerRef:
-    return ServerRef(key, address, name=name, handlers=handlers, runtime=runtime)
+def _again(
+    cls: type[ServerRef], key: int, address: Address, name: str | None, handlers: Any, runtime: Any
+) -> ServerRef:
+    return cls(key, address, name=name, handlers=handlers, runtime=runtime)

@@ -57,18 +57,20 @@ def serve(
     on_ready: Callable[[], object],
     name: str | None = None,
     runtime: Any = None,
+    extra: bytes | None = None,
     catch_term: bool = True,
 ) -> Any:
     """Runs the server that `make` (a pickle of class, args, kwargs) describes, in the main thread of a child; returns
-    its exit reason, plain. `on_ready` is called after `init`; returning without it was a start failure. `control` has
-    `take()`, a list of the root's messages that waits for none, and `send(message)`."""
+    its exit reason, plain. `extra` is a pickle of arguments that go before its own. `on_ready` is called after `init`;
+    returning without it was a start failure. `control` has `take()`, a list of the root's messages that waits for none,
+    and `send(message)`."""
     loop = _Loop(mailbox, calls, slots, index, control, name)
     if catch_term:
         import _signal  # type: ignore[import-not-found]  # `signal` would import enum
 
         _signal.signal(_signal.SIGTERM, loop.on_term)
     try:
-        return loop.run(make, on_ready, runtime)
+        return loop.run(make, extra, on_ready, runtime)
     finally:
         loop.inside = False  # from here on nothing is interrupted: the child ends
 
@@ -96,10 +98,10 @@ class _Loop:
         self.idle_from = 0
         self.rested = False  # the idle timeout of 0 that follows the last message has been told
 
-    def run(self, make: bytes, on_ready: Callable[[], object], runtime: Any) -> Any:
+    def run(self, make: bytes, extra: bytes | None, on_ready: Callable[[], object], runtime: Any) -> Any:
         try:
             self.inside = True
-            self._init(make, runtime)
+            self._init(make, extra, runtime)
             self.inside = False
         except BaseException as error:
             self.inside = False
@@ -114,10 +116,12 @@ class _Loop:
             self.reason = reason_of(error)
         return self._terminate(self.reason)
 
-    def _init(self, make: bytes, runtime: Any) -> None:
+    def _init(self, make: bytes, extra: bytes | None, runtime: Any) -> None:
         import pickle
 
         cls, args, kwargs = pickle.loads(make)
+        if extra is not None:
+            args = (*pickle.loads(extra), *args)
         self.server = server = cls()
         self.turn = server._turn
         self.turn.runtime = runtime

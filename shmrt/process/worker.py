@@ -10,7 +10,9 @@ surroundings, runs nothing of the user's, and waits in a read of its pipe for th
 costs nobody anything: the next worker is then forked when it is needed. The end of its pipe ends it.
 
 A spec may name another loop than the native one (`"loop": "module:attribute"`); it is called with
-(slots, slot, lanes_fd, pair, arena_fd, options) and has start_failed, run, log and exit_value.
+(slots, slot, lanes_fd, pair, arena_fd, options) and has start_failed, run, log and exit_value. If it has `prepare`,
+that runs before READY; what `run` returns as an int is the exit code. Children of trees are such
+(`supervise/child.py`).
 """
 
 from __future__ import annotations
@@ -71,24 +73,33 @@ def run(job: Job, middle_pid: int = 0, orders: int = -1) -> int:
         if orders < 0:
             _settle_in(job, from_template=bool(middle_pid))
         _prepare(job)
+        if hasattr(_loop, "prepare"):
+            _loop.prepare()
     except BaseException as error:  # SystemExit, too: an initializer that exits has not made the worker ready
         _loop.start_failed(error)
         _end_quietly()
         return 1
-    gc.freeze()
-    try:
-        slots.ready(index)
-    except RuntimeError:
-        return 1  # given up by the root meanwhile
-    slots.ring(_native.SLOT_ROOT)
-    slots.ring(job.hub_slot)
+    if not getattr(_loop, "says_ready", False) and not ready(job):
+        return 1
     code = 0
     try:
-        _loop.run()
+        code = _loop.run() or 0
     except SystemExit as error:  # a task called sys.exit: the process ends as an interpreter would
         code = _exit_code(error)
     left = _leave(spec)
     return code or left
+
+
+def ready(job: Job) -> bool:
+    """From here on it may be given work. False: given up by the root meanwhile; the process must end."""
+    gc.freeze()
+    try:
+        job.slots.ready(job.index)
+    except RuntimeError:
+        return False
+    job.slots.ring(_native.SLOT_ROOT)
+    job.slots.ring(job.hub_slot)
+    return True
 
 
 def _stand_by(job: Job, orders: int, *, from_template: bool) -> bool:

@@ -1,17 +1,25 @@
-"""A worker's end of its own socket to the root, for the pools that it makes.
+"""A worker's or child's end of its own socket to the root.
+
+One per process. What it says and hears of the pools that it makes is as in a program's link; it asks the root about
+trees (`asking.py`); and a child of a tree hears control messages through it: `take` gives them to its main loop.
 
 The root is this process's parent: when it dies, so does this process. When this process dies, the root ends its pools
 (`nested.py`). If the socket fails while both live (user code closed it, say), `on_down` ends this process's pools, and
 whoever asks gets RuntimeDown.
+
+A thread reads the socket from the first question on. Before that the main loop of a child reads it, when its slot's
+control count says that something came; a process that never asks needs no thread.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from queue import SimpleQueue
 
 from shmrt import _native
+from shmrt.supervise.asking import Asking
 from shmrt.supervise.commands import Commands
 from shmrt.supervise.protocol import Channel
 
@@ -20,44 +28,112 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["InnerLink"]
+    from shmrt.process.spawn import Job
+
+__all__ = ["InnerLink", "link_of"]
 
 _ANSWERS = ("hub", "allotted")
+_CONTROLS = ("shutdown", "exit_signal", "system")
+
+_link: InnerLink | None = None
+_making = threading.Lock()
 
 
-class InnerLink(Commands):
+def link_of(job: Job) -> InnerLink:
+    """This process's link, made at first use."""
+    global _link
+    with _making:
+        if _link is None or _link.owner_pid != os.getpid():
+            _link = InnerLink(job.control_fd)
+        return _link
+
+
+class InnerLink(Commands, Asking):
     """Events come in the daemon thread `shmrt-link`, as those of a program's link do."""
 
     down: str | None = None
 
-    def __init__(
-        self, control_fd: int, on_event: Callable[[tuple[Any, ...]], None], on_down: Callable[[str], None]
-    ) -> None:
-        super().__init__()
+    def __init__(self, control_fd: int) -> None:
+        Commands.__init__(self)
+        Asking.__init__(self)
         self.root_pid = os.getppid()
+        self.owner_pid = os.getpid()
+        self.on_control: Callable[[], None] = lambda: None  # something is there for `take`
         self._channel = Channel(control_fd)
-        self._on_event = on_event
-        self._on_down = on_down
+        self._on_event: Callable[[tuple[Any, ...]], None] = lambda event: None
+        self._on_down: Callable[[str], None] = lambda reason: None
         self._lock = threading.Lock()
         self._asking = threading.Lock()
         self._answers: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
+        self._controls: deque[tuple[Any, ...]] = deque()
         self._stacks: dict[int, int] = {}  # by pool: a descriptor that must stay open until it is sent
         self._closing = False
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._thread = threading.Thread(target=self._run, name="shmrt-link", daemon=True)
-        try:
-            self._thread.start()
-        except BaseException:
-            os.close(self._wake)
-            raise
+        self._wake = -1
+        self._thread: threading.Thread | None = None
 
+    def listen(self, on_event: Callable[[tuple[Any, ...]], None], on_down: Callable[[str], None]) -> None:
+        """What becomes of the events of this process's pools. Starts the thread."""
+        self._on_event, self._on_down = on_event, on_down
+        self._start()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is not None or self._channel.closed:
+                return
+            self._closing = False
+            self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            thread = threading.Thread(target=self._run, name="shmrt-link", daemon=True)
+            try:
+                thread.start()
+            except BaseException:
+                os.close(self._wake)
+                self._wake = -1
+                raise
+            self._thread = thread
+
+    # ---- control messages -------------------------------------------------------------------------------------------
+    def take(self) -> list[tuple[Any, ...]]:
+        """Control messages that have come, in order. Without a thread it reads the socket itself."""
+        if self._thread is None:
+            with self._lock:
+                messages = self._channel.receive() if self._thread is None else []
+            for message, _ in messages:
+                self._route(message)
+        found = []
+        while self._controls:
+            found.append(self._controls.popleft())
+        return found
+
+    def deliver(self, message: tuple[Any, ...]) -> None:
+        """Something for the main loop of this child."""
+        self._controls.append(message)
+        self.on_control()
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        """To the root. Returns when it is on its way; a root that does not read holds this process up."""
+        with self._lock:
+            self._channel.send(message)
+            while self._channel.pending and self._thread is None:
+                _native.poll([(self._channel.fd, _native.POLLOUT)], -1)
+                self._channel.flush()
+        self._poke()
+
+    def send_last(self, message: tuple[Any, ...]) -> None:
+        """The last words of this process: on their way before this returns, thread or not."""
+        with self._lock:
+            self._channel.send(message)
+            while self._channel.pending and not self._channel.closed:
+                _native.poll([(self._channel.fd, _native.POLLOUT)], -1)
+                self._channel.flush()
+
+    # ---- pools ------------------------------------------------------------------------------------------------------
     def open_hub(self) -> int:
         """The slot of this process's hub; 0 when the process table is full."""
-        return int(self._ask("open_hub")[1])
+        return int(self._ask_for("open_hub")[1])
 
     def allot(self, slot_count: int) -> tuple[int, int]:
         """(number, first slot) for a pool; number 0 when the process table is full."""
-        _, number, first = self._ask("allot", slot_count)
+        _, number, first = self._ask_for("allot", slot_count)
         return number, first
 
     def add_pool(
@@ -71,14 +147,17 @@ class InnerLink(Commands):
         """Ends the thread; the socket stays, for as long as the process."""
         self._closing = True
         self._poke()
-        if self._thread is not threading.current_thread():
-            self._thread.join()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
             os.close(self._wake)
+            self._wake = -1
+            self._thread = None
         for fd in self._stacks.values():
             os.close(fd)
         self._stacks.clear()
 
-    def _ask(self, *question: object) -> tuple[Any, ...]:
+    def _ask_for(self, *question: object) -> tuple[Any, ...]:
         with self._asking:
             self._send(*question)
             answer = self._answers.get()
@@ -90,6 +169,11 @@ class InnerLink(Commands):
         return answer
 
     def _send(self, *message: object, fds: tuple[int, ...] = ()) -> None:
+        if self.down is not None:
+            from shmrt.errors import RuntimeDown
+
+            raise RuntimeDown(f"the root supervisor cannot be asked: {self.down}", reason=self.down)
+        self._start()
         with self._lock:
             try:
                 self._channel.send(message, fds)
@@ -100,8 +184,10 @@ class InnerLink(Commands):
             self._poke()
 
     def _poke(self) -> None:
-        os.eventfd_write(self._wake, 1)
+        if self._wake >= 0:
+            os.eventfd_write(self._wake, 1)
 
+    # ---- the thread -------------------------------------------------------------------------------------------------
     def _run(self) -> None:
         reason = "its socket was closed"
         try:
@@ -112,6 +198,7 @@ class InnerLink(Commands):
             if not self._closing:
                 self.down, self.cut_off = reason, True
                 self._answers.put(("down",))
+                self.root_gone(reason)
                 self._on_down(reason)
 
     def _serve(self) -> None:
@@ -128,11 +215,21 @@ class InnerLink(Commands):
                 channel.flush()
                 messages = channel.receive() if channel.fd in found else []
             for message, _ in messages:
-                if message[0] in _ANSWERS:
-                    self._answers.put(message)
-                    continue
-                if message[0] == "removed" and message[1] in self._stacks:
-                    os.close(self._stacks.pop(message[1]))
-                self._on_event(message)
+                self._route(message)
             if channel.closed:
                 return  # the root is gone, and this process about to be
+
+    def _route(self, message: tuple[Any, ...]) -> None:
+        verb = message[0]
+        if verb == "answer":
+            self.answered(message)
+        elif verb in _CONTROLS:
+            self.deliver(message)
+        elif verb == "down":
+            self.fell(message)
+        elif verb in _ANSWERS:
+            self._answers.put(message)
+        else:
+            if verb == "removed" and message[1] in self._stacks:
+                os.close(self._stacks.pop(message[1]))
+            self._on_event(message)

@@ -27,7 +27,9 @@ from shmrt import _native
 from shmrt.decide.intensity import Intensity
 from shmrt.process.signals import KILL
 from shmrt.process.spawn import STACK_BYTES
+from shmrt.supervise.asking import Asking
 from shmrt.supervise.commands import Commands
+from shmrt.supervise.kept import KeptMailboxes
 from shmrt.supervise.launch import explain, launch_root
 from shmrt.supervise.protocol import FIRST_NESTED, Channel
 
@@ -65,7 +67,7 @@ class _Pool:
         self.removing = False  # asked of a root; should that die first, the next one need not know of the pool
 
 
-class RootLink(Commands):
+class RootLink(Commands, Asking):
     """See the module. Made by `start`."""
 
     slots: _native.Slots
@@ -80,7 +82,8 @@ class RootLink(Commands):
         max_restarts: int,
         max_seconds: float,
     ) -> None:
-        super().__init__()
+        Commands.__init__(self)
+        Asking.__init__(self)
         self._memory: Callable[[], tuple[_native.Slots, int]] | None = memory
         self.root_pid = 0
         self.generation = 0
@@ -92,6 +95,7 @@ class RootLink(Commands):
         self._intensity = Intensity(max_restarts, int(max_seconds * 1e9))
         self._lock = threading.RLock()
         self._pools: dict[int, _Pool] = {}
+        self.mailboxes = KeptMailboxes()
         self._channel: Channel | None = None
         self._root_pidfd = -1
         self._closing = False
@@ -182,6 +186,17 @@ class RootLink(Commands):
                     return data.split(b"\0", 1)[0].decode("utf-8", "replace") or None
         return None
 
+    def say(self, *message: object) -> None:
+        """One message of the program's half of trees; nothing if the root is gone, which has its own consequences."""
+        if self.down is None and os.getpid() == self.owner_pid:
+            self._send(*message)
+
+    def hand_over_mailboxes(self) -> None:
+        """Gives the next root the mailboxes of the one before, before the trees are planted again."""
+        with self._lock:
+            if self._channel is not None:
+                self.mailboxes.hand_over(self._channel)
+
     def close(self, grace_s: float = 0.0, *, timeout_s: float | None = None) -> None:
         """Ends every pool, then the root; waits until both are gone and nothing of them is left."""
         if os.getpid() != self.owner_pid:
@@ -203,6 +218,7 @@ class RootLink(Commands):
             for pool in self._pools.values():
                 os.close(pool.stacks_fd)
             self._pools.clear()
+            self.mailboxes.clear()
             self.down = self.down or "it was closed"
             if self._wake >= 0 and (thread is None or not thread.is_alive()):
                 os.close(self._wake)
@@ -307,9 +323,16 @@ class RootLink(Commands):
                 # After the root's death this empties the socket: nothing it has said is lost.
                 messages = channel.receive() if channel.fd in found or pidfd in found else []
             for message, fds in messages:
-                for fd in fds:
-                    os.close(fd)
-                self._tell(message)
+                if message[0] == "mailbox":
+                    self.mailboxes.keep(*message[1:], *fds)
+                elif message[0] == "mailbox_closed":
+                    self.mailboxes.drop(message[1])
+                elif message[0] == "answer":
+                    self.answered(message)
+                elif message[0] == "down":
+                    self.fell(message)
+                else:
+                    self._tell(message)
             if channel.closed or pidfd in found:
                 break
         return self._after_root(pidfd, channel)
@@ -333,6 +356,7 @@ class RootLink(Commands):
             slots.gone(_native.SLOT_ROOT, status, False)
             slots.free(_native.SLOT_ROOT)
         slots.ring_all()
+        self.root_gone("the root supervisor died" if not self._closing else "the runtime was stopped")
         if self._closing:
             for slot in gone:
                 self._tell(("gone", slot, slots.epoch(slot), KILL, False))

@@ -1,5 +1,7 @@
 """Pools inside workers, as the root sees them: who owns them, which slots they have, and what becomes of them.
 
+Children of trees get their slots here, too, one each, under the negative of their keys.
+
 A worker that makes a pool asks through its channel (`protocol.py`). It gets a slot for its hub, once, and for each
 pool a range of slots at the upper end of the table, which the program never uses. The crew of such a pool is like any
 other, but its events go to the worker.
@@ -27,7 +29,7 @@ class Nested:
         self.staff = staff
         self._next_id = _FIRST_ID
         self._hubs: dict[Worker, int] = {}  # the slot of each worker's hub
-        self._ranges: dict[int, tuple[Worker, int, int]] = {}  # by pool: owner, first slot, count
+        self._ranges: dict[int, tuple[Worker | None, int, int]] = {}  # by pool: owner, first slot, count
 
     def open_hub(self, owner: Worker) -> None:
         """("hub", slot); slot 0 when the table is full."""
@@ -53,6 +55,16 @@ class Nested:
     def may_add(self, owner: Worker, pool: int, first: int, count: int) -> bool:
         """Whether this very range was allotted to this worker, and it has a hub."""
         return owner in self._hubs and self._ranges.get(pool) == (owner, first, count)
+
+    def allot_child(self, key: int) -> int:
+        """The slot of a child of a tree, for as long as its specification; 0 when the table is full."""
+        first = self._find(1)
+        if first:
+            self._ranges[-key] = (None, first, 1)
+        return first
+
+    def forget_child(self, key: int) -> None:
+        self._ranges.pop(-key, None)
 
     def give_back(self, owner: Worker | None, pool: int) -> None:
         """A pool that was allotted slots and came to nothing."""

@@ -15,6 +15,20 @@ Program to root
     ("remove_pool", pool, grace_s)
     ("freed",)                            slots became EMPTY (ringing the root's bell does the same)
     ("stop", grace_s)
+    ("ask", number, verb, ...)            about trees (`asks.py`); answer: ("answer", number, ok, value)
+    ("mailboxes", paths)                  of the root before; descriptors: one each
+    ("child_ready", key, incarnation)     a pool or pipeline of a tree is open
+    ("child_exited", key, incarnation, reason)         it is closed, or could not be opened
+
+Child of a tree to root, besides "ask"
+    ("exit", reason)                      how it means to end; its last words
+    ("log", row)
+    ("system_reply", number, ok, payload)
+
+Root to child of a tree, each with a rise of its slot's control count
+    ("shutdown",)
+    ("exit_signal", key, reason)          somebody linked to it has ended
+    ("system", number, verb, payload)     stop, get_state, replace_state
 
 Worker to root, besides all of these but the first and the last
     ("open_hub",)                         answer: ("hub", slot)
@@ -30,6 +44,12 @@ Root to program
     ("template_gone", pool, wait_status)
     ("pool_broken", pool, reasons)
     ("removed", pool)
+    ("open_child", key, incarnation, data, path), ("close_child", key, incarnation), ("kill_child", key, incarnation)
+    ("down", monitor, key, reason)        also to workers and children
+    ("event", report)                     what a tree decided
+    ("log", key, row)                     a child logged this
+    ("top_ended", key, reason)
+    ("mailbox", key, path), ("mailbox_closed", key)    descriptor: the mailbox
     ("orphaned",)                         pools of a dead worker are gone: their blocks can be reclaimed
     ("stopped",)
 
@@ -47,10 +67,11 @@ TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["FIRST_NESTED", "FIRST_WORKER", "Channel", "ProtocolError"]
+__all__ = ["FIRST_KIN", "FIRST_NESTED", "FIRST_WORKER", "Channel", "ProtocolError"]
 
 FIRST_WORKER = 2  # slots 0 and 1 are the program's and the root's
-FIRST_NESTED = 768  # from here on slots are the root's to give, to workers that make pools
+FIRST_NESTED = 512  # from here on slots are the root's to give: to children of trees, and to workers that make pools
+FIRST_KIN = 1 << 25  # crews of children of trees are numbered from here; those of pools below
 
 _HEADER = 8  # 5 bytes of length, 3 bytes of descriptor count
 _MESSAGE_MAX = 1 << 30

@@ -27,11 +27,19 @@ __all__ = ["Reaping"]
 class Reaping:
     """Takes from the staff."""
 
-    def __init__(self, staff: Staff, starting: Starting, nested: Nested, remove: Callable[[Crew], None]) -> None:
+    def __init__(
+        self,
+        staff: Staff,
+        starting: Starting,
+        nested: Nested,
+        remove: Callable[[Crew], None],
+        farewell: Callable[[Worker], None],
+    ) -> None:
         self.staff = staff
         self.starting = starting
         self.nested = nested
         self.remove = remove  # a pool ends at once
+        self.farewell = farewell  # hears the last words of a process
         self._oom_kills = _native.oom_kills()
 
     def look(self) -> None:
@@ -84,6 +92,7 @@ class Reaping:
             status = os.waitpid(one.pid, 0)[1]
         except ChildProcessError:
             return  # the middle process of its template has not left yet: SIGCHLD says when it is our child
+        self.farewell(one)
         os.close(one.pidfd)
         one.close_channel()
         del staff.workers[one.pid]

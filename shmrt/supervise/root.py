@@ -29,6 +29,7 @@ from shmrt import _native
 from shmrt.process import signals
 from shmrt.process.spawn import die_first
 from shmrt.supervise.crew import Crew, Worker
+from shmrt.supervise.forest import Forest
 from shmrt.supervise.nested import Nested
 from shmrt.supervise.protocol import Channel
 from shmrt.supervise.reaping import Reaping
@@ -67,7 +68,10 @@ class Root:
         self.staff = Staff(self.channel, slots, arena_fd)
         self.starting = Starting(self.staff)
         self.nested = Nested(self.staff)
-        self.reaping = Reaping(self.staff, self.starting, self.nested, lambda crew: self.remove(crew, 0.0))
+        self.reaping = Reaping(
+            self.staff, self.starting, self.nested, lambda crew: self.remove(crew, 0.0), self.farewell
+        )
+        self.forest = Forest(self.staff, self.starting, self.nested)
         self.crews = self.staff.crews
         self.stopping = False
         self.warm = False
@@ -183,10 +187,12 @@ class Root:
                     due.append(one.kill_ns - now)
                 if timeout and not one.ready and not one.dying:
                     due.append(one.start_ns + int(timeout * 1e9) - now)
+        due += self.forest.waits_ns(now)
         return max(0, min(due)) if due else None
 
     def forgive(self, late: int) -> None:
         """This process did not run for a while: nobody is to be judged by the clock for that."""
+        self.forest.forgive(late)
         for crew in self.crews.values():
             if crew.end_ns:
                 crew.end_ns += late
@@ -210,6 +216,7 @@ class Root:
             for _ in range(crew.keeper.starts(now, alive=crew.alive)):
                 if not self.starting.start(crew, now):
                     break
+        self.forest.settle(now)
         if self.staff.strays:
             self.staff.strays = False
             self.reaping.kill_strays()
@@ -234,7 +241,7 @@ class Root:
                 self.crews[id] = Crew(id, spec, first, count, fds, self.channel)
             elif verb == "stop":
                 self.stop(*rest)
-            else:
+            elif not self.forest.hear(None, verb, rest, fds):
                 self.obey_crew(None, verb, rest)
 
     def obey_worker(self, one: Worker, messages: list[tuple[tuple[Any, ...], list[int]]]) -> None:
@@ -251,7 +258,7 @@ class Root:
                 self.crews[id] = Crew(id, spec, first, count, fds, one.channel, one, hub)
             elif verb in ("resize", "replace", "kill", "remove_pool"):
                 self.obey_crew(one, verb, rest)
-            else:
+            elif not self.forest.hear(one, verb, rest, fds):
                 for fd in fds:
                     os.close(fd)
 
@@ -312,8 +319,16 @@ class Root:
 
     def stop(self, grace_s: float) -> None:
         self.stopping = True
+        self.forest.fell()
         for crew in list(self.crews.values()):
-            self.remove(crew, grace_s)
+            if not self.forest.owns(crew):
+                self.remove(crew, grace_s)
+
+    def farewell(self, one: Worker) -> None:
+        """It is dead: what it said before is heard, and nobody waits for it any more."""
+        if one.channel is not None and not one.channel.closed:
+            self.obey_worker(one, one.channel.receive())
+        self.forest.farewell(one)
 
 
 def main() -> None:

@@ -62,7 +62,8 @@ def test_every_constant_and_struct_of_the_header_is_exported() -> None:
     headers = "".join(path.read_text() for path in sorted((ROOT / "native").glob("layout*.h")))
     text = re.sub(r"/\*.*?\*/", "", headers, flags=re.S)
     enumerators = set(re.findall(r"^\tSHMRT_(\w+) = \d+", text, flags=re.M))
-    defined = set(re.findall(r"^#define SHMRT_(\w+) ", text, flags=re.M)) - {"LAYOUT_VERSION", "LAYOUT_H"}
+    defined = set(re.findall(r"^#define SHMRT_(\w+) ", text, flags=re.M)) - {"LAYOUT_VERSION"}
+    defined -= {name for name in defined if name.startswith("LAYOUT_") and name.endswith("_H")}
     structs = set(re.findall(r"^struct shmrt_(\w+) \{", text, flags=re.M))
     assert len(enumerators) > 50 and len(structs) > 8, "the header is not read as it is written"
     assert (enumerators | defined | structs) - set(_native.LAYOUT) == set()

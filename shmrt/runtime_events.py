@@ -1,0 +1,113 @@
+"""What a runtime hears: events of its root, in the thread `shmrt-link`, and notes of its hub, in `shmrt-dispatch`."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+from shmrt import _native
+
+TYPE_CHECKING = False  # `typing` is not worth its time at start
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from shmrt.pool_opened import OpenedPool
+    from shmrt.runtime_tree import TreeSide
+
+__all__ = ["RuntimeEvents"]
+
+_OF_TREES = ("event", "log", "open_child", "close_child", "kill_child", "top_ended", "root_started", "root_lost")
+
+
+class RuntimeEvents:
+    """Mixed into Runtime."""
+
+    _pools: dict[int, OpenedPool]
+    _on_event: Callable[[Any], None] | None
+    _ended: threading.Event
+    _lock: Any
+    _down: Any
+    _link: Any
+    _hub: Any
+    _arena: Any
+    _trees: TreeSide | None
+
+    # ---- events ---------------------------------------------------------------------------------------------------
+    def _handle_event(self, event: tuple[Any, ...]) -> None:
+        """In the thread shmrt-link."""
+        verb = event[0]
+        if self._trees is not None and verb in _OF_TREES:
+            self._trees.hear(event)
+        if self._trees is not None and verb == "removed":
+            self._trees.pool_removed(event[1])
+        if verb == "orphaned":
+            self._arena.reclaim_dead()
+        about_pool = verb in ("removed", "pool_broken", "start_failed", "dropped")
+        opened = self._pools.get(event[1]) if about_pool else None
+        if opened is not None and verb == "dropped":
+            name = f"shmrt-end-{opened.name}"
+            threading.Thread(target=opened.end_dropped, daemon=True, name=name).start()
+        elif opened is not None and verb == "removed":
+            opened.removed.set()
+        elif opened is not None and verb == "start_failed":
+            opened.start_failures.append(str(event[4]))
+            del opened.start_failures[:-50]
+        elif opened is not None and verb == "pool_broken":
+            self._break(opened, [str(reason) for reason in event[2]])
+        if self._on_event is not None:
+            try:
+                self._on_event(event)
+            except Exception:
+                sys.excepthook(*sys.exc_info())
+
+    def _break(self, opened: OpenedPool, reasons: list[str]) -> None:
+        from shmrt.process import remote
+
+        # The workers' own words come through their result lanes, just before they end.
+        self._hub.pump()
+        opened.is_broken = True
+        remote.broken_reasons[opened.name] = (opened.start_failures + reasons)[-50:]
+        opened.core.break_pool()
+        if self._trees is not None:
+            self._trees.pool_broken(opened.number, remote.broken_reasons[opened.name])
+
+    def _handle_down(self, reason: str) -> None:
+        self._down = reason
+        for opened in list(self._pools.values()):
+            self._break(opened, [f"the root supervisor is gone: {reason}"])
+            opened.removed.set()
+        self._ended.set()
+
+    def _dispatch(self) -> None:
+        """The thread shmrt-dispatch: completions of watched futures and notes of the hub."""
+        with self._lock:  # held while the runtime starts
+            if self._hub is None:
+                return
+        while True:
+            try:
+                notes = self._hub.dispatch_once()
+                if notes is None:
+                    return
+                for note in notes:
+                    self._handle_note(*note)
+            except Exception:
+                sys.excepthook(*sys.exc_info())
+
+    def _handle_note(
+        self, kind: int, number: int, slot: int, epoch: int, worker: int, task: int, value: Any, crash: dict[str, Any]
+    ) -> None:
+        opened = self._pools.get(number)
+        if opened is None:
+            return
+        if kind == _native.NOTE_LOG and value is not None:
+            from shmrt.process.remote import handle_log
+
+            handle_log(opened.name, worker, value)
+        elif kind == _native.NOTE_EXIT:
+            opened.exit_values.append(value)
+        elif kind == _native.NOTE_START_FAILED and value is not None:
+            opened.start_failures.append(value[3].strip() or f"{value[1]}: {value[2]}")
+            del opened.start_failures[:-50]
+        elif kind == _native.NOTE_REPLACE:
+            self._link.replace(slot, epoch)

@@ -1,0 +1,382 @@
+"""The program's half of the trees: it plants them, opens the pools and pipelines that are their children, and keeps
+their reports.
+
+The tree itself lives in the root (`supervise/tree.py`). The program tells it what to start; the root tells the program
+
+    open_child, close_child, kill_child    for a child that lives in the program; each is done in a thread of its own
+    event                                  a report: kept, logged if somebody died, given to `on_event`
+    log                                    what a child logged, for the program's own handlers
+    top_ended                              a tree is gone; if it is the runtime's own, so is the runtime
+
+If the root dies, its processes end with it. The program's next root gets the same trees and starts them afresh; pools
+of a tree are the program's and go on with what they had accepted.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from time import monotonic
+
+from shmrt.errors import AlreadyStarted, NotFound, RuntimeDown, StartError
+from shmrt.handles import SupervisorRef, explain, make_ref, reason_from
+from shmrt.home import Home, home_of
+from shmrt.supervise.asking import AskError
+from shmrt.supervise.link import make_spec
+
+TYPE_CHECKING = False  # `typing` is not worth its time at start
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from shmrt.runtimes import Runtime
+
+__all__ = ["TreeSide"]
+
+_EVENTS_MAX = 1000
+_LOGGED = ("child_terminated", "start_error", "shutdown_error", "shutdown", "out_of_memory")
+
+
+class _Planted:
+    """One top supervisor, as it was planted."""
+
+    __slots__ = ("again", "extra", "key", "number", "of_runtime", "spec", "surroundings")
+
+    def __init__(
+        self, number: int, spec: Any, surroundings: Any, extra: bytes | None, of_runtime: bool, again: bool
+    ) -> None:
+        self.number = number
+        self.spec = spec
+        self.surroundings = surroundings
+        self.extra = extra
+        self.of_runtime = of_runtime
+        self.again = again  # the next root gets it, too
+        self.key = 0
+
+
+class TreeSide:
+    """See the module. Made when the first tree is planted."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.events: list[dict[str, Any]] = []
+        self.inside: dict[int, InProgram] = {}  # pools and pipelines, by key
+        self._kept: dict[tuple[Any, ...], InProgram] = {}  # by path, over the death of a root
+        self._planted: list[_Planted] = []
+        self._lock = threading.RLock()
+        self._numbers = 0
+        self._stopping = False
+
+    @property
+    def home(self) -> Home:
+        from shmrt.home import home
+
+        return (
+            home() if self.runtime._slots is None or not hasattr(self.runtime._link, "say") else home_of(self.runtime)
+        )
+
+    # ---- planting ---------------------------------------------------------------------------------------------------
+    def start_tree(self, tree: Any) -> None:
+        """The runtime's own, once."""
+        if not any(planted.of_runtime for planted in self._planted):
+            self.plant(tree, of_runtime=True)
+
+    def plant(self, tree: Any, *, of_runtime: bool = False, again: bool = True) -> SupervisorRef:
+        """Starts a top supervisor; returns when its children are up. StartError says which was not."""
+        with self._lock:
+            self._numbers += 1
+            number = self._numbers
+        planted = _Planted(
+            number, tree.specification().to_plain(), make_spec("child", 1), tree.extra(), of_runtime, again
+        )
+        self._planted.append(planted)
+        try:
+            planted.key = self._ask_to_plant(planted)
+        except BaseException:
+            self._planted.remove(planted)
+            raise
+        return SupervisorRef(self.home, planted.key, tree.name, tree.name or "supervisor")
+
+    def _ask_to_plant(self, planted: _Planted) -> int:
+        where = (planted.of_runtime, planted.number)
+        try:
+            return int(self.home.ask("plant", planted.spec, planted.surroundings, planted.extra, *where))
+        except AskError as error:
+            raise self._not_planted(error) from None
+
+    def _not_planted(self, error: AskError) -> Exception:
+        if error.code == "already_started":
+            key, who = error.more
+            ref = make_ref(self.home, key, who)
+            return AlreadyStarted(f"{ref!r} is running already; its name is taken", ref=ref)
+        reason = reason_from(error.more)
+        child = None
+        inner = reason
+        while (
+            isinstance(inner, tuple)
+            and len(inner) == 2
+            and isinstance(inner[1], tuple)
+            and inner[1][:1] == ("failed_to_start_child",)
+        ):
+            child, inner = inner[1][1], inner[1][2]
+        if isinstance(inner, tuple) and inner[:1] == ("already_started",):
+            return AlreadyStarted(f"child {child!r} did not start: its name is taken", ref=None)
+        what = (
+            f"child {child!r} did not start: {explain(inner)}"
+            if child is not None
+            else f"the tree did not start: {explain(reason)}"
+        )
+        return StartError(what, reason=reason, child=child)
+
+    def supervisor(self, name: str | None) -> SupervisorRef:
+        try:
+            key, who = self.home.ask("find", name)
+        except AskError:
+            what = "the runtime was given no tree" if name is None else f"no supervisor is named {name!r}"
+            raise NotFound(what) from None
+        return SupervisorRef(self.home, key, who["name"], who["label"])
+
+    # ---- the end ----------------------------------------------------------------------------------------------------
+    def stop_all(self, grace: float | None = None) -> None:
+        """Every tree in order, the last one first; what is not gone after `grace` seconds is killed, and so is
+        everything after Ctrl-C."""
+        self._stopping = True
+        end = None if grace is None else monotonic() + grace
+        try:
+            for planted in reversed(self._planted):
+                self._stop(planted, "shutdown", end)
+        except BaseException as error:
+            for planted in reversed(self._planted):
+                self._stop(planted, "killed", None)
+            if not isinstance(error, TimeoutError):
+                raise
+
+    def _stop(self, planted: _Planted, reason: str, end: float | None) -> None:
+        timeout = None if end is None else max(0.0, end - monotonic())
+        try:
+            self.runtime._link.ask("stop_supervisor", planted.key, reason, timeout=timeout)
+        except (AskError, RuntimeDown):
+            pass  # it is gone
+
+    def has_pool(self, number: int) -> bool:
+        """Whether this pool is a child of a tree."""
+        return any(
+            inside.pool is not None and inside.pool._opened.number == number for inside in list(self.inside.values())
+        )
+
+    def _ended(self, key: int, reason: Any) -> None:
+        planted = next((planted for planted in self._planted if planted.key == key), None)
+        if planted is None:
+            return
+        self._planted.remove(planted)
+        if planted.of_runtime and not self._stopping:
+            self.runtime._down = reason_from(reason)
+            _in_thread("shmrt-end", self.runtime._end_with_tree)
+
+    # ---- what the root says -----------------------------------------------------------------------------------------
+    def hear(self, event: tuple[Any, ...]) -> None:
+        """In the thread `shmrt-link`, which must not wait."""
+        verb, *rest = event
+        if verb == "event":
+            self._report(rest[0])
+        elif verb == "log":
+            from shmrt.process.remote import handle_log
+
+            handle_log(rest[0], 0, rest[1])
+        elif verb == "open_child":
+            key, incarnation, data, path = rest
+            _in_thread(f"shmrt-open-{data['label']}", lambda: self._open(key, incarnation, data, path))
+        elif verb in ("close_child", "kill_child"):
+            inside = self.inside.get(rest[0])
+            if inside is not None:
+                _in_thread(f"shmrt-close-{inside.label}", inside.close if verb == "close_child" else inside.kill)
+        elif verb == "top_ended":
+            self._ended(*rest)
+        elif verb == "root_lost":
+            self._root_lost()
+        elif verb == "root_started" and rest[1] > 1:
+            _in_thread("shmrt-replant", self._replant)
+
+    def _report(self, report: dict[str, Any]) -> None:
+        self.events.append(report)
+        if len(self.events) > 2 * _EVENTS_MAX:
+            del self.events[:-_EVENTS_MAX]
+        if report["context"] in _LOGGED:
+            import logging
+
+            who = "/".join(str(part) for part in report["supervisor"])
+            budget = f", restart {report['used']} of {report['limit']}" if "used" in report else ""
+            logging.getLogger("shmrt.supervisor").error(
+                "%s: %s of %s: %s%s",
+                who,
+                report["context"],
+                report["offender"]["id"],
+                explain(report["reason"]),
+                budget,
+            )
+
+    def _root_lost(self) -> None:
+        home = self.runtime._home
+        if home is not None:
+            home.names.clear()  # the dead root's; nobody else writes them now
+            home.calls.fail_all("noconnection")
+        with self._lock:
+            self._kept = {inside.path: inside for inside in self.inside.values()}
+            self.inside.clear()
+
+    def _replant(self) -> None:
+        self.runtime._link.hand_over_mailboxes()
+        for planted in list(self._planted):
+            if not planted.again:
+                self._planted.remove(planted)
+                continue
+            try:
+                planted.key = self._ask_to_plant(planted)
+            except Exception as error:
+                self._planted.remove(planted)
+                if planted.of_runtime:
+                    self.runtime._down = getattr(error, "reason", None) or str(error)
+                    self.runtime._end_with_tree()
+
+    # ---- children in the program ------------------------------------------------------------------------------------
+    def _open(self, key: int, incarnation: int, data: dict[str, Any], path: tuple[Any, ...]) -> None:
+        with self._lock:
+            inside = self._kept.pop(path, None)
+            if inside is None or inside.is_over:
+                inside = InProgram(self, data["label"], path)
+            inside.key, inside.incarnation = key, incarnation
+            self.inside[key] = inside
+        inside.open(data)
+
+    def pool_broken(self, number: int, reasons: list[str]) -> None:
+        """In the thread `shmrt-link`."""
+        for inside in list(self.inside.values()):
+            if inside.pool is not None and inside.pool._opened.number == number:
+                text = reasons[-1] if reasons else "its workers cannot be kept running"
+                inside.over(("error", "shmrt.errors.PoolBroken", text, "\n".join(reasons)))
+
+    def pool_removed(self, number: int) -> None:
+        """In the thread `shmrt-link`: a pool has no workers any more. Maybe somebody shut down a pool of a tree."""
+        for inside in list(self.inside.values()):
+            if inside.pool is not None and inside.pool._opened.number == number and not inside.is_closing:
+                inside.over("normal")
+
+    def pool(self, key: int) -> Any:
+        """The pool of a tree, for this program."""
+        inside = self.inside.get(key)
+        return None if inside is None else inside.pool
+
+
+class InProgram:
+    """A pool or a pipeline that is a child of a tree."""
+
+    def __init__(self, side: TreeSide, label: str, path: tuple[Any, ...]) -> None:
+        self.side = side
+        self.label = label
+        self.path = path
+        self.key = self.incarnation = 0
+        self.pool: Any = None
+        self.run: Any = None
+        self.door: Any = None
+        self.is_closing = False
+        self.is_over = False
+
+    def open(self, data: dict[str, Any]) -> None:
+        """Says "ready" or how it failed."""
+        if self.pool is not None or self.run is not None:
+            self._open_door(data)
+            self._say("child_ready")  # it has outlived a root
+            return
+        try:
+            from _pickle import loads
+
+            start, args, kwargs = loads(data["blob"])
+            if data["kind"] == "pool":
+                pool = start(*args, **{"name": data["name"] or data["label"], **kwargs, "runtime": self.side.runtime})
+                self.pool = pool
+                pool.submit(int).result()  # some worker serves
+                self._open_door(data)
+            else:
+                self.run = start.run()
+                _in_thread(f"shmrt-run-{self.label}", self._run)
+        except BaseException as error:
+            self.over(_reason(error))
+            if self.pool is not None:
+                self.pool.terminate_workers()
+            return
+        self._say("child_ready")
+
+    def _open_door(self, data: dict[str, Any]) -> None:
+        """From here on other processes reach it through its mailbox."""
+        self._close_door()
+        if self.pool is not None:
+            from shmrt.pool_ref import Door
+
+            home = self.side.home
+            self.door = Door(home, home.mailbox(data["address"]), self.pool)
+
+    def _close_door(self) -> None:
+        door, self.door = self.door, None
+        if door is not None:
+            door.close()
+
+    def _run(self) -> None:
+        try:
+            with self.run as run:
+                for _ in run:
+                    pass
+        except BaseException as error:
+            self.over(_reason(error))
+        else:
+            self.over("normal")
+
+    def close(self) -> None:
+        """What was accepted is done first."""
+        self.is_closing = True
+        self._close_door()
+        if self.pool is not None:
+            self.pool.shutdown(wait=True)
+        elif self.run is not None:
+            self.run.close()
+        self.over("shutdown")
+
+    def kill(self) -> None:
+        self.is_closing = True
+        self._close_door()
+        if self.pool is not None:
+            self.pool.terminate_workers()
+        elif self.run is not None:
+            self.run.close()
+        self.over("killed")
+
+    def over(self, reason: Any) -> None:
+        """Once."""
+        if not self.is_over:
+            self.is_over = True
+            self.side.inside.pop(self.key, None)
+            if self.door is not None:
+                _in_thread(f"shmrt-close-{self.label}", self._close_door)
+            self._say("child_exited", reason)
+
+    def _say(self, verb: str, *more: Any) -> None:
+        try:
+            self.side.runtime._link.say(verb, self.key, self.incarnation, *more)
+        except RuntimeDown:
+            pass  # nobody is there to hear it
+
+
+def _reason(error: BaseException) -> tuple[Any, ...]:
+    from shmrt.process.remote import pack_exception
+
+    _, name, message, text = pack_exception(error)
+    return ("error", name, message, text)
+
+
+def _in_thread(name: str, work: Callable[[], None]) -> None:
+    def run() -> None:
+        try:
+            work()
+        except Exception:
+            sys.excepthook(*sys.exc_info())
+
+    threading.Thread(target=run, daemon=True, name=name).start()
