@@ -203,9 +203,25 @@ class SupervisorRef(Ref):
     # ---- asking -----------------------------------------------------------------------------------------------------
     def _ask(self, verb: str, *arguments: Any, about: Any = None) -> Any:
         try:
+            try:
+                return self._home.ask("supervise", self.key, verb, *arguments)
+            except AskError as error:
+                if error.code != "noproc" or not self._renew():
+                    raise
             return self._home.ask("supervise", self.key, verb, *arguments)
         except AskError as error:
             raise refusal(self._home, error, self, about) from None
+
+    def _renew(self) -> bool:
+        """Whether another supervisor has its name now: that above it was restarted, or the root."""
+        if self.name is None:
+            return False
+        try:
+            key = self._home.ask("find", self.name)[0]
+        except AskError:
+            return False
+        before, self.key = self.key, key
+        return bool(key != before)
 
     def _row(self, row: tuple[Any, ...]) -> tuple[Any, Any, str, str]:
         id, whom, type, restart = row

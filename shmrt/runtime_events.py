@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["RuntimeEvents"]
 
 _OF_TREES = ("event", "log", "open_child", "close_child", "kill_child", "top_ended", "root_started", "root_lost")
+_INTERNAL = ("log", "open_child", "close_child", "kill_child", "top_ended")
 
 
 class RuntimeEvents:
@@ -55,9 +56,9 @@ class RuntimeEvents:
             del opened.start_failures[:-50]
         elif opened is not None and verb == "pool_broken":
             self._break(opened, [str(reason) for reason in event[2]])
-        if self._on_event is not None:
+        if self._on_event is not None and verb not in _INTERNAL:
             try:
-                self._on_event(event)
+                self._on_event(event[1] if verb == "event" else event)
             except Exception:
                 sys.excepthook(*sys.exc_info())
 

@@ -106,7 +106,8 @@ class Runtime(RuntimeEvents):
     tree: a Supervisor; `start` (and `with`) returns when all of it is up, StartError says which child was not. When it
     gives up, the runtime ends with its reason. name: for people, and for the command line's verbs. shm_limit bounds the
     payload memory (bytes or "2GiB"; None: half of what is available). on_event(event) is called in a daemon thread with
-    what the root tells: ("started", slot, epoch, pid), ("gone", ...), ("root_lost", ...). preload: modules imported
+    each report of the trees (see `events`), and with what the root tells of workers: ("started", slot, epoch, pid),
+    ("gone", ...), ("root_lost", ...). preload: modules imported
     once in a template for every pool that names none of its own.
 
     Raises SegmentError if shared memory is short, naming needed, free and whose limit it is.

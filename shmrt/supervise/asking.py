@@ -1,8 +1,8 @@
 """Asking the root, from any process of a runtime: numbers, waiting for answers, and what a refusal is.
 
 The thread that reads the link's socket gives each answer to whoever waits for it. If the root dies meanwhile, whoever
-waits gets RuntimeDown: nobody can say whether what was asked for had been done. A question that changes nothing is
-asked again of the next root.
+waits gets RuntimeDown: nobody can say whether what was asked for had been done, and the next root starts the trees
+afresh.
 """
 
 from __future__ import annotations

@@ -57,6 +57,7 @@ class Trees:
         self.on_end: list[
             tuple[Any, Callable[[Any], None]]
         ] = []  # (a supervisor's machine, to be called with its reason)
+        self._acting = False
         self._warm = False
         self._lent: list[int] = []  # descriptors that are on their way to the program
         self.bonds = Bonds()
@@ -121,11 +122,17 @@ class Trees:
 
     # ---- effects ----------------------------------------------------------------------------------------------------
     def act(self) -> None:
-        """Carries out effects until there are none: each may bring others."""
-        while effects := self.tree.take_effects():
-            for effect in effects:
-                verb, *rest = effect
-                getattr(self, f"_do_{verb}")(*rest)
+        """Carries out effects until there are none: each may bring others, which come after those that are known."""
+        if self._acting:
+            return
+        self._acting = True
+        try:
+            while effects := self.tree.take_effects():
+                for effect in effects:
+                    verb, *rest = effect
+                    getattr(self, f"_do_{verb}")(*rest)
+        finally:
+            self._acting = False
         for watched in [watched for watched in self.on_end if watched[0].ended]:
             self.on_end.remove(watched)
             watched[1](watched[0].stop_reason if not watched[0].killing else "killed")
