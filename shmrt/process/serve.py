@@ -35,7 +35,16 @@ from __future__ import annotations
 from time import monotonic_ns
 
 from shmrt import _native
-from shmrt.process.serve_end import answer_system, fits_not, log_end, log_stray, pack_for_caller, reason_of, unknown
+from shmrt.process.serve_end import (
+    answer_system,
+    fits_not,
+    log_end,
+    log_stray,
+    pack_for_caller,
+    reason_of,
+    unknown,
+    without_loop,
+)
 from shmrt.process.server_words import INFO_PICKLED, Continue, Down, Exit, Turn, noreply
 
 TYPE_CHECKING = False  # children start without typing, which would cost them more than all else
@@ -235,7 +244,7 @@ class _Loop:
             if fits_not(error):
                 self._refuse(reference, error, f"a message that {name} does not take")
             else:
-                self._crash(reference, error)
+                self._crash(reference, without_loop(error))
             return
         self.turn.reference = 0
         if reference and value is not noreply and type(value) is not Continue:
@@ -253,7 +262,7 @@ class _Loop:
             self.inside = False
         except BaseException as error:
             self.inside = False
-            self._crash(0, error)
+            self._crash(0, without_loop(error))
         else:
             self._after(value)
 

@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-__all__ = ["answer_system", "fits_not", "log_end", "log_stray", "pack_for_caller", "reason_of", "unknown"]
+__all__ = [
+    "answer_system",
+    "fits_not",
+    "log_end",
+    "log_stray",
+    "pack_for_caller",
+    "reason_of",
+    "unknown",
+    "without_loop",
+]
 
 
 def reason_of(error: BaseException) -> Any:
@@ -46,6 +55,12 @@ def fits_not(error: BaseException) -> bool:
     """Whether a call failed before the function began: its arguments do not fit, and nothing of the server has run."""
     trace = error.__traceback__
     return type(error) is TypeError and trace is not None and trace.tb_next is None
+
+
+def without_loop(error: BaseException) -> BaseException:
+    """Its traceback begins in the handler: what called that is of no use to whoever reads it."""
+    trace = error.__traceback__
+    return error if trace is None else error.with_traceback(trace.tb_next)
 
 
 def unknown(name: str, server: str | None, handlers: Iterable[str]) -> AttributeError:

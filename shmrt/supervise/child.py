@@ -58,7 +58,6 @@ class ChildLoop:
     def deliver(self, message: tuple[Any, ...]) -> None:
         """A control message of this process's own, for a server."""
         self.link.deliver(message)
-        self.slots.send_control(self.index)
 
     # ---- before READY -----------------------------------------------------------------------------------------------
     def prepare(self) -> None:
@@ -102,7 +101,7 @@ class ChildLoop:
         from shmrt.process.serve import serve
 
         assert self.mailbox is not None
-        self.link.on_control = self.mailbox.ring
+        self.link.on_control = self._wake
         data = self.kin.data
         reason = serve(
             data["blob"],
@@ -120,6 +119,13 @@ class ChildLoop:
         if isinstance(reason, tuple) and reason[0] == "exit":
             return int(reason[1])
         return 0 if reason in ("normal", "shutdown") or reason[0] == "shutdown" else 1
+
+    def _wake(self) -> None:
+        """The thread of the link may have read a message after the loop looked for it in vain, and the root raised the
+        count before that: raised once more, the loop looks again."""
+        assert self.mailbox is not None
+        self.slots.send_control(self.index)
+        self.mailbox.ring()
 
     def log(self, row: tuple[Any, ...]) -> None:
         self.link.send(("log", row))

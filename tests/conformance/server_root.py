@@ -166,9 +166,11 @@ class Root:
         if not process.pid:
             raise AskError("noproc")
         self.tokens += 1
-        if verb == "server_stop":
+        if verb == "stop_child":
             process.tell("system", self.tokens, "stop", marshal.dumps(args[1]))
-            return process.wait()
+            if process.wait() != args[1]:
+                raise AskError("exit", process.reason)
+            return process.reason
         process.tell("system", self.tokens, args[1], args[2])
         _, token, ok, payload = process.hear("system_reply")
         assert token == self.tokens

@@ -276,7 +276,8 @@ class Child:
         self.ready = threading.Event()
         self.ended = threading.Event()
         self.reason: Any = None
-        self.ref = ServerRef(key, (0, 0, key, b"t%d" % key), name=name, handlers=cls.__handlers__, runtime=world.word)
+        self.address = (0, 0, key, b"t%d" % key)
+        self.ref = ServerRef(key, self.address, name=name, handlers=cls.__handlers__, runtime=world.word)
 
     def start(self) -> None:
         self.ready.clear()
@@ -339,6 +340,7 @@ class World:
         made = Home(self.calls, SimpleNamespace(ask=self.ask), runtime=self.word, key=key)  # type: ignore[arg-type]
         made._open = lambda address: self.children[address[2]].box  # type: ignore[method-assign]
         made.start = self.start
+        made.find = lambda name: None
         return made
 
     def home(self, runtime: Any = None) -> Home:
@@ -366,9 +368,12 @@ class World:
         self.asked.append((verb, *args))
         if verb == "cancel_timer":
             return self.timers.pop(args[0], (None,))[0]
-        child = self.children[args[0]]
-        if verb == "server_info":
-            return child.cls.__handlers__, child.name, None if child.ended.is_set() else 4711
+        child = self.children.get(args[0])
+        if child is None:
+            raise AskError("not_found", args[0])
+        if verb == "who":
+            pid = 0 if child.ended.is_set() else 4711
+            return {"handlers": child.cls.__handlers__, "mailbox": child.address, "pid": pid}
         if child.ended.is_set():
             raise AskError("noproc")
         if verb == "send_after":
@@ -377,10 +382,12 @@ class World:
             return self.token
         self.token += 1
         token = self.token
-        if verb == "server_stop":
+        if verb == "stop_child":
             child.tell("system", token, "stop", marshal.dumps(args[1]))
-            if not child.ended.wait(PATIENCE_S if args[2] is None else args[2] / 1e9):
-                raise AskError("timeout")
+            if not child.ended.wait(PATIENCE_S if timeout is None else timeout):
+                raise TimeoutError
+            if child.reason != args[1]:
+                raise AskError("exit", child.reason)
             return child.reason
         child.tell("system", token, args[1], args[2])
         with BELL:
