@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 from _thread import allocate_lock, get_ident  # `threading` is more than a server's process needs
 from collections import OrderedDict
+from weakref import WeakValueDictionary
 
 from shmrt import _native
 from shmrt.errors import RuntimeDown
@@ -44,7 +45,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Address", "AskError", "Home", "home", "use"]
 
-_BOXES_MOST = 512  # each open mailbox is a mapping and a descriptor; a ref keeps the one it uses
+_RECENT = 16  # each open mailbox is a mapping and a descriptor; a ref keeps the one it uses
+
+
+class Opened:
+    """An open mailbox; closed when nobody refers to it any more."""
+
+    __slots__ = ("__weakref__", "box")
+
+    def __init__(self, box: Any) -> None:
+        self.box = box
 
 
 class Home:
@@ -66,7 +76,8 @@ class Home:
         self.thread = get_ident()  # of a server: where its handlers run
         self.down: str | None = None
         self._lock = allocate_lock()
-        self._boxes: OrderedDict[bytes, Any] = OrderedDict()
+        self._boxes: WeakValueDictionary[bytes, Opened] = WeakValueDictionary()
+        self._recent: OrderedDict[bytes, Opened] = OrderedDict()  # so that `whereis` again and again opens once
         self._requests: Requests | None = None
 
     def check(self) -> None:
@@ -80,24 +91,29 @@ class Home:
         if self.down is not None:
             raise RuntimeDown(f"the runtime is gone: {self.down}", reason=self.down)
 
-    def mailbox(self, address: Address) -> Any:
-        """The mailbox with this address, opened once per process. LookupError if it is gone."""
+    def opened(self, address: Address) -> Opened:
+        """The mailbox with this address, opened once while anybody refers to it. LookupError if it is gone."""
         token = address[3]
         with self._lock:
-            box = self._boxes.get(token)
-            if box is None:
-                box = self._boxes[token] = self._open(address)
-                while len(self._boxes) > _BOXES_MOST:
-                    self._boxes.popitem(last=False)
-            else:
-                self._boxes.move_to_end(token)
-            return box
+            found = self._boxes.get(token)
+            if found is None:
+                found = self._boxes[token] = Opened(self._open(address))
+            self._recent[token] = found
+            self._recent.move_to_end(token)
+            if len(self._recent) > _RECENT:
+                self._recent.popitem(last=False)
+            return found
+
+    def mailbox(self, address: Address) -> Any:
+        """The same without what keeps it: for who holds it himself."""
+        return self.opened(address).box
 
     def forget(self, address: Address | None) -> None:
         """That mailbox is closed: nothing of it is kept here."""
         if address is not None:
             with self._lock:
                 self._boxes.pop(address[3], None)
+                self._recent.pop(address[3], None)
 
     def _open(self, address: Address) -> Any:
         root_pid, number, inode, token = address
@@ -130,7 +146,7 @@ class Home:
         with self._lock:
             self.down = self.down or reason
             requests, self._requests = self._requests, None
-            self._boxes.clear()
+            self._recent.clear()
         if requests is not None:
             requests.close(reason)
 

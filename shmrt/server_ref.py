@@ -64,6 +64,7 @@ class ServerRef:
         self._handlers = handlers
         self._runtime = runtime
         self._home: Home | None = None
+        self._opened: Any = None
         self._box: Any = None
 
     # ---- what it names ----------------------------------------------------------------------------------------------
@@ -228,7 +229,7 @@ class ServerRef:
         if self._box is None:
             self._home = found
             try:
-                self._box = found.mailbox(self._address)
+                self._open(found)
             except LookupError:
                 self._renew(found)
         return found
@@ -238,7 +239,7 @@ class ServerRef:
         another child has its name, since a supervisor above it was. False: there is no such server."""
         before = self._address
         home.forget(before)
-        self._box = None
+        self._box = self._opened = None
         try:
             who = home.link.ask("who", self._key)
         except AskError:
@@ -251,10 +252,14 @@ class ServerRef:
         if self._address is None or self._address == before:
             return False
         try:
-            self._box = home.mailbox(self._address)
+            self._open(home)
         except LookupError:
             return False
         return True
+
+    def _open(self, home: Home) -> None:
+        self._opened = home.opened(self._address)
+        self._box = self._opened.box
 
     def _outcome(self, status: int, value: Any) -> Any:
         """What a call that ended so gives to whoever waits for it."""

@@ -52,6 +52,7 @@ class ChildLoop:
         self.mailbox = self.kin.mailbox
         self.calls = _native.Calls(slots)
         self.says_ready = self.kin.is_server
+        self._inside = self._asked_to_end = False
         self._start: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
         _this = self
 
@@ -69,7 +70,7 @@ class ChildLoop:
         start, args, kwargs = loads(self.kin.data["blob"])
         extra = self.kin.data.get("extra")
         self._start = (start, args if extra is None else (*loads(extra), *args), kwargs)
-        _on_term(_raise_shutdown)
+        _on_term(self._on_term)
 
     def start_failed(self, error: BaseException) -> None:
         self.link.send_last(("exit", *reason_of(error)))
@@ -83,8 +84,13 @@ class ChildLoop:
         start, args, kwargs = self._start
         self._start = None
         try:
+            self._inside = True
+            if self._asked_to_end:
+                self._on_term(TERM, None)
             start(*args, **kwargs)
+            self._inside = False
         except BaseException as error:
+            self._inside = False
             if isinstance(error, SystemExit) and not _is_shutdown(error):
                 raise  # sys.exit(3) is exit code 3
             reason = reason_of(error)[0]
@@ -92,6 +98,15 @@ class ChildLoop:
             return 0 if _is_shutdown(error) else 1
         self.link.send_last(("exit", "normal"))
         return 0
+
+    def _on_term(self, number: int, frame: object) -> None:
+        """Raises wherever the function is; once, and neither before it has begun nor after it has ended."""
+        self._asked_to_end = True
+        if self._inside:
+            self._inside = False
+            from shmrt.errors import Shutdown
+
+            raise Shutdown
 
     def _ready(self) -> None:
         if not worker.ready(self.job):
@@ -160,12 +175,6 @@ def plain(info: Any) -> Any:
     from shmrt.process.functions import dumps
 
     return ("\0pickle", dumps(info))
-
-
-def _raise_shutdown(number: int, frame: object) -> None:
-    from shmrt.errors import Shutdown
-
-    raise Shutdown
 
 
 def _on_term(handler: Any) -> None:
