@@ -110,17 +110,13 @@ class TreeSide:
             ref = make_ref(self.home, key, who)
             return AlreadyStarted(f"{ref!r} is running already; its name is taken", ref=ref)
         reason = reason_from(error.more)
-        child = None
-        inner = reason
-        while (
-            isinstance(inner, tuple)
-            and len(inner) == 2
-            and isinstance(inner[1], tuple)
-            and inner[1][:1] == ("failed_to_start_child",)
-        ):
-            child, inner = inner[1][1], inner[1][2]
+        child, inner = at_fault(reason)
         if isinstance(inner, tuple) and inner[:1] == ("already_started",):
-            return AlreadyStarted(f"child {child!r} did not start: its name is taken", ref=None)
+            try:
+                ref = make_ref(self.home, inner[1], self.home.ask("who", inner[1]))
+            except AskError:
+                ref = None  # it has ended since
+            return AlreadyStarted(f"child {child!r} did not start: its name is taken", ref=ref)
         what = (
             f"child {child!r} did not start: {explain(inner)}"
             if child is not None
@@ -370,6 +366,25 @@ def _reason(error: BaseException) -> tuple[Any, ...]:
 
     _, name, message, text = pack_exception(error)
     return ("error", name, message, text)
+
+
+def at_fault(reason: Any) -> tuple[Any, Any]:
+    """(id of the child that did not start, its reason), of the reason of the supervisors above it.
+
+    >>> at_fault(("shutdown", ("failed_to_start_child", "db", "refused")))
+    ('db', 'refused')
+    >>> at_fault("shutdown")
+    (None, 'shutdown')
+    """
+    child = None
+    while (
+        isinstance(reason, tuple)
+        and len(reason) == 2
+        and isinstance(reason[1], tuple)
+        and reason[1][:1] == ("failed_to_start_child",)
+    ):
+        child, reason = reason[1][1], reason[1][2]
+    return child, reason
 
 
 def _in_thread(name: str, work: Callable[[], None]) -> None:
