@@ -274,6 +274,8 @@ void shmrt_hub_break_pool(struct shmrt_hub_pool *); /* all pending end BROKEN or
 /* More or fewer workers at once (at most slot_count). The root starts and ends processes; this moves the bound of
  * dispatch and the lists of pinned tasks. */
 SHMRT_MUST_USE int shmrt_hub_resize(struct shmrt_hub_pool *, uint32_t max_workers, uint32_t keep_workers);
+/* As for a worker that has served long enough: replaced first, stopped then. STALE: that epoch does not serve. */
+SHMRT_MUST_USE int shmrt_hub_retire(struct shmrt_hub_pool *, uint32_t slot, uint32_t epoch);
 
 /* ---- the wheel (hub_dispatch.c, hub_death.c) ---- */
 /* One bounded round. Returns the monotonic time at which it wants to be called again at the latest (UINT64_MAX:

@@ -234,6 +234,21 @@ int shmrt_hub_resize(struct shmrt_hub_pool *pool, uint32_t max_workers, uint32_t
 	return pinned ? SHMRT_OK : SHMRT_SYSTEM;
 }
 
+int shmrt_hub_retire(struct shmrt_hub_pool *pool, uint32_t slot, uint32_t epoch) {
+	uint32_t offset = slot - pool->options.first_slot; /* wraps below the first one */
+	int result = SHMRT_STALE;
+	if (offset >= pool->options.slot_count)
+		return SHMRT_INVALID;
+	pthread_mutex_lock(&pool->hub->mutex);
+	struct shmrt_hub_worker *worker = &pool->workers[offset];
+	if (worker->epoch == epoch && worker->ready && !worker->abandoned) {
+		worker->retiring = pool->retires = true; /* the wheel asks for the other one */
+		result = SHMRT_OK;
+	}
+	pthread_mutex_unlock(&pool->hub->mutex);
+	return result;
+}
+
 
 static uint64_t fail_list(struct shmrt_hub_pool *pool, struct shmrt_task_list *list, enum shmrt_task_outcome outcome) {
 	uint64_t failed = 0;

@@ -240,6 +240,16 @@ static PyObject *core_resize(ShmrtPoolCore *self, PyObject *args) {
 	Py_RETURN_NONE;
 }
 
+/* retire(slot, epoch): the hub asks for another, and stops this one when that is ready. False: it is not there. */
+static PyObject *core_retire(ShmrtPoolCore *self, PyObject *args) {
+	unsigned int slot, epoch;
+	if (!PyArg_ParseTuple(args, "II", &slot, &epoch))
+		return NULL;
+	bool found = self->pool && shmrt_hub_retire(self->pool, slot, epoch) == SHMRT_OK;
+	shmrt_hub_make_urgent(&self->hub->hub);
+	return PyBool_FromLong(found);
+}
+
 /* ---- the type ---- */
 
 static int core_init(ShmrtPoolCore *self, PyObject *args, PyObject *kwargs) {
@@ -312,6 +322,7 @@ static PyMethodDef core_methods[] = {
 	{"pause", (PyCFunction)core_pause, METH_O, "Stop (True) or go on (False) dispatching."},
 	{"remove", (PyCFunction)core_remove, METH_NOARGS, "Take the pool out of the hub; False while something is left."},
 	{"resize", (PyCFunction)core_resize, METH_VARARGS, "Use so many workers at once, and end those above the second number."},
+	{"retire", (PyCFunction)core_retire, METH_VARARGS, "Replace the worker in that slot and epoch, the new one first."},
 	{NULL, NULL, 0, NULL},
 };
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from shmrt.child_specs import specify, user_id
 from shmrt.children import Child
-from shmrt.errors import AlreadyStarted, ChildStateError, NotFound, RuntimeDown, ServerDown, StartError
+from shmrt.errors import AlreadyStarted, ChildStateError, NotFound, ServerDown, SpecError, StartError
 from shmrt.home import home_by_token
 from shmrt.supervise.asking import AskError
 
@@ -245,12 +245,15 @@ def refusal(home: Home, error: AskError, supervisor: Any, about: Any) -> Excepti
         key, who = more
         ref = make_ref(home, key, who)
         return AlreadyStarted(f"{supervisor!r}: {about!r} is running already, as {ref!r}", ref=ref)
-    if code in ("running", "restarting", "already_present", "max_children"):
+    if code == "bad_combination":
+        return SpecError(f"{supervisor!r}: child {about!r}: {dict(more)}: nothing would come of its end", problem=code)
+    if code in ("running", "restarting", "already_present", "max_children", "dynamic"):
         hints = {
             "running": "terminate it first",
             "restarting": "its restart is under way; terminate it first",
             "already_present": "it is there and not running; restart_child or delete_child",
             "max_children": f"{more} children run already, its max_children",
+            "dynamic": "a dynamic supervisor forgets whoever ends; start_child and terminate_child are all it has",
         }
         return ChildStateError(f"{supervisor!r}: child {about!r}: {code}: {hints[code]}", state=code)
     if code == "not_found":
@@ -262,16 +265,20 @@ def refusal(home: Home, error: AskError, supervisor: Any, about: Any) -> Excepti
         )
     if code in ("noproc", "ended", "down"):
         return ServerDown(f"{supervisor!r} is not running", reason=reason_from(more) if code != "noproc" else "noproc")
-    return RuntimeDown(f"{supervisor!r} refused: {error}", reason=code)
+    return RuntimeError(f"{supervisor!r} refused: {error}")
 
 
 def reason_from(reason: Any) -> Any:
-    """An exit reason as the user gave it: what had to be pickled on its way is itself again."""
+    """An exit reason as the user gave it: what had to be pickled on its way is itself again, or a text that says why
+    it could not be."""
     if type(reason) is tuple:
         if len(reason) == 2 and reason[0] == "\0pickle":
             from _pickle import loads
 
-            return loads(reason[1])
+            try:
+                return loads(reason[1])
+            except Exception as error:
+                return f"<cannot be unpickled here: {type(error).__name__}: {error}>"
         return tuple(reason_from(part) for part in reason)
     return reason
 

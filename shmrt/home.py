@@ -48,8 +48,14 @@ class Home(server_home.Home):
 
     def ask(self, verb: str, *arguments: Any, timeout: float | None = None) -> Any:
         """`link.ask`, for whoever owns it. Raises AskError, RuntimeDown, TimeoutError."""
+        from shmrt.supervise.asking import AskError
+
         self.check()
-        return self.link.ask(verb, *arguments, timeout=timeout)
+        try:
+            return self.link.ask(verb, *arguments, timeout=timeout)
+        except AskError:
+            self.check()  # the runtime has ended meanwhile: that is why
+            raise
 
     # ---- names ------------------------------------------------------------------------------------------------------
     def entry(self, name: str) -> tuple[Any, ...] | None:

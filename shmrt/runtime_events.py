@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from shmrt.pool_opened import OpenedPool
+    from shmrt.runtime_named import NamedSide
     from shmrt.runtime_tree import TreeSide
 
 __all__ = ["RuntimeEvents"]
 
 _OF_TREES = ("event", "log", "open_child", "close_child", "kill_child", "top_ended", "root_started", "root_lost")
-_INTERNAL = ("log", "open_child", "close_child", "kill_child", "top_ended")
+_INTERNAL = ("log", "command", "open_child", "close_child", "kill_child", "top_ended")
 
 
 class RuntimeEvents:
@@ -33,6 +34,7 @@ class RuntimeEvents:
     _hub: Any
     _arena: Any
     _trees: TreeSide | None
+    _named: NamedSide | None = None
 
     # ---- events ---------------------------------------------------------------------------------------------------
     def _handle_event(self, event: tuple[Any, ...]) -> None:
@@ -40,6 +42,8 @@ class RuntimeEvents:
         verb = event[0]
         if self._trees is not None and verb in _OF_TREES:
             self._trees.hear(event)
+        if self._named is not None:
+            self._named.hear(event)
         if self._trees is not None and verb == "removed":
             self._trees.pool_removed(event[1])
         if verb == "orphaned":
@@ -61,6 +65,36 @@ class RuntimeEvents:
                 self._on_event(event[1] if verb == "event" else event)
             except Exception:
                 sys.excepthook(*sys.exc_info())
+
+    def on_stop_command(self, stop: Callable[[bool], None]) -> None:
+        """Has `python -m shmrt stop` call this, with whether it is to be at once, instead of ending the runtime."""
+        if self._named is not None:
+            self._named.commands.on_stop = stop
+
+    def on_reload_command(self, reload: Callable[[], dict[str, Any]]) -> None:
+        """Has `python -m shmrt reload` call this, in a thread of its own; what it returns is the answer."""
+        if self._named is not None:
+            self._named.commands.on_reload = reload
+
+    def _take_name(self, name: str | None) -> None:
+        """ConfigError if a living runtime has it."""
+        if name is not None:
+            from shmrt.runtime_named import NamedSide
+
+            self._named = NamedSide(self, name)  # type: ignore[arg-type]
+
+    def _serve_name(self) -> None:
+        if self._named is not None:
+            self._named.serve(self._link)
+
+    def _end_name(self) -> None:
+        """What a named runtime has on disk goes, unless it says why the runtime ended."""
+        if self._named is not None:
+            from shmrt.runtime_named import why_it_gave_up
+
+            reports = [] if self._trees is None else self._trees.events
+            self._named.end(None if self._down is None else why_it_gave_up(self._down, reports))
+            self._named = None
 
     def _break(self, opened: OpenedPool, reasons: list[str]) -> None:
         from shmrt.process import remote

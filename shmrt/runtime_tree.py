@@ -112,17 +112,20 @@ class TreeSide:
         reason = reason_from(error.more)
         child, inner = at_fault(reason)
         if isinstance(inner, tuple) and inner[:1] == ("already_started",):
-            try:
-                ref = make_ref(self.home, inner[1], self.home.ask("who", inner[1]))
-            except AskError:
-                ref = None  # it has ended since
-            return AlreadyStarted(f"child {child!r} did not start: its name is taken", ref=ref)
+            return AlreadyStarted(f"child {child!r} did not start: its name is taken", ref=self._ref_of(inner[1]))
         what = (
             f"child {child!r} did not start: {explain(inner)}"
             if child is not None
             else f"the tree did not start: {explain(reason)}"
         )
         return StartError(what, reason=reason, child=child)
+
+    def _ref_of(self, key: int) -> Any:
+        """None if it is gone."""
+        try:
+            return make_ref(self.home, key, self.home.ask("who", key))
+        except AskError:
+            return None
 
     def supervisor(self, name: str | None) -> SupervisorRef:
         try:
@@ -139,10 +142,10 @@ class TreeSide:
         self._stopping = True
         end = None if grace is None else monotonic() + grace
         try:
-            for planted in reversed(self._planted):
+            for planted in reversed(list(self._planted)):
                 self._stop(planted, "shutdown", end)
         except BaseException as error:
-            for planted in reversed(self._planted):
+            for planted in reversed(list(self._planted)):
                 self._stop(planted, "killed", None)
             if not isinstance(error, TimeoutError):
                 raise
@@ -150,7 +153,7 @@ class TreeSide:
     def _stop(self, planted: _Planted, reason: str, end: float | None) -> None:
         timeout = None if end is None else max(0.0, end - monotonic())
         try:
-            self.runtime._link.ask("stop_supervisor", planted.key, reason, timeout=timeout)
+            self.runtime._link.ask("stop_planted", planted.number, reason, timeout=timeout)
         except (AskError, RuntimeDown):
             pass  # it is gone
 
@@ -192,6 +195,15 @@ class TreeSide:
             self._root_lost()
         elif verb == "root_started" and rest[1] > 1:
             _in_thread("shmrt-replant", self._replant)
+
+    def reports(self) -> list[dict[str, Any]]:
+        """The last ones, with reasons and ids as the user knows them: unpickled here, in whoever asks."""
+        found = []
+        for report in self.events[-_EVENTS_MAX:]:
+            offender = {**report["offender"], "id": reason_from(report["offender"]["id"])}
+            path = reason_from(report["supervisor"])
+            found.append({**report, "supervisor": path, "offender": offender, "reason": reason_from(report["reason"])})
+        return found
 
     def _report(self, report: dict[str, Any]) -> None:
         self.events.append(report)

@@ -107,8 +107,7 @@ class Runtime(RuntimeEvents):
     gives up, the runtime ends with its reason. name: for people, and for the command line's verbs. shm_limit bounds the
     payload memory (bytes or "2GiB"; None: half of what is available). on_event(event) is called in a daemon thread with
     each report of the trees (see `events`), and with what the root tells of workers: ("started", slot, epoch, pid),
-    ("gone", ...), ("root_lost", ...). preload: modules imported
-    once in a template for every pool that names none of its own.
+    ("gone", ...), ("root_lost", ...). preload: modules imported once in a template for every pool that names none.
 
     Raises SegmentError if shared memory is short, naming needed, free and whose limit it is.
     """
@@ -144,6 +143,7 @@ class Runtime(RuntimeEvents):
         self._stopped = False
         self._down: Any = None
         self._ended = threading.Event()
+        self._ending = threading.RLock()  # held by whoever stops it
         self._home: Home | None = None
         self._trees: TreeSide | None = None
         self._link: Any = None
@@ -170,7 +170,9 @@ class Runtime(RuntimeEvents):
 
             _native.check_memory(self._START_BYTES)
             try:
+                self._take_name(self.name)
                 self._start(RootLink)
+                self._serve_name()
             except BaseException:
                 self._undo_start()
                 raise
@@ -207,20 +209,26 @@ class Runtime(RuntimeEvents):
         if self._slots is not None:
             self._slots.close()
         self._link = self._hub = self._slots = None
+        self._end_name()
 
     def stop(self, grace: float = 5.0) -> None:
         """Ends its trees in order (each child has the time of its `shutdown`), then every pool (what is pending is lost
-        with RuntimeDown), then the root. Nothing is left afterwards. Ctrl-C during the wait kills what is left of the
-        trees."""
-        if not self._started or self._stopped or not self._is_mine:
+        with RuntimeDown), then the root. Nothing is left afterwards. Ctrl-C kills what is left of the trees."""
+        if not self._started or not self._is_mine:
             return
-        if self._trees is not None:
+        if self._trees is not None and not self._stopped:
             self._trees.stop_all()
-        with self._lock:
-            if self._stopped:
-                return
-            pools = list(self._pools.values())
-        for opened in pools:
+        me = threading.current_thread()
+        if not self._ending.acquire(blocking=me is not self._dispatcher and me.name != "shmrt-link"):
+            return  # another thread is at it, and waits for this one
+        try:
+            if not self._stopped:
+                self._finish(grace)
+        finally:
+            self._ending.release()
+
+    def _finish(self, grace: float) -> None:
+        for opened in list(self._pools.values()):
             opened.core.close()
             opened.core.fail_backlog(False)
             opened.finish(0.0)
@@ -239,10 +247,11 @@ class Runtime(RuntimeEvents):
 
     def _end(self, grace: float) -> None:
         if self._home is not None:
-            self._home.close("it was stopped")
+            self._home.close(self._down or "it was stopped")
         self._link.close(grace)
         self._hub.stop()
         self._slots.close()
+        self._end_name()
 
     def wait(self, timeout: float | None = None) -> Any:
         """Waits until the runtime has ended; the exit reason of its tree, "shutdown" if it was stopped, None if it has
@@ -340,7 +349,7 @@ class Runtime(RuntimeEvents):
     def events(self) -> list[dict[str, Any]]:
         """The last thousand reports of the trees, oldest first: what happened and what was decided. Each has event,
         seq, monotonic_ns, supervisor (path), context, reason and offender. They survive the root."""
-        return [] if self._trees is None else list(self._trees.events)
+        return [] if self._trees is None else self._trees.reports()
 
     # ---- pools ----------------------------------------------------------------------------------------------------
     def _add_pool(self, opened: OpenedPool) -> None:

@@ -11,7 +11,9 @@ import contextlib
 import gc
 import os
 import secrets
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +103,9 @@ def settled(look: object, *arguments: object) -> object:
 def pytest_configure(config: pytest.Config) -> None:
     if MARK not in os.environ:
         os.environ[MARK] = secrets.token_hex(8)
+        # Named runtimes of tests have their directories here, not beside those of whoever runs the tests.
+        place = os.environ["SHMRT_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="shmrt-test-")
+        config.add_cleanup(lambda: shutil.rmtree(place, ignore_errors=True))
     config.stash[BEFORE] = (shared_names(), set(descriptors()))
 
 

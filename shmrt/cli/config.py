@@ -7,10 +7,13 @@ line and nearest key. The only interpolation is `${VARIABLE}` in strings.
     target = "shmrt.examples.dedup:pipeline"
     workers = 2
     input = "/usr/lib/python3"
-    [runtime]                # drain_timeout = "30s", ready_timeout = "30s"
+    [runtime]                # name, drain_timeout = "30s", ready_timeout = "30s", shm_limit
     [ring]                   # slots = 1024, slot_bytes = "512"
+    [supervisor]             # strategy, max_restarts, within: of a target that is a supervisor
     [set]                    # any keyword argument of the target
     [chaos]                  # kill = 20, seed = 1
+
+Instead of a target the file may describe the application itself: see `application.py`.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from shmrt.cli import options
+from shmrt.cli.application import TABLES, Application
 from shmrt.cli.screen import CliError
 
 __all__ = ["DEFAULTS", "read_settings"]
@@ -33,6 +37,11 @@ DEFAULTS: dict[str, Any] = {
     "input": None,
     "runtime.drain_timeout": 30.0,
     "runtime.ready_timeout": 30.0,
+    "runtime.name": None,
+    "runtime.shm_limit": None,
+    "supervisor.strategy": None,
+    "supervisor.max_restarts": None,
+    "supervisor.within": None,
     "ring.slots": None,
     "ring.slot_bytes": None,
     "chaos.kill": None,
@@ -44,6 +53,11 @@ _CONVERT: dict[str, Callable[[str], Any]] = {
     "input": str,
     "runtime.drain_timeout": options.duration,
     "runtime.ready_timeout": options.ready_timeout,
+    "runtime.name": str,
+    "runtime.shm_limit": options.shm_limit,
+    "supervisor.strategy": options.strategy,
+    "supervisor.max_restarts": options.max_restarts,
+    "supervisor.within": options.within_seconds,
     "ring.slots": options.ring_slots,
     "ring.slot_bytes": options.slot_bytes,
     "chaos.kill": options.rate,
@@ -55,6 +69,11 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "input": (str,),
     "runtime.drain_timeout": (int, float, str),
     "runtime.ready_timeout": (int, float, str),
+    "runtime.name": (str,),
+    "runtime.shm_limit": (int, str),
+    "supervisor.strategy": (str,),
+    "supervisor.max_restarts": (int,),
+    "supervisor.within": (int, float, str),
     "ring.slots": (int,),
     "ring.slot_bytes": (int, str),
     "chaos.kill": (int, float, str),
@@ -62,15 +81,21 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+_LATER = ("http", "metrics", "health", "log", "breaker", "bulkhead")
+_NEVER = {"runtime.start_method": "there is no start method: workers are forked from the root"}
+
+
 def read_settings(flags: Mapping[str, Any], path: str | None) -> dict[str, Any]:
-    """Every key of `DEFAULTS` plus `set`: the keyword arguments of the target."""
+    """Every key of `DEFAULTS` plus `set`, the keyword arguments of the target, and `application`: what the file
+    describes, if it does."""
     given = os.environ.get("SHMRT_CONFIG") if path is None else path
     if given is None and os.path.isfile("shmrt.toml"):
         given = "shmrt.toml"
     settings = dict(DEFAULTS)
     keywords: dict[str, Any] = {}
+    application: Application | None = None
     if given is not None:
-        from_file, keywords = _read_file(given)
+        from_file, keywords, application = _read_file(given)
         settings |= from_file
     for key in DEFAULTS:
         variable = "SHMRT_" + key.replace("runtime.", "").replace(".", "_").upper()
@@ -79,6 +104,10 @@ def read_settings(flags: Mapping[str, Any], path: str | None) -> dict[str, Any]:
             settings[key] = _converted(key, text, variable)
     settings |= {key: value for key, value in flags.items() if key in DEFAULTS and value is not None}
     settings["set"] = keywords | dict(flags.get("set") or ())
+    settings["application"] = application
+    if application is not None and settings["target"] is not None:
+        hint = "leave out the target, or take the [child], [pool] and [supervisor.NAME] tables out of the file"
+        raise CliError(f"config {given}: it describes an application, so there can be no target", hint=hint, code=2)
     return settings
 
 
@@ -91,7 +120,7 @@ def _converted(key: str, value: Any, origin: str) -> Any:
         raise CliError(f"{origin}: {error}", code=2) from None
 
 
-def _read_file(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read_file(path: str) -> tuple[dict[str, Any], dict[str, Any], Application | None]:
     import tomllib
 
     text = _text_of(path)
@@ -109,6 +138,7 @@ def _read_file(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if os.path.basename(path) == "pyproject.toml":
         document, prefix = document.get("tool", {}).get("shmrt", {}), "tool.shmrt."
     settings: dict[str, Any] = {}
+    application = _application(document, path, text, prefix)
     keywords = _table(document.pop("set", {}), "set", path)
     sections = {key.split(".")[0] for key in DEFAULTS if "." in key}
     for key, value in document.items():
@@ -119,16 +149,48 @@ def _read_file(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
             settings[key] = value
     for key, value in settings.items():
         origin = f"config {path}:{_line_of(text, prefix + key)}"
+        if key in _NEVER:
+            raise CliError(f"{origin}: {key}: {_NEVER[key]}", hint="leave it out", code=2)
+        if key.split(".")[0] in _LATER:
+            raise CliError(f"{origin}: [{key.split('.')[0]}] is not available in this version", code=2)
         if key not in DEFAULTS:
             from shmrt.cli.main import nearest
 
-            known = [*DEFAULTS, *sections, "set"]
+            known = [*DEFAULTS, *sections, "set", *TABLES]
             raise CliError(f"{origin}: unknown key {key!r}{nearest(key, known)}", code=2)
         if isinstance(value, bool) or not isinstance(value, _TYPES[key]):
             names = " or ".join("a whole number" if kind is int else kind.__name__ for kind in _TYPES[key])
             raise CliError(f"{origin}: {key} = {value!r} must be {names}", code=2)
         settings[key] = _converted(key, _expand(value, origin), origin)
-    return settings, {key: _expand(value, f"config {path}: set.{key}") for key, value in keywords.items()}
+    expanded = {key: _expand(value, f"config {path}: set.{key}") for key, value in keywords.items()}
+    return settings, expanded, application
+
+
+def _application(document: dict[str, Any], path: str, text: str, prefix: str) -> Application | None:
+    """Takes the tables of an application out of the document; None where there are none. Scalars in [ring] and, with a
+    target, in [supervisor] are settings like others."""
+    rings = document.get("ring")
+    named = {key: value for key, value in rings.items() if isinstance(value, dict)} if isinstance(rings, dict) else {}
+    supervisor = document.get("supervisor")
+    below = isinstance(supervisor, dict) and any(
+        isinstance(value, dict) and key != "backoff" for key, value in supervisor.items()
+    )
+    if not (below or "child" in document or "pool" in document):
+        return None
+    tables: dict[str, Any] = {key: document.pop(key) for key in TABLES if key != "ring" and key in document}
+    for key in named:
+        del document["ring"][key]
+    tables["ring"] = named
+    whole: dict[str, Any] = _expand_all(tables, f"config {path}")
+    return Application(path, whole, lambda dotted: _line_of(text, prefix + dotted))
+
+
+def _expand_all(value: Any, origin: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _expand_all(inner, origin) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_expand_all(inner, origin) for inner in value]
+    return _expand(value, origin)
 
 
 def _text_of(path: str) -> str:

@@ -19,7 +19,7 @@ SAMPLE = 500
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", choices=("dedup",), metavar="dedup")
+    parser.add_argument("example", choices=("dedup",), metavar="dedup")
     parser.add_argument("--input", metavar="DIR", help="directory with Python files (default: this installation)")
     parser.add_argument("--all", action="store_true", help=f"every file, not a sample of {SAMPLE}")
     parser.add_argument("--workers", type=kinds.workers, metavar="N", help="default: the CPUs of this process")

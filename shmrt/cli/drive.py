@@ -8,6 +8,7 @@ that signal, and so does any whose answer had to be whole.
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import signal
 import threading
@@ -58,6 +59,7 @@ class Signals:
         self._limit, self._screen = drain_timeout, screen
         self._before: dict[signal.Signals, Any] = {}
         self.first: signal.Signals | None = None
+        self.ordered = False  # by the command `stop`, not by whoever waits for this process
         self._at = 0.0
         self.stopping = threading.Event()
 
@@ -83,6 +85,14 @@ class Signals:
         self.stopping.set()
         signal.setitimer(signal.ITIMER_REAL, min(self._limit, LONGEST_S))
         self._screen.note(f"{self.first.name}: draining, at most {self._limit:g} s; once more stops now")
+
+    def stop(self, now: bool) -> None:
+        """The command `stop`, in a thread: as TERM, and `now` as a second one."""
+        self.ordered = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        if now:
+            time.sleep(1.5 * SAME_S)
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Chaos:
@@ -252,9 +262,13 @@ def drive(
     seed: int = 0,
     on_error: str = "dead_letter",
     show: Callable[[Any], None] | None = None,
+    name: str | None = None,
+    shm_limit: int | None = None,
 ) -> Outcome:
-    """Runs the pipeline to its end. `show` gets every output of a target without a `consume` of its own."""
+    """Runs the pipeline to its end. `show` gets every output of a target without a `consume` of its own. `name` is that
+    of the runtime; without one it is made of the target's."""
     source = source_of(target)
+    from shmrt.cli.naming import start_named
     from shmrt.runtimes import Runtime
 
     outcome = Outcome()
@@ -265,7 +279,9 @@ def drive(
     with Signals(drain_timeout, screen) as signals:
         try:
             with contextlib.ExitStack() as stack:
-                runtime = stack.enter_context(Runtime())
+                runtime = start_named(name, target.name, lambda name: Runtime(name=name, shm_limit=shm_limit), screen)
+                stack.enter_context(runtime)
+                runtime.on_stop_command(signals.stop)
                 options: dict[str, Any] = {"on_error": on_error}
                 feed = Stoppable(source, signals.stopping)
                 run = stack.enter_context(target.pipeline.run(feed, **options))
@@ -287,7 +303,7 @@ def drive(
                     outcome.report, outcome.dead_letters = run.report, list(run.dead_letters)
         except StopNow:
             outcome.drained = False
-    outcome.signal = signals.first
+    outcome.signal = None if signals.ordered and outcome.drained else signals.first
     outcome.seconds = time.monotonic() - started
     screen.clear()
     return outcome

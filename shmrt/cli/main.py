@@ -1,9 +1,10 @@
 """Parses the command line, runs one verb, and turns every ending into a documented exit code.
 
-    python -m shmrt [--name NAME] [-o text|json|jsonl] [--no-color] [-q | -v] VERB ...
+    python -m shmrt [--name NAME] [--runtime-dir DIR] [-o text|wide|json|jsonl|name] [--no-color] [-q | -v] VERB ...
 
-A verb is one module of this package with `DOES` (one line), `options(parser)` and `run(arguments, screen)`.
-Only the module of the verb that was asked for is imported, so `version` costs little more than the interpreter.
+A verb is a module of this package, or an object in one, with `DOES` (one line), `options(parser)` and
+`run(arguments, screen)`. Only the module of the verb that was asked for is imported, so `version` costs little more
+than the interpreter.
 
 | exit code | meaning                                                                       |
 |-----------|-------------------------------------------------------------------------------|
@@ -28,8 +29,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn, Protocol
 
 from shmrt.cli.screen import CliError, Screen, claim_stdout, flush, guard_streams, silence_stdout, write_stdout
 
@@ -39,9 +39,23 @@ VERBS = {
     "run": "shmrt.cli.run",
     "check": "shmrt.cli.check",
     "doctor": "shmrt.cli.doctor",
+    "ls": "shmrt.cli.ls",
+    "status": "shmrt.cli.look:status",
+    "tree": "shmrt.cli.look:tree",
+    "inspect": "shmrt.cli.inspecting",
+    "events": "shmrt.cli.events",
+    "stop": "shmrt.cli.steer:stop",
+    "restart": "shmrt.cli.steer:restart",
+    "scale": "shmrt.cli.steer:scale",
+    "pause": "shmrt.cli.steer:pause",
+    "resume": "shmrt.cli.steer:resume",
+    "drain": "shmrt.cli.steer:drain",
+    "reload": "shmrt.cli.steer:reload",
+    "clean": "shmrt.cli.clean",
     "demo": "shmrt.cli.demo",
     "version": "shmrt.cli.version",
 }
+FORMATS = ("text", "wide", "json", "jsonl", "name")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,31 +78,54 @@ def _common(*, top: bool) -> argparse.ArgumentParser:
     def default(value: object) -> object:
         return value if top else argparse.SUPPRESS
 
-    parser.add_argument("-o", "--output", choices=("text", "json", "jsonl"), default=default("text"), metavar="FORMAT")
+    parser.add_argument(
+        "--name",
+        default=default(None),
+        metavar="NAME",
+        help="the runtime meant (default: SHMRT_NAME, else the only one)",
+    )
+    parser.add_argument(
+        "--runtime-dir", default=default(None), metavar="DIR", help="where runtimes have their directories"
+    )
+    parser.add_argument(
+        "-o", "--output", choices=FORMATS, default=default("text"), metavar="FORMAT", help=", ".join(FORMATS)
+    )
     parser.add_argument("--no-color", action="store_true", default=default(False), help="no colour, even on a terminal")
     parser.add_argument("-q", "--quiet", action="store_true", default=default(False), help="no progress, no notes")
     parser.add_argument("-v", "--verbose", action="store_true", default=default(False), help="say more")
     return parser
 
 
-def _verb_module(verb: str) -> ModuleType:
-    return import_module(VERBS[verb])
+class Verb(Protocol):
+    """What a verb's module, or object, has."""
+
+    DOES: str
+
+    def options(self, parser: argparse.ArgumentParser) -> None: ...
+    def run(self, arguments: argparse.Namespace, screen: Screen) -> int: ...
+
+
+def _verb_of(word: str) -> Verb:
+    path, _, attribute = VERBS[word].partition(":")
+    module: Any = import_module(path)
+    verb: Verb = getattr(module, attribute) if attribute else module
+    return verb
 
 
 def _top_help() -> str:
     lines = ["verbs:"]
-    lines += [f"  {verb:<10}{_verb_module(verb).DOES}" for verb in VERBS]
+    lines += [f"  {verb:<10}{_verb_of(verb).DOES}" for verb in VERBS]
     return "\n".join([*lines, "", "`python -m shmrt VERB --help` says more; docs: README.md"])
 
 
-def _parse(argv: list[str]) -> tuple[argparse.Namespace, ModuleType | None]:
+def _parse(argv: list[str]) -> tuple[argparse.Namespace, Verb | None]:
     top = _Parser(
         prog="python -m shmrt",
         parents=[_common(top=True)],
         add_help=False,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="python -m shmrt [-o text|json|jsonl] [--no-color] [-q | -v] VERB ...",
+        usage="python -m shmrt [--name NAME] [--runtime-dir DIR] [-o FORMAT] [--no-color] [-q | -v] VERB ...",
     )
     top.add_argument("-h", "--help", action="store_true", help="show this and exit")
     top.add_argument("--version", action="store_true", help="as the verb `version`")
@@ -107,7 +144,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, ModuleType | None]:
     verb = rest[0]
     if verb not in VERBS:
         raise CliError(f"unknown verb {verb!r}{nearest(verb, list(VERBS))}", hint=f"one of {', '.join(VERBS)}", code=2)
-    module = _verb_module(verb)
+    module = _verb_of(verb)
     parser = _Parser(
         prog=f"python -m shmrt {verb}",
         parents=[_common(top=False)],
@@ -123,7 +160,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, ModuleType | None]:
 
 
 def _is_value(argv: list[str], at: int) -> bool:
-    return at > 0 and argv[at - 1] in ("-o", "--output")
+    return at > 0 and argv[at - 1] in ("-o", "--output", "--name", "--runtime-dir")
 
 
 def _refuse(parser: argparse.ArgumentParser, unknown: list[str]) -> None:

@@ -7,9 +7,19 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from shmrt.spec import RingSpec, parse_duration
+from shmrt.spec import RingSpec, parse_duration, parse_size
 
-__all__ = ["assignment", "chaos", "duration", "ready_timeout", "ring_slots", "slot_bytes", "whole", "workers"]
+__all__ = [
+    "assignment",
+    "chaos",
+    "duration",
+    "ready_timeout",
+    "ring_slots",
+    "slot_bytes",
+    "text_pair",
+    "whole",
+    "workers",
+]
 
 WORKERS_MOST = 256
 """The most that one pool may have."""
@@ -64,6 +74,32 @@ def ready_timeout(text: str) -> float:
 
 
 @_refusing
+def strategy(text: str) -> str:
+    known = ("one_for_one", "one_for_all", "rest_for_one")
+    if text not in known:
+        raise ValueError(f"strategy={text!r} must be one of {', '.join(known)}")
+    return text
+
+
+@_refusing
+def max_restarts(text: str) -> int:
+    return whole(text, "max-restarts", 0, 2**31 - 1)
+
+
+@_refusing
+def within_seconds(text: str) -> float:
+    seconds = parse_duration(text, "within")
+    if seconds == 0:
+        raise ValueError(f"within={text!r} must be more than 0 seconds, such as 5s")
+    return seconds
+
+
+@_refusing
+def shm_limit(text: str) -> int:
+    return parse_size(int(text) if text.isdigit() else text, "shm_limit")
+
+
+@_refusing
 def seed(text: str) -> int:
     return whole(text, "seed", 0, 2**63 - 1)
 
@@ -92,6 +128,14 @@ def assignment(text: str) -> tuple[str, Any]:
     if not equals or not key.isidentifier():
         raise ValueError(f"set {text!r} is not KEY=VALUE with a name for KEY")
     return key, literal(value)
+
+
+@_refusing
+def text_pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ValueError(f"filter {text!r} is not KEY=VALUE, such as name=worker.exit")
+    return key, value
 
 
 def literal(text: str) -> Any:

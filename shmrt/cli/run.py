@@ -1,9 +1,10 @@
-"""`run`: starts a pipeline in the foreground and prints what comes out."""
+"""`run`: starts a pipeline in the foreground and prints what comes out, or a supervision tree until it ends."""
 
 from __future__ import annotations
 
 import argparse
 import functools
+import os
 import secrets
 import sys
 from typing import Any
@@ -12,9 +13,17 @@ from shmrt.cli import options as kinds
 from shmrt.cli.plain import json_text, safe_repr, safe_str
 from shmrt.cli.screen import CliError, Screen
 
-DOES = "Run a pipeline in the foreground"
-MORE = """TARGET is MODULE:OBJECT, a Pipeline with a source or a function that returns one. --workers, --input,
---ring-slots, --slot-bytes and --set are arguments of such a function; a Pipeline is run as it is.
+DOES = "Run a supervision tree or a pipeline in the foreground"
+MORE = """TARGET is MODULE:OBJECT, a Supervisor or a Pipeline with a source or a function that returns one, or a TOML
+file that describes an application. --workers, --input, --ring-slots, --slot-bytes and --set are arguments of such a
+function; an object is run as it is.
+
+The runtime has a name (--name, else one made of the target's), by which `status`, `tree`, `events`, `stop` and the
+other verbs find it.
+
+A tree runs until TERM or Ctrl-C, which stops it in order (exit code 0), or until it ends by itself: 5 when it gave up,
+with the chain of reasons, else 0. HUP reads the configuration again, as `reload` does. Not up within --ready-timeout
+is exit code 4.
 
 If `consume(run)` lies beside it, that takes the outputs, and what it returns is printed: a dict line by line,
 None not at all, anything else as its str. Without it every output is a line.
@@ -52,7 +61,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def target_options(parser: argparse.ArgumentParser) -> None:
     """What `run` and `check` share: how to find and shape the target."""
-    parser.add_argument("target", nargs="?", metavar="TARGET", help="MODULE:OBJECT, or `target` of the config file")
+    parser.add_argument("target", nargs="?", metavar="TARGET", help="MODULE:OBJECT, or a TOML file")
     parser.add_argument("--config", metavar="FILE", help="TOML (default: shmrt.toml here, if there is one)")
     parser.add_argument("--input", metavar="PATH", help="the same as --set input=PATH")
     parser.add_argument("--workers", type=kinds.workers, metavar="N", help="the same as --set workers=N")
@@ -65,20 +74,42 @@ def target_options(parser: argparse.ArgumentParser) -> None:
         "--ready-timeout",
         type=kinds.ready_timeout,
         metavar="TIME",
-        help="for importing and calling the target, more than 0 (default 30s); beyond it exit code 4",
+        help="for importing and calling the target, and for a tree to be up (default 30s); beyond it exit code 4",
+    )
+    parser.add_argument(
+        "--strategy", type=kinds.strategy, metavar="NAME", help="one_for_one, one_for_all, rest_for_one"
+    )
+    parser.add_argument("--max-restarts", type=kinds.max_restarts, metavar="N", help="more of them end the supervisor")
+    parser.add_argument(
+        *("--max-seconds", "--within"),
+        dest="within",
+        type=kinds.within_seconds,
+        metavar="TIME",
+        help="within that time",
     )
 
 
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     from shmrt.cli.config import read_settings
+    from shmrt.cli.remote import name_of
 
-    given = vars(arguments)
+    given = dict(vars(arguments))
+    given["name"] = name_of(arguments)
+    path = arguments.config
+    if given["target"] is not None and given["target"].endswith(".toml"):
+        if path is not None:
+            raise CliError(f"{given['target']!r} and --config {path!r} are two files", hint="give one of them", code=2)
+        path, given["target"] = given["target"], None
     names = {
         "target": "target",
         "workers": "workers",
         "input": "input",
         "runtime.drain_timeout": "drain_timeout",
         "runtime.ready_timeout": "ready_timeout",
+        "runtime.name": "name",
+        "supervisor.strategy": "strategy",
+        "supervisor.max_restarts": "max_restarts",
+        "supervisor.within": "within",
         "ring.slots": "ring_slots",
         "ring.slot_bytes": "slot_bytes",
         "chaos.kill": "chaos",
@@ -86,7 +117,11 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     flags: dict[str, Any] = {key: given.get(name) for key, name in names.items()}
     flags["set"] = given.get("set")
-    return read_settings(flags, arguments.config)
+    if getattr(arguments, "runtime_dir", None):
+        from shmrt.supervise.place import VARIABLE
+
+        os.environ[VARIABLE] = os.path.abspath(arguments.runtime_dir)  # for the runtime, and for whatever it starts
+    return read_settings(flags, path)
 
 
 def keywords_of(settings: dict[str, Any]) -> dict[str, Any]:
@@ -102,8 +137,10 @@ def keywords_of(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_target(settings: dict[str, Any]) -> Any:
-    from shmrt.cli.target import load
+    from shmrt.cli.target import load, load_application
 
+    if settings["application"] is not None:
+        return load_application(settings["application"], keywords_of(settings), settings["runtime.ready_timeout"])
     if settings["target"] is None:
         raise CliError("no target given", hint="python -m shmrt run MODULE:OBJECT, or `target` in the config", code=2)
     return load(settings["target"], keywords_of(settings), settings["runtime.ready_timeout"])
@@ -114,6 +151,14 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
 
     settings = settings_of(arguments)
     target = load_target(settings)
+    if target.tree is not None:
+        from shmrt.cli.serve import serve
+
+        if arguments.verify:
+            hint = "a supervision tree has no answer to compare"
+            raise CliError("--verify is for pipelines", hint=hint, code=2)
+        return serve(target, settings, screen, lambda: settings_of(arguments))
+    only_of_trees(settings)
     if arguments.verify and target.serial is not None:
         blame.check_callable("serial", target.serial, target.name)
     kill = settings["chaos.kill"] or 0.0
@@ -141,6 +186,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         seed=seed,
         on_error=arguments.on_error,
         show=show,
+        name=settings["runtime.name"],
+        shm_limit=settings["runtime.shm_limit"],
     )
     equal = None
     if arguments.verify and outcome.signal is None:
@@ -151,6 +198,13 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     conclude(outcome, equal, screen, seed, skipping=arguments.on_error == "skip")
     drive.finish(outcome, partial=partial if arguments.verify else None)
     return 1 if outcome.dead_letters or equal is False else 0
+
+
+def only_of_trees(settings: dict[str, Any]) -> None:
+    for key, flag in (("strategy", "--strategy"), ("max_restarts", "--max-restarts"), ("within", "--max-seconds")):
+        if settings[f"supervisor.{key}"] is not None:
+            hint = "a pipeline replaces its workers without limit"
+            raise CliError(f"{flag} shapes a Supervisor, and the target is a Pipeline", hint=hint, code=2)
 
 
 class Fingerprint:

@@ -172,6 +172,14 @@ class Screen:
         except OSError:
             return 80
 
+    @staticmethod
+    def columns() -> int | None:
+        """Columns of the terminal that data goes to; None where it goes elsewhere, and nothing is to be cut."""
+        try:
+            return os.get_terminal_size(1).columns or 80 if os.isatty(1) else None
+        except OSError:
+            return None
+
     def progress(self, text: str) -> None:
         """One line on a terminal that is written over; elsewhere a line like any other (the caller paces them)."""
         if self.quiet or self.json:

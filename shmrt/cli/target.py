@@ -1,4 +1,4 @@
-"""Turns `module:object` into the pipeline that it describes, or into one clear sentence.
+"""Turns `module:object` into the pipeline or supervisor that it describes, or into one clear sentence.
 
 The target's module is the user's code: it may print, exit, raise, or never return. What it prints while it is
 imported goes to stderr, so that stdout stays data; importing and calling it together may take `ready_timeout`.
@@ -15,7 +15,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -43,6 +43,11 @@ class Target:
     arguments: dict[str, Any]
     consume: Any
     serial: Any
+    tree: Any = None
+    """A supervisor, in the place of a pipeline."""
+    rings: dict[str, Any] = field(default_factory=dict)
+    inputs: list[Any] = field(default_factory=list)
+    """What an application file says of rings, and of pools that work on their messages."""
 
 
 class _TooLong(BaseException):
@@ -76,12 +81,43 @@ def load(name: str, arguments: Mapping[str, Any], ready_timeout: float) -> Targe
     with within(ready_timeout, f"importing {name!r}"), contextlib.redirect_stdout(sys.stderr):
         module, found = _find(name)
         made = _make(name, found, arguments)
+    if is_supervisor(made):
+        return Target(name=name, pipeline=None, arguments=dict(arguments), consume=None, serial=None, tree=made)
     _check(name, made)
     consume = _hook("consume", found, module)
     if consume is not None:
         check_callable("consume", consume, name)
     serial = _hook("serial", found, module)
     return Target(name=name, pipeline=made, arguments=dict(arguments), consume=consume, serial=serial)
+
+
+def load_application(application: Any, arguments: Mapping[str, Any], ready_timeout: float) -> Target:
+    """Imports what the file names, and makes the tree that it describes."""
+
+    def find(text: str, origin: str) -> Any:
+        try:
+            return _find(text)[1]
+        except CliError as error:
+            raise CliError(f"{origin}: {error.message}", hint=error.hint, code=error.code) from None
+
+    if arguments:
+        raise CliError(
+            f"config {application.path}: {next(iter(arguments))!r} shapes a target that is a function",
+            hint="an application's children have their arguments in their own tables",
+            code=2,
+        )
+    with within(ready_timeout, f"importing what {application.path} names"), contextlib.redirect_stdout(sys.stderr):
+        built = application.build(find)
+    return Target(
+        name=application.path,
+        pipeline=None,
+        arguments={},
+        consume=None,
+        serial=None,
+        tree=built.tree,
+        rings=built.rings,
+        inputs=built.inputs,
+    )
 
 
 def _hook(hook: str, found: Any, module: ModuleType) -> Any:
@@ -143,10 +179,11 @@ def _refused(what: str, error: BaseException) -> CliError:
 
 
 def _make(name: str, found: Any, arguments: Mapping[str, Any]) -> Any:
-    if not callable(found) or _is_pipeline(found):
+    if not callable(found) or _is_pipeline(found) or is_supervisor(found):
         if arguments:
             given = ", ".join(_FLAGS.get(key, f"--set {key}") for key in arguments)
-            kind = "a Pipeline object" if _is_pipeline(found) else f"an object of type {type(found).__name__}"
+            kind = f"an object of type {type(found).__name__}"
+            kind = "a Pipeline object" if _is_pipeline(found) else kind
             raise CliError(
                 f"target {name!r} is {kind}, and {given} only shapes a target that is a function",
                 hint=f"leave it out and set it in the code, such as .map(f, workers=2); or name a function that takes "
@@ -188,6 +225,11 @@ def _check_arguments(name: str, signature: inspect.Signature, arguments: Mapping
         raise CliError(f"target {name!r}: {error}", hint="give it with --set KEY=VALUE", code=2) from None
 
 
+def is_supervisor(value: Any) -> bool:
+    """Any of the descriptions of a supervisor; their classes are not made yet."""
+    return hasattr(value, "specification") and not isinstance(value, type)
+
+
 def _is_pipeline(value: Any) -> bool:
     from shmrt.pipeline import Pipeline
 
@@ -202,5 +244,7 @@ def _check(name: str, made: Any) -> None:
         made.close()
         kind = "coroutine; it is an async function"
     raise CliError(
-        f"target {name!r} gave a {kind}, not a Pipeline", hint="return shmrt.Pipeline(...).source(...)", code=2
+        f"target {name!r} gave a {kind}, not a Pipeline or a Supervisor",
+        hint="return shmrt.Pipeline(...).source(...) or shmrt.Supervisor([...])",
+        code=2,
     )

@@ -64,7 +64,7 @@ class StaticSupervisor(Machine):
         expected = member.state != UP
         self.set_down(member, reason)
         if self.killing:
-            self.bury()
+            self.one_buried()
         elif expected:
             self._news_of(member)
         else:
@@ -275,13 +275,13 @@ class StaticSupervisor(Machine):
     # ------------------------------------------------------------------ requests
 
     def _start_child(self, spec: ChildSpec) -> Steps:
+        if (problem := self.problem_of(spec)) is not None:
+            return False, problem
         known = self._children.get(spec.id)
         if known is not None:
             if known.state in (UP, DEAD):
                 return False, ("already_started", known.key)
             return False, ("already_present", None)
-        if (problem := self.problem_of(spec)) is not None:
-            return False, problem
         member = self.add(spec)
         if not (yield from self._start(member)):
             self.forget(member)
@@ -319,6 +319,7 @@ class StaticSupervisor(Machine):
         if member.state != DOWN:
             return False, ("running", None)
         if not (yield from self._start(member)):
+            self.lose(member)
             return False, ("start_error", member.reason)
         return True, member.key if member.state == UP else None
 

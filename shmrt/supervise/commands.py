@@ -6,9 +6,12 @@ from collections import deque
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
+    import threading
     from typing import Any
 
-__all__ = ["Commands"]
+    from shmrt.supervise.protocol import Channel
+
+__all__ = ["Commands", "Controlled"]
 
 
 class Commands:
@@ -44,3 +47,28 @@ class Commands:
         """Has the link's thread deliver this event. Takes no lock: a finalizer may call it anywhere."""
         self._notes.append(event)
         self._poke()
+
+
+class Controlled:
+    """Mixed into a program's link: its roots answer control clients, once there is a socket for them."""
+
+    _control: tuple[str, int] | None = None
+
+    if TYPE_CHECKING:  # the link's
+        owner_pid: int
+        _lock: threading.RLock
+        _channel: Channel | None
+
+        def _poke(self) -> None: ...
+
+    def serve_control(self, name: str, listener: int) -> None:
+        """This root and every later one. The socket stays open as long as the link."""
+        with self._lock:
+            self._control = (name, listener)
+            self._send_control()
+
+    def _send_control(self) -> None:
+        if self._control is not None and self._channel is not None:
+            name, listener = self._control
+            self._channel.send(("control", name, self.owner_pid), (listener,))
+            self._poke()

@@ -28,7 +28,7 @@ from shmrt.decide.intensity import Intensity
 from shmrt.process.signals import KILL
 from shmrt.process.spawn import STACK_BYTES
 from shmrt.supervise.asking import Asking
-from shmrt.supervise.commands import Commands
+from shmrt.supervise.commands import Commands, Controlled
 from shmrt.supervise.kept import KeptMailboxes
 from shmrt.supervise.launch import explain, launch_root
 from shmrt.supervise.protocol import FIRST_NESTED, Channel
@@ -67,7 +67,7 @@ class _Pool:
         self.removing = False  # asked of a root; should that die first, the next one need not know of the pool
 
 
-class RootLink(Commands, Asking):
+class RootLink(Commands, Controlled, Asking):
     """See the module. Made by `start`."""
 
     slots: _native.Slots
@@ -99,7 +99,6 @@ class RootLink(Commands, Asking):
         self._channel: Channel | None = None
         self._root_pidfd = -1
         self._closing = False
-        self._stopped = False
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread: threading.Thread | None = None
 
@@ -280,6 +279,7 @@ class RootLink(Commands, Asking):
         self.slots.claim(_native.SLOT_ROOT, 0, 0)
         fds = (self.slots.fd,) if self.arena_fd < 0 else (self.slots.fd, self.arena_fd)
         self._channel.send(("memory",), fds)
+        self._send_control()
         for pool in self._pools.values():
             self._add(pool)
 
@@ -357,12 +357,10 @@ class RootLink(Commands, Asking):
             slots.free(_native.SLOT_ROOT)
         slots.ring_all()
         self.root_gone("the root supervisor died" if not self._closing else "the runtime was stopped")
-        if self._closing:
-            for slot in gone:
-                self._tell(("gone", slot, slots.epoch(slot), KILL, False))
-            return False
         for slot in gone:
             self._tell(("gone", slot, slots.epoch(slot), KILL, False))
+        if self._closing:
+            return False
         self._tell(("root_lost", pid, status))
         for pool in [pool for pool in list(self._pools.values()) if pool.removing]:
             self._tell(("removed", pool.id))  # nothing of it is left

@@ -15,6 +15,9 @@ Program to root
     ("remove_pool", pool, grace_s)
     ("freed",)                            slots became EMPTY (ringing the root's bell does the same)
     ("stop", grace_s)
+    ("control", name, program_pid)        descriptor: the listening socket of a named runtime
+    ("command_waits", number, text)       of a "command": its orders are given
+    ("command_done", number, ok, value)   and this is what came of it
     ("ask", number, verb, ...)            about trees (`asks.py`); answer: ("answer", number, ok, value)
     ("mailboxes", paths)                  of the root before; descriptors: one each
     ("child_ready", key, incarnation)     a pool or pipeline of a tree is open
@@ -51,6 +54,7 @@ Root to program
     ("top_ended", key, reason)
     ("mailbox", key, path), ("mailbox_closed", key)    descriptor: the mailbox
     ("orphaned",)                         pools of a dead worker are gone: their blocks can be reclaimed
+    ("command", number, verb, args)       of a control client, for the program
     ("stopped",)
 
 Both ends are non-blocking: what the socket does not take stays in `pending` until it is writable. A

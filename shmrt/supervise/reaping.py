@@ -60,6 +60,7 @@ class Reaping:
         one.ready = one.crew.standby_wanted = self.staff.served = True
         one.crew.keeper.on_ready()
         one.crew.channel.send(("ready", one.slot, one.epoch))
+        self.staff.note("worker.ready", one)
         if one.replaces is not None:
             one.crew.channel.send(("replaced", *one.replaces, one.slot, one.epoch))
             one.replaces = None

@@ -40,6 +40,8 @@ TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
     from typing import Any
 
+    from shmrt.supervise.service import Service
+
 __all__ = ["main"]
 
 _GAP_NS = 1_000_000_000  # a loop that comes back this much too late was stopped: deadlines start anew
@@ -73,6 +75,7 @@ class Root:
         )
         self.forest = Forest(self.staff, self.starting, self.nested)
         self.crews = self.staff.crews
+        self.service: Service | None = None  # of a named runtime
         self.stopping = False
         self.warm = False
         self.events = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -96,6 +99,7 @@ class Root:
             handlers = self.handlers()
             fds = [(self.channel.fd, _IN | (_native.POLLOUT if self.channel.pending else 0)), (self.events, _IN)]
             fds += [(self.signal_pipe, _IN), (self.program, _IN), *((fd, _IN) for fd in handlers), *self.channels()]
+            fds += self.service.fds() if self.service is not None else ()
             if self.may_prepare() and not _native.poll(fds, _QUIET_MS):
                 self.prepare()
                 continue
@@ -150,6 +154,8 @@ class Root:
             if one.channel is not None and one.channel.fd in ready:
                 one.channel.flush()
                 self.obey_worker(one, one.channel.receive())
+        if self.service is not None:
+            self.service.handle(ready)
 
     def may_prepare(self) -> bool:
         return self.staff.served and (not self.warm or any(crew.may_stand_by for crew in self.crews.values()))
@@ -241,6 +247,12 @@ class Root:
                 self.crews[id] = Crew(id, spec, first, count, fds, self.channel)
             elif verb == "stop":
                 self.stop(*rest)
+            elif verb == "control":
+                from shmrt.supervise.service import Service
+
+                self.service = Service(self, fds[0], *rest)
+            elif verb in ("command_waits", "command_done") and self.service is not None:
+                self.service.heard(verb, rest)
             elif not self.forest.hear(None, verb, rest, fds):
                 self.obey_crew(None, verb, rest)
 

@@ -13,6 +13,11 @@ from shmrt.process.spawn import Job
 from shmrt.supervise.crew import Crew, Worker
 from shmrt.supervise.protocol import Channel
 
+TYPE_CHECKING = False  # the module `typing` costs more than all else here
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
 __all__ = ["Staff"]
 
 
@@ -28,6 +33,7 @@ class Staff:
         self.workers: dict[int, Worker] = {}  # by pid
         self.served = False  # some worker became ready
         self.strays = False  # an adopted child may be there
+        self.tell_clients: Callable[[str, dict[str, Any], dict[str, Any]], None] | None = None  # of a named runtime
 
     def job(self, crew: Crew, one: Worker | None, control: int = -1) -> Job:
         """What a worker must know; without a worker, what its template or a standby can know before."""
@@ -72,3 +78,19 @@ class Staff:
             self.slots.free(one.slot)  # no hub will
         self.slots.ring_all()
         one.crew.channel.send(("gone", one.slot, one.epoch, status, oom))
+        self.note("worker.exit", one, status, oom)
+
+    def note(self, name: str, one: Worker, status: int | None = None, oom: bool = False) -> None:
+        """An event of a pool's worker, for whoever looks at a named runtime."""
+        if self.tell_clients is None or getattr(one.crew, "kin", None) is not None:
+            return  # a child of a tree has reports of its own
+        from time import monotonic_ns
+
+        from shmrt.process.death import describe_status
+
+        info = self.slots.info(one.slot)
+        measured = {"seconds": round((monotonic_ns() - one.start_ns) / 1e9, 3), "done": info["done"]}
+        who = {"pool": one.crew.spec["name"], "worker": one.number, "pid": one.pid, "incarnation": one.epoch}
+        if status is not None:
+            who |= {"reason": "out of memory" if oom else describe_status(status), "ordered": info["kill_reason"] != 0}
+        self.tell_clients(name, measured, who)

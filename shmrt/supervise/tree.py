@@ -57,8 +57,8 @@ class Trees:
         self.on_end: list[
             tuple[Any, Callable[[Any], None]]
         ] = []  # (a supervisor's machine, to be called with its reason)
-        self._acting = False
-        self._warm = False
+        self._acting = self._warm = False
+        self._failed: list[tuple[Kin, Any]] = []  # starts that failed while effects were carried out
         self._lent: list[int] = []  # descriptors that are on their way to the program
         self.bonds = Bonds()
         if staff.arena_fd >= 0:
@@ -126,25 +126,26 @@ class Trees:
         if self._acting:
             return
         self._acting = True
-        try:
-            while effects := self.tree.take_effects():
-                for effect in effects:
-                    verb, *rest = effect
-                    getattr(self, f"_do_{verb}")(*rest)
-        finally:
-            self._acting = False
+        while effects := self.tree.take_effects():
+            for effect in effects:
+                verb, *rest = effect
+                getattr(self, f"_do_{verb}")(*rest)
+        self._acting = False
         for watched in [watched for watched in self.on_end if watched[0].ended]:
             self.on_end.remove(watched)
             watched[1](watched[0].stop_reason if not watched[0].killing else "killed")
 
     def settle(self, now: int) -> None:
         self.return_lent()
+        failed, self._failed = self._failed, []
+        for kin, reason in failed:
+            self._exited(kin, reason)
         self.tree.tick(now)
         self.act()
 
     def wait_ns(self, now: int) -> int | None:
         due = self.tree.next_ns()
-        return None if due is None else max(0, due - now)
+        return 0 if self._failed else None if due is None else max(0, due - now)
 
     def _do_start(self, key: int, data: dict[str, Any]) -> None:
         kin = self.kin.get(key)
@@ -202,11 +203,13 @@ class Trees:
 
     def ask_to_end(self, kin: Kin) -> None:
         """OTP's exit(shutdown). A server hears it between two messages; TERM interrupts what it or a function is
-        doing."""
+        doing. Once for each process: another TERM would interrupt its cleaning up."""
+        if kin.asked_to_end:
+            return
         kin.asked_to_end = True
         if kin.in_program:
             self.staff.channel.send(("close_child", kin.key, kin.incarnation))
-        elif kin.worker is not None:
+        elif kin.worker is not None and kin.ready:
             if kin.is_server:
                 self.tell(kin, ("shutdown",))
             _native.pidfd_signal(kin.worker.pidfd, signals.TERM)
@@ -264,6 +267,9 @@ class Trees:
 
     def ready(self, kin: Kin) -> None:
         kin.ready = True
+        if kin.asked_to_end:  # somebody stopped it while it started, when it could not hear
+            kin.asked_to_end = False
+            self.ask_to_end(kin)
         self.tree.started(kin.key, monotonic_ns())
         self.act()
 
@@ -299,6 +305,9 @@ class Trees:
             self._exited(kin, reason)
 
     def _exited(self, kin: Kin, reason: Any) -> None:
+        if self._acting:  # a start that failed at once; the root does something else before the next attempt
+            self._failed.append((kin, reason))
+            return
         self.registry.leave(kin)
         self.fall(kin.key, reason)
         self.on_child_gone(kin, reason)

@@ -95,10 +95,11 @@ def hold_array(array: numpy.ndarray[Any, Any], path: str) -> None:
 
 
 def ask_for_too_many() -> str:
-    try:
-        Pool(130)
-    except SegmentError as error:
-        return str(error)
+    with Pool(1):
+        try:
+            Pool(256)
+        except SegmentError as error:
+            return str(error)
     return "it was made"
 
 
