@@ -31,6 +31,7 @@ __all__ = [
     "ProcessRef",
     "Ref",
     "SupervisorRef",
+    "at_fault",
     "explain",
     "make_ref",
     "reason_from",
@@ -288,6 +289,25 @@ def explain(reason: Any) -> str:
     if isinstance(reason, tuple) and len(reason) >= 3 and reason[0] == "error":
         return f"{reason[1]}: {reason[2]}"
     return str(reason) if isinstance(reason, str) else repr(reason)
+
+
+def at_fault(reason: Any) -> tuple[Any, Any]:
+    """(id of the child that did not start, its reason), of the reason of the supervisors above it.
+
+    >>> at_fault(("shutdown", ("failed_to_start_child", "db", "refused")))
+    ('db', 'refused')
+    >>> at_fault("shutdown")
+    (None, 'shutdown')
+    """
+    child = None
+    while (
+        isinstance(reason, tuple)
+        and len(reason) == 2
+        and isinstance(reason[1], tuple)
+        and reason[1][:1] == ("failed_to_start_child",)
+    ):
+        child, reason = reason[1][1], reason[1][2]
+    return child, reason
 
 
 def make_ref(home: Home, key: int, who: dict[str, Any]) -> Any:

@@ -89,7 +89,7 @@ class Home(server_home.Home):
         """A server under a supervisor of its own, which ends with it."""
         from shmrt.children import Child, Supervisor
         from shmrt.errors import StartError
-        from shmrt.runtime_tree import at_fault
+        from shmrt.handles import at_fault
         from shmrt.runtimes import current
 
         ends = restart != "permanent"

@@ -19,7 +19,7 @@ import threading
 from time import monotonic
 
 from shmrt.errors import AlreadyStarted, NotFound, RuntimeDown, StartError
-from shmrt.handles import SupervisorRef, explain, make_ref, reason_from
+from shmrt.handles import SupervisorRef, at_fault, explain, make_ref, reason_from
 from shmrt.home import Home, home_of
 from shmrt.supervise.asking import AskError
 from shmrt.supervise.link import make_spec
@@ -378,25 +378,6 @@ def _reason(error: BaseException) -> tuple[Any, ...]:
 
     _, name, message, text = pack_exception(error)
     return ("error", name, message, text)
-
-
-def at_fault(reason: Any) -> tuple[Any, Any]:
-    """(id of the child that did not start, its reason), of the reason of the supervisors above it.
-
-    >>> at_fault(("shutdown", ("failed_to_start_child", "db", "refused")))
-    ('db', 'refused')
-    >>> at_fault("shutdown")
-    (None, 'shutdown')
-    """
-    child = None
-    while (
-        isinstance(reason, tuple)
-        and len(reason) == 2
-        and isinstance(reason[1], tuple)
-        and reason[1][:1] == ("failed_to_start_child",)
-    ):
-        child, reason = reason[1][1], reason[1][2]
-    return child, reason
 
 
 def _in_thread(name: str, work: Callable[[], None]) -> None:

@@ -127,9 +127,7 @@ class SupervisorSpec:
             max_restarts=max_restarts,
             period=period,
             auto_shutdown=auto_shutdown,
-            backoff=None
-            if wait is None
-            else Backoff(free=wait[0], first_ns=wait[1], cap_ns=wait[2], jitter=wait[3]),
+            backoff=None if wait is None else Backoff(free=wait[0], first_ns=wait[1], cap_ns=wait[2], jitter=wait[3]),
             max_children=max_children,
             children=tuple([ChildSpec.from_plain(child) for child in children]),
             name=name,

@@ -221,10 +221,11 @@ def test_an_answer_from_a_worker() -> None:
 
 
 def test_servers_use_servers() -> None:
-    with start(Stack, 1) as one, start(Stack, 2) as two:
+    one = start(Stack, 1)
+    with start(Stack, 2) as two:
         assert one.ask(two, "pop") == 2
-        with pytest.raises(RuntimeError, match="called itself"):
-            one.ask(one, "pop")
+    with pytest.raises(RuntimeError, match="called itself"):
+        one.ask(one, "pop")  # and crashes of that
     with start(Stack) as one, start(Stack) as two:
         one.stop_other(two)
         assert two.pid is None
