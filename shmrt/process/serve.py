@@ -45,7 +45,7 @@ from shmrt.process.serve_end import (
     unknown,
     without_loop,
 )
-from shmrt.process.server_words import INFO_PICKLED, Continue, Down, Exit, Turn, noreply
+from shmrt.process.server_words import INFO_PICKLED, Continue, Down, Exit, Turn, noreply, plain, reason_from
 
 TYPE_CHECKING = False  # children start without typing, which would cost them more than all else
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ class _Loop:
         self.taken = 0
         self.signals: list[Down | Exit] = []
         self.later: list[tuple[int, Any, str, Any]] = []  # (due when so many were taken, token, verb, payload)
-        self.reason: Any = None  # why to end; None: go on
+        self.reason: Any = None  # why to end, as the user gave it; None: go on
+        self.asked: Any = None  # that reason as it came, if somebody else gave it
         self.inside = False
         self.term = False  # TERM came while nothing could be interrupted
         self.idle_from = 0
@@ -114,9 +115,9 @@ class _Loop:
             self.inside = False
         except BaseException as error:
             self.inside = False
-            return reason_of(error)
+            return plain(reason_of(error))
         if self.turn.stop is not None:
-            return self.turn.stop
+            return plain(self.turn.stop)
         on_ready()
         try:
             self._loop()
@@ -139,13 +140,14 @@ class _Loop:
         self._after(server.init(*args, **(kwargs or {})))
 
     def _terminate(self, reason: Any) -> Any:
-        """The last word is terminate's: what it raises becomes the reason."""
+        """The last word is terminate's: what it raises becomes the reason. A reason that was asked for goes back as it
+        came: another pickle of an equal value may differ."""
         try:
             self.server.terminate(reason)
         except BaseException as error:
-            reason = reason_of(error)
+            reason, self.asked = reason_of(error), None
         log_end(self.name, reason)
-        return reason
+        return plain(reason) if self.asked is None else self.asked
 
     def on_term(self, number: int, frame: object) -> None:
         """The handler of TERM: interrupts the server's own code, else wakes the loop."""
@@ -295,27 +297,28 @@ class _Loop:
         for message in messages:
             verb = message[0]
             if verb == "shutdown":
-                self.reason = "shutdown"
+                self.reason, self.asked = "shutdown", None
             elif verb == "exit_signal":
                 _, key, reason = message
                 if self.server.trap_exit:
-                    self.signals.append(Exit(reason, key))
+                    self.signals.append(Exit(reason_from(reason), key))
                 elif reason != "normal" and self.reason is None:
-                    self.reason = reason
+                    self.reason, self.asked = reason_from(reason), reason
             elif verb == "down":
                 _, monitor, key, reason = message
-                self.signals.append(Down(reason, monitor, key))
+                self.signals.append(Down(reason_from(reason), monitor, key))
             elif verb == "system":
                 _, token, what, payload = message
                 self.later.append((self.taken + self.mailbox.qsize(), token, what, payload))
         if self.term:
-            self.reason = "shutdown"
+            self.reason, self.asked = "shutdown", None
 
     def _do(self, due: int, token: Any, verb: str, payload: Any) -> None:
         """A system message whose turn has come. `stop` is answered by the end itself."""
         if verb == "stop":
             import marshal
 
-            self.reason = marshal.loads(payload)
+            self.asked = marshal.loads(payload)
+            self.reason = reason_from(self.asked)
         else:
             self.control.send(("system_reply", token, *answer_system(self.server, self.name, verb, payload)))

@@ -6,13 +6,13 @@
     ...     reason_of(error)
     ('exit', 3)
 
-A reason is plain, so that the root can carry it. If the process dies while one is made, the reason is that death.
+The root carries reasons as plain values (`server_words.plain`). If the process dies while one is made, the reason is
+that death.
 """
 
 from __future__ import annotations
 
 from shmrt.process.remote import pack_exception
-from shmrt.process.server_words import plain
 
 TYPE_CHECKING = False  # children start without typing, which would cost them more than all else
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def reason_of(error: BaseException) -> Any:
     from shmrt.errors import Shutdown  # here, since the root imports this module and has no use for errors
 
     if isinstance(error, Shutdown):
-        return "shutdown" if error.info is None else ("shutdown", plain(error.info))
+        return "shutdown" if error.info is None else ("shutdown", error.info)
     if isinstance(error, SystemExit):
         if error.code is None or error.code == 0:
             return "normal"

@@ -15,6 +15,7 @@ import os
 
 from shmrt import _native
 from shmrt.process import remote, worker
+from shmrt.process.server_words import plain
 from shmrt.process.signals import TERM
 from shmrt.supervise.inner import link_of
 
@@ -164,17 +165,6 @@ def _is_shutdown(error: BaseException) -> bool:
     from shmrt.errors import Shutdown
 
     return isinstance(error, Shutdown)
-
-
-def plain(info: Any) -> Any:
-    """A value as it may lie in the root: as it is if marshal takes it unchanged, else its pickle."""
-    if isinstance(info, (str, int, float, bytes, bool, type(None))):
-        return info
-    if type(info) is tuple and all(isinstance(part, (str, int, float, bytes, bool, type(None))) for part in info):
-        return info
-    from shmrt.process.functions import dumps
-
-    return ("\0pickle", dumps(info))
 
 
 def _on_term(handler: Any) -> None:

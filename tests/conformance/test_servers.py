@@ -233,7 +233,7 @@ def test_servers_use_servers() -> None:
             assert get_state(one, timeout=PATIENCE_S)["items"] == []
 
 
-@pytest.mark.parametrize("reason", ["normal", "shutdown", ("shutdown", {"why": [1]}), "odd"])
+@pytest.mark.parametrize("reason", ["normal", "shutdown", ("shutdown", {"why": [1]}), ("shutdown", Continue(1)), "odd"])
 def test_stop(tmp_path: Path, reason: Any) -> None:
     stack = start(Stack, kwargs={"note": str(tmp_path / "note")})
     for item in range(20):
@@ -250,6 +250,7 @@ def test_stop(tmp_path: Path, reason: Any) -> None:
     [
         *((Shutdown(), "shutdown"), (Shutdown((1, "x")), ("shutdown", (1, "x"))), (SystemExit(0), "normal")),
         *((SystemExit(3), ("exit", 3)), (Shutdown({"a": [1]}), ("shutdown", {"a": [1]}))),
+        (Shutdown(Continue(1)), ("shutdown", Continue(1))),
     ],
 )
 def test_a_handler_that_ends_its_server(error: BaseException, reason: Any) -> None:
