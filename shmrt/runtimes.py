@@ -25,8 +25,8 @@ from time import monotonic
 
 from shmrt import _native
 from shmrt.runtime_events import RuntimeEvents
+from shmrt.runtime_pools import RuntimePools
 from shmrt.spec import check_modules, check_name, parse_size
-from shmrt.supervise.protocol import FIRST_NESTED, FIRST_WORKER
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def current() -> Runtime:
     return runtime
 
 
-class Runtime(RuntimeEvents):
+class Runtime(RuntimeEvents, RuntimePools):
     """The root supervisor process and what belongs to it.
 
     tree: a Supervisor; `start` (and `with`) returns when all of it is up, StartError says which child was not. When it
@@ -284,11 +284,6 @@ class Runtime(RuntimeEvents):
         finally:
             self.stop()
 
-    def _loose_pools(self) -> list[OpenedPool]:
-        """Those that are no children of a tree, which ends its own."""
-        trees = self._trees
-        return [opened for opened in list(self._pools.values()) if trees is None or not trees.has_pool(opened.number)]
-
     def _abort(self) -> None:
         """By an exception or Ctrl-C: what is queued is cancelled, what runs in any pool or tree has the same few
         seconds."""
@@ -350,55 +345,3 @@ class Runtime(RuntimeEvents):
         """The last thousand reports of the trees, oldest first: what happened and what was decided. Each has event,
         seq, monotonic_ns, supervisor (path), context, reason and offender. They survive the root."""
         return [] if self._trees is None else self._trees.reports()
-
-    # ---- pools ----------------------------------------------------------------------------------------------------
-    def _add_pool(self, opened: OpenedPool) -> None:
-        """Gives it a number and a range of slots. Raises SegmentError when the process table has none left."""
-        with self._lock:
-            self._check()
-            opened.first = self._free_range(opened.count)
-            opened.number = self._next_pool
-            self._next_pool += 1
-            self._pools[opened.number] = opened
-
-    def _forget_pool(self, opened: OpenedPool) -> None:
-        with self._lock:
-            self._pools.pop(opened.number, None)
-
-    def _free_range(self, count: int) -> int:
-        taken = sorted((opened.first, opened.first + opened.count) for opened in self._pools.values())
-        start = FIRST_WORKER
-        for first, end in taken:
-            if first - start >= count:
-                break
-            start = end
-        if start + count > FIRST_NESTED:
-            raise self._no_slots(count)
-        return start
-
-    @staticmethod
-    def _no_slots(count: int) -> OSError:
-        from shmrt.errors import SegmentError
-
-        return SegmentError(
-            f"the process table has no {count} slots in a row left; close a pool, or use a second Runtime",
-            needed=count,
-            free=0,
-            hint="close a pool",
-        )
-
-    def chaos_kill(self, rng: Any) -> tuple[int, int] | None:
-        """SIGKILLs one ready worker of any pool, chosen by rng, ordered through the root: its slot and epoch."""
-        pools = list(self._pools.values())
-        rng.shuffle(pools)
-        return next((killed for killed in (opened.chaos_kill(rng) for opened in pools) if killed is not None), None)
-
-    def health(self) -> dict[str, Any]:
-        """Status of the runtime and of each pool."""
-        pools = {opened.name: opened.health() for opened in list(self._pools.values())}
-        statuses = {pool["status"] for pool in pools.values()}
-        if self._stopped or self._down is not None:
-            status = "unhealthy"
-        else:
-            status = "healthy" if statuses <= {"healthy"} else "degraded"
-        return {"status": status, "pools": pools, "root_pid": self.pid, "timestamp": monotonic()}

@@ -1,4 +1,5 @@
-"""What may be asked of a supervisor in which state of a child, cell by cell, and which descriptions are refused (B4)."""
+"""What may be asked of a supervisor in which state of a child, cell by cell, and which descriptions are refused
+(B4)."""
 
 from __future__ import annotations
 
@@ -175,7 +176,8 @@ def test_ids_of_many_kinds() -> None:
         assert supervisor.which_children() == []
 
 
-# ---- dynamic -----------------------------------------------------------------------------------------------------------
+# ---- dynamic
+# -----------------------------------------------------------------------------------------------------------
 def test_a_dynamic_supervisor_has_no_stopped_children() -> None:
     """B4. terminate_child forgets; restart_child and delete_child are refused as OTP refuses them."""
     with Runtime(DynamicSupervisor()) as runtime:
@@ -207,7 +209,8 @@ def test_terminate_by_reference_and_by_pid() -> None:
                 supervisor.terminate_child(gone)
 
 
-# ---- what is refused ---------------------------------------------------------------------------------------------------
+# ---- what is refused
+# ---------------------------------------------------------------------------------------------------
 def child(**options: Any) -> Callable[[], Any]:
     return lambda: Child(tree_kit.idle, **options)
 

@@ -57,7 +57,8 @@ def test_who_is_stopped_and_started_after_a_death(journal: Journal, strategy: st
 
 @pytest.mark.parametrize("strategy", ["one_for_all", "rest_for_one"])
 def test_a_group_restart_revives_what_had_ended(journal: Journal, strategy: str) -> None:
-    """B3. As in OTP, children stopped by terminate_child or ended in order are started again; temporary ones are gone."""
+    """B3. As in OTP, children stopped by terminate_child or ended in order are started again; temporary ones are
+    gone."""
     with Runtime(Supervisor(four(journal, c="transient", d="temporary"), strategy=strategy)) as runtime:
         supervisor = runtime.supervisor()
         running(journal)
@@ -309,7 +310,8 @@ def test_automatic_shutdown_of_the_top_ends_the_runtime(journal: Journal) -> Non
 
 
 def test_backoff_waits_and_can_be_cancelled() -> None:
-    """B1. With backoff a restart waits, shown as "restarting"; nobody else waits with it; terminate_child cancels it."""
+    """B1. With backoff a restart waits, shown as "restarting"; nobody else waits with it; terminate_child cancels
+    it."""
     tree = Supervisor(
         [Child(tree_kit.idle, id="a"), Child(tree_kit.idle, id="b")], backoff={"base": 1000.0, "max": 1000.0}
     )

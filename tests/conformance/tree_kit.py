@@ -124,7 +124,8 @@ class LeaveAtStart:
         return end_by, (self.how,)
 
 
-# ---- functions that children run --------------------------------------------------------------------------------------
+# ---- functions that children run
+# --------------------------------------------------------------------------------------
 def stay(journal: Journal | None = None, name: str = "", *_: Any) -> None:
     """Until it is asked to end; writes down how that went."""
     try:
@@ -250,7 +251,8 @@ def end_once(journal: Journal, name: str, how: str, *_: Any) -> None:
     end_by(how)
 
 
-# ---- looking at a tree ------------------------------------------------------------------------------------------------
+# ---- looking at a tree
+# ------------------------------------------------------------------------------------------------
 def pids(supervisor: Any) -> dict[Any, Any]:
     """By id: a pid, None or "restarting"; a reference where a supervisor is."""
     return {row[0]: row[1] for row in supervisor.which_children()}
