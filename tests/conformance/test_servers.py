@@ -20,6 +20,8 @@ from shmrt import (
     AlreadyStarted,
     CallTimeout,
     Continue,
+    Down,
+    Exit,
     Overloaded,
     Pool,
     RingSpec,
@@ -102,6 +104,13 @@ class Stack(Server):
     @call
     def ask(self, other: ServerRef, name: str, *args: Any) -> Any:
         return other.call(name, *args)
+
+    @call
+    def watch(self, other: ServerRef, how: str) -> None:
+        if how == "link":
+            shmrt.link(other)
+        else:
+            self.watched = shmrt.monitor(other)
 
     @call
     def stop_other(self, other: ServerRef) -> None:
@@ -333,6 +342,29 @@ def test_a_shutdown_reaches_a_handler_that_runs(tmp_path: Path, traps: bool) -> 
     with pytest.raises((ServerDown, shmrt.RuntimeDown)):
         hanging.result(PATIENCE_S)
     assert words(note) == ["hanging"] + ([] if traps else ["end 'shutdown'"])
+
+
+@pytest.mark.parametrize("traps", [False, True])
+def test_a_linked_server_ends_with_the_other_or_hears_of_it(traps: bool) -> None:
+    one, other = start(Stack, kwargs={"trap": traps}), start(Stack)
+    one.watch(other, "link")
+    with shmrt.monitor(one) as monitor:
+        assert other.pid is not None
+        os.kill(other.pid, signal.SIGKILL)
+        if traps:
+            assert wait_until(one.all) == [Exit("killed", other.key)]
+            one.stop()
+        down = monitor.wait(PATIENCE_S)
+    assert down is not None and down.reason == ("normal" if traps else "killed")
+
+
+def test_the_end_of_a_monitored_server_is_a_message() -> None:
+    other = start(Stack)
+    with start(Stack) as one:
+        one.watch(other, "monitor")
+        other.stop(("shutdown", Continue(1)))
+        (down,) = wait_until(one.all)
+        assert down == Down(("shutdown", Continue(1)), down.monitor, other.key)
 
 
 def test_timers() -> None:
