@@ -88,13 +88,19 @@ class Home(server_home.Home):
     ) -> Any:
         """A server under a supervisor of its own, which ends with it."""
         from shmrt.children import Child, Supervisor
+        from shmrt.errors import StartError
+        from shmrt.handles import at_fault
         from shmrt.runtimes import current
 
         ends = restart != "permanent"
         child = Child(cls, *args, kwargs=kwargs, name=name, mailbox=mailbox, restart=restart, significant=ends, id=name)
         tree = Supervisor([child], auto_shutdown="any_significant" if ends else "never")
         trees = (current() if self.owner is None else self.owner).trees
-        top = trees.plant(tree, again=restart == "permanent")
+        try:
+            top = trees.plant(tree, again=restart == "permanent")
+        except StartError as error:  # the supervisor is nothing that the caller knows of
+            reason = at_fault(error.reason)[1]
+            raise StartError(str(error), reason=reason, child=child.id) from None
         return top.child(child.id)
 
 

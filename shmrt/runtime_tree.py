@@ -19,7 +19,7 @@ import threading
 from time import monotonic
 
 from shmrt.errors import AlreadyStarted, NotFound, RuntimeDown, StartError
-from shmrt.handles import SupervisorRef, explain, make_ref, reason_from
+from shmrt.handles import SupervisorRef, at_fault, explain, make_ref, reason_from
 from shmrt.home import Home, home_of
 from shmrt.supervise.asking import AskError
 from shmrt.supervise.link import make_spec
@@ -110,15 +110,7 @@ class TreeSide:
             ref = make_ref(self.home, key, who)
             return AlreadyStarted(f"{ref!r} is running already; its name is taken", ref=ref)
         reason = reason_from(error.more)
-        child = None
-        inner = reason
-        while (
-            isinstance(inner, tuple)
-            and len(inner) == 2
-            and isinstance(inner[1], tuple)
-            and inner[1][:1] == ("failed_to_start_child",)
-        ):
-            child, inner = inner[1][1], inner[1][2]
+        child, inner = at_fault(reason)
         if isinstance(inner, tuple) and inner[:1] == ("already_started",):
             return AlreadyStarted(f"child {child!r} did not start: its name is taken", ref=self._ref_of(inner[1]))
         what = (

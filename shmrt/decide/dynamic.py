@@ -158,7 +158,6 @@ class DynamicSupervisor(Machine):
             self.answer(token, False, ("not_found", None))
             return
         member.stop_tokens.append(token)
-        self.cancel_restart(member)
         if member.state == DOWN:
             self._terminated(member)
         elif member.state == STARTING:

@@ -101,8 +101,6 @@ class Machine:
 
     def begin(self, member: Member) -> None:
         """Starts another incarnation; `on_started` or `on_exited` follows."""
-        self.tree.timers.cancel(member.wait_timer)
-        member.wait_timer = None
         member.state = STARTING
         member.lost = False
         member.incarnation += 1

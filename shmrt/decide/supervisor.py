@@ -100,8 +100,6 @@ class StaticSupervisor(Machine):
         tokens = self._serving + [message[1] for message in self._inbox if message[0] == "ask"]
         self._serving = []
         self._inbox.clear()
-        if self.killing:
-            self._steps.close()
         return tokens
 
     def ordered(self) -> list[Member]:
@@ -154,7 +152,6 @@ class StaticSupervisor(Machine):
             if not (yield from self._start(member)):
                 self.report("start_error", member, member.reason)
                 raise Ending(("shutdown", ("failed_to_start_child", member.spec.id, member.reason)))
-        self._check_stop()
         self.is_up = True
         self.tree.on_machine_up(self)
 
@@ -249,7 +246,6 @@ class StaticSupervisor(Machine):
         """One attempt, if the intensity allows it."""
         if not self.intensity.allow(self.tree.now):
             self.report_limit(member)
-            self.cancel_restart(member)
             raise Ending("shutdown")
         self.restarts += 1
         group = [member]

@@ -15,6 +15,7 @@ import os
 
 from shmrt import _native
 from shmrt.process import remote, worker
+from shmrt.process.server_words import plain
 from shmrt.process.signals import TERM
 from shmrt.supervise.inner import link_of
 
@@ -59,7 +60,6 @@ class ChildLoop:
     def deliver(self, message: tuple[Any, ...]) -> None:
         """A control message of this process's own, for a server."""
         self.link.deliver(message)
-        self.slots.send_control(self.index)
 
     # ---- before READY -----------------------------------------------------------------------------------------------
     def prepare(self) -> None:
@@ -117,7 +117,7 @@ class ChildLoop:
         from shmrt.process.serve import serve
 
         assert self.mailbox is not None
-        self.link.on_control = self.mailbox.ring
+        self.link.on_control = self._wake
         data = self.kin.data
         reason = serve(
             data["blob"],
@@ -135,6 +135,13 @@ class ChildLoop:
         if isinstance(reason, tuple) and reason[0] == "exit":
             return int(reason[1])
         return 0 if reason in ("normal", "shutdown") or reason[0] == "shutdown" else 1
+
+    def _wake(self) -> None:
+        """The thread of the link may have read a message after the loop looked for it in vain, and the root raised the
+        count before that: raised once more, the loop looks again."""
+        assert self.mailbox is not None
+        self.slots.send_control(self.index)
+        self.mailbox.ring()
 
     def log(self, row: tuple[Any, ...]) -> None:
         self.link.send(("log", row))
@@ -158,17 +165,6 @@ def _is_shutdown(error: BaseException) -> bool:
     from shmrt.errors import Shutdown
 
     return isinstance(error, Shutdown)
-
-
-def plain(info: Any) -> Any:
-    """A value as it may lie in the root: as it is if marshal takes it unchanged, else its pickle."""
-    if isinstance(info, (str, int, float, bytes, bool, type(None))):
-        return info
-    if type(info) is tuple and all(isinstance(part, (str, int, float, bytes, bool, type(None))) for part in info):
-        return info
-    from shmrt.process.functions import dumps
-
-    return ("\0pickle", dumps(info))
 
 
 def _on_term(handler: Any) -> None:

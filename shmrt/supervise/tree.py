@@ -309,11 +309,12 @@ class Trees:
             self._failed.append((kin, reason))
             return
         self.registry.leave(kin)
-        self.fall(kin.key, reason)
-        self.on_child_gone(kin, reason)
         self.calls.reclaim()
         self.tree.exited(kin.key, reason, monotonic_ns())
         self.act()
+        # Last: whoever hears that a server is gone for good finds its mailbox closed.
+        self.fall(kin.key, reason)
+        self.on_child_gone(kin, reason)
 
     def caller_gone(self, one: Worker) -> None:
         """Any process of the root's: the replies that it was writing will not come, and nobody waits for those it asked

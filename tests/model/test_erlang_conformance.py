@@ -1,6 +1,6 @@
 """The tree does what Erlang/OTP does: starts, ends and reports in the same order, the same answers, the same survivors.
 
-`erlang/recorded.ndjson` holds what real OTP did with random trees and scripts (erlang_cases.py says how it is made
+`erlang/recorded.ndjson` holds what real OTP did with random trees and scripts (erlang_record.py says how it is made
 anew). Where Erlang is installed, a sample is recorded afresh, so that the file, the recorder and the rules cannot drift
 apart.
 """
@@ -12,7 +12,9 @@ import random
 from collections import Counter
 
 import pytest
-from erlang_cases import RECORDED, Replay, comparable, differences, make, record, why_not
+from erlang_cases import make
+from erlang_record import RECORDED, record, why_not
+from erlang_replay import Replay, comparable, differences
 
 ROWS = [json.loads(line) for line in RECORDED.read_text().splitlines()]
 
@@ -65,6 +67,7 @@ def test_what_otp_leaves_open_is_not_compared():
     assert comparable(["ok", [["down", "a2", 1], ["down", "a1", 1]], []])[1][0][1] == "a2"
 
 
+@pytest.mark.slow
 def test_a_fresh_sample_is_recorded_alike():
     """Twenty trees that nobody has seen before, under the Erlang of this machine."""
     if (reason := why_not()) is not None:

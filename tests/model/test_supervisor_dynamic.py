@@ -212,6 +212,7 @@ def test_supervisors_can_be_children():
     assert not world.alive and world.tops[world.top] == ("ended", "shutdown")
 
 
+@pytest.mark.slow
 def test_many_children():
     """Nothing grows with the square of their number: ten thousand starts, ends and one kill."""
     world = pool(max_restarts=10**6)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from supervisor_world import World, below, leaf, sup
+from supervisor_world import S, World, below, leaf, sup
+
+from shmrt.decide.backoff import Backoff
 
 ORDERLY = ["normal", "shutdown", ("shutdown", "why")]
 ABNORMAL = [
@@ -86,6 +88,16 @@ def test_one_that_is_restarting_counts_as_alive():
     assert world.tops[world.top] == "up" and world.up() == ["a"]
     world.exit("a", "normal")
     assert world.tops[world.top] == ("ended", "shutdown")
+
+
+def test_one_that_waits_for_its_restart_counts_as_alive():
+    ids = [leaf(id, "transient", significant=True) for id in "ab"]
+    world = world_of(*ids, auto_shutdown="all_significant", backoff=Backoff(free=0, first_ns=S, cap_ns=S))
+    world.exit("a", "crash")
+    world.exit("b", "normal")
+    assert world.tops[world.top] == "up" and not world.alive
+    world.at(1)
+    assert world.up() == ["a"]
 
 
 @pytest.mark.parametrize("auto", ["any_significant", "all_significant"])
@@ -190,6 +202,33 @@ def test_the_end_of_a_child_that_is_about_to_be_stopped_is_no_second_crash():
     assert world.contexts() == [
         ("child_terminated", "a", "crash"), ("shutdown_error", "c", "bang"), ("shutdown_error", "b", "boom")
     ]  # fmt: skip
+
+
+def test_an_end_that_was_consumed_is_not_the_next_one():
+    """b dies in the middle of a group restart, and again right after it: a request from between is served between."""
+    world = world_of("a", "b", "c", strategy="one_for_all")
+    world.ending["c"] = None
+    world.exit("a")
+    world.exit("b", "first")
+    world.held.add("c")
+    world.exit("c", "shutdown")
+    token = world.send("terminate_child", "b")
+    world.exit("b", "second")
+    world.ready("c")
+    assert world.answers[token] == (True, None)
+    assert world.since(0).count("+a") == 2 and world.up() == ["a", "c"]
+
+
+@pytest.mark.parametrize("shutdown", ["infinity", "brutal_kill"])
+def test_a_sub_supervisor_that_gives_up_at_the_instant_at_which_it_is_stopped(shutdown):
+    world = World()
+    wait = Backoff(free=0, first_ns=S, cap_ns=S)
+    inner = sup("one_for_one", "x", max_restarts=0, backoff=wait)
+    world.add(sup("one_for_all", below("in", inner, shutdown=shutdown), "p", backoff=wait))
+    world.exit("x")
+    world.exit("p")
+    world.at(1)
+    assert world.up() == ["p", "x"] and world.since(0) == ["+x", "+p", "-x", "-p", "+x", "+p"]
 
 
 def test_the_group_restart_of_a_sub_supervisor_gives_its_children_new_keys():

@@ -96,6 +96,7 @@ class Pair:
             assert not world.tree.owners and world.tree.next_ns() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", SEEDS)
 def test_beside_the_model(first):
     steps = 0
@@ -226,6 +227,7 @@ def disturb(world: SlowWorld, draw: random.Random) -> None:
         world.tree.forgive(draw.randrange(S))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", SEEDS)
 def test_whole_trees_in_slow_motion(first):
     """Whatever happens in whatever order: no process is started or killed twice (the world looks), every request is

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import marshal
+
 import pytest
 from supervisor_world import World, below, leaf, sup
 
+from shmrt.decide.backoff import Backoff
 from shmrt.decide.specs import ChildSpec, SupervisorSpec
 from shmrt.decide.tree import Tree
 
@@ -13,8 +16,6 @@ STATES = ["unknown", "running", "restarting", "stopped"]
 
 def in_state(state: str, restart: str = "permanent") -> World:
     """A supervisor with b, whose child a is in that state. "Restarting" lasts: the retry waits for a backoff."""
-    from shmrt.decide.backoff import Backoff
-
     world = World()
     backoff = Backoff(free=0, first_ns=1000, cap_ns=1000)
     world.add(sup("one_for_one", "b", backoff=backoff))
@@ -80,6 +81,8 @@ def test_a_start_that_fails_by_hand_is_answered_and_not_reported():
         answer = world.ask(verb, what)
         assert answer == [("start_error", "no" if verb == "restart_child" else ("exit", 3))]
         assert shown(world) == left
+        if verb == "restart_child":
+            assert world.log[-1] == ("lost", "a", "no"), "whoever waits for it is told again"
     assert world.contexts() == [] and "n" not in world.shown()
     assert world.log[-1] == ("forgotten", "n")
 
@@ -204,10 +207,6 @@ def test_describe():
 
 
 def test_specifications_travel_as_plain_data():
-    import marshal
-
-    from shmrt.decide.backoff import Backoff
-
     spec = sup(
         "rest_for_one",
         leaf("a", "transient", significant=True, shutdown="brutal_kill", start_timeout=7),
@@ -228,3 +227,28 @@ def test_several_trees_do_not_touch_each_other():
     tree.stop(one, "normal", 0)
     assert tree.take_effects() == [("top_started", one), ("top_started", two), ("top_ended", one, "normal")]
     assert tree.tops == [two]
+
+
+def test_a_child_whose_end_is_not_yet_handled_still_runs():
+    """The request came before the end: as for OTP, the child is there."""
+    world = World()
+    world.add(sup("one_for_one", "a", "b"))
+    world.held = {"a"}
+    world.exit("a")
+    tokens = [world.send(verb, what) for verb, what in (("start_child", leaf("b")), ("restart_child", "b"))]
+    key = world.keys["b"]
+    world.exit("b")
+    assert world.shown()["b"] == key
+    world.ready("a")
+    codes = [world.answers[token][1] for token in tokens]
+    assert codes == [("already_started", key), ("running", None)] and world.up() == ["a", "b"]
+
+
+def test_the_cancelled_restart_of_one_says_nothing_of_another():
+    world = World()
+    world.add(sup("one_for_one", "a", "b", backoff=Backoff(free=0, first_ns=1000, cap_ns=1000)))
+    world.exit("a")
+    world.exit("b")
+    assert world.ask("terminate_child", "a") is None
+    assert [entry[1] for entry in world.log if entry[0] == "lost"] == ["a"]
+    assert world.shown() == {"a": None, "b": "restarting"}

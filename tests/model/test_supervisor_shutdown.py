@@ -88,6 +88,7 @@ def test_whoever_asks_an_ending_supervisor_is_told():
     waiting = [world.send("start_child", leaf("n")), world.send("terminate_child", "a")]
     world.stop()
     late = world.send("start_child", leaf("m"))
+    assert world.answers[late] == (False, ("noproc", None)), "at once"
     world.exit("a", "shutdown")
     assert [world.answers[token] for token in [*waiting, late]] == [(False, ("noproc", None))] * 3
     assert not world.alive and world.tops[world.top] == ("ended", "shutdown")
@@ -175,6 +176,35 @@ def test_a_parents_shutdown_interrupts_a_restart():
     world.exit("a")
     assert world.ask("terminate_child", "in") is None
     assert not world.alive and world.shown() == {"in": None}
+
+
+def test_a_stop_during_a_group_restart_starts_nothing_more():
+    world = World()
+    world.add(sup("one_for_all", "a", "b", "c"))
+    world.ending["c"] = None
+    world.exit("b")
+    mark = len(world.log)
+    world.stop("normal")
+    world.exit("c", "shutdown")
+    assert world.since(mark) == ["-c", "-a"] and world.tops[world.top] == ("ended", "normal")
+
+
+def test_a_supervisor_whose_start_is_cut_short_has_its_time_to_end():
+    """Its time to start is over then: only its shutdown time counts."""
+    for shutdown, killed_at in ((5 * S, 5), ("infinity", None)):
+        world = World()
+        world.held.add("b")
+        world.ending["a"] = None
+        inner = sup("one_for_one", leaf("a", shutdown="infinity"), "b")
+        world.add(sup("one_for_one", below("in", inner, shutdown=shutdown, start_timeout=3 * S)))
+        world.stop()
+        world.at(4.999)
+        assert world.alive == {world.keys["a"]: "asked"}
+        world.at(100)
+        assert bool(world.alive) is (killed_at is None)
+        if world.alive:
+            world.exit("a", "shutdown")
+        assert world.tops[world.top] == ("ended", "shutdown")
 
 
 def test_a_parents_patience_with_a_supervisor_ends():
