@@ -333,4 +333,4 @@ class Asks:
         return self.trees.tree.describe(key)
 
     def _ask_events(self, token: Any, since: int) -> list[dict[str, Any]]:
-        return [report for report in self.trees.events if report["seq"] > since]
+        return self.trees.reports.since(since)

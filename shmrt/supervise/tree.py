@@ -25,6 +25,7 @@ from shmrt.process import signals
 from shmrt.supervise.bonds import Bonds
 from shmrt.supervise.kin import Kin, KinCrew, KinLine, exit_reason
 from shmrt.supervise.registry import Registry
+from shmrt.supervise.report import Reports
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from shmrt.supervise.starting import Starting
 
 __all__ = ["Trees"]
-
-_EVENTS_MAX = 1000
 
 
 class Trees:
@@ -71,9 +70,7 @@ class Trees:
         self.calls.reserve()
         self.registry = Registry(staff.slots)
         self.registry.on_mailbox = self._keep_mailbox
-        self.events: list[dict[str, Any]] = []
-        self.event_count = 0
-        self.on_event: Callable[[dict[str, Any]], None] | None = None
+        self.reports = Reports()
         self.on_answer: Callable[[Any, bool, Any], None] = lambda token, ok, value: None
         self.on_child_gone: Callable[[Kin, Any], None] = lambda kin, reason: None
 
@@ -338,6 +335,9 @@ class Trees:
         for other in linked:
             if other in self.kin:
                 self.tell(self.kin[other], ("exit_signal", key, reason))
+                worker = self.kin[other].worker
+                if worker is not None and reason != "normal":
+                    _native.pidfd_signal(worker.pidfd, signals.USR2)  # it may be busy
 
     # ---- speaking ---------------------------------------------------------------------------------------------------
     def send_to(self, who: Worker | None, message: tuple[Any, ...]) -> None:
@@ -360,19 +360,7 @@ class Trees:
 
     def note(self, report: dict[str, Any]) -> None:
         """Keeps a report and tells the program of it."""
-        self.event_count += 1
-        report = {
-            "event": "supervisor." + report["context"],
-            "seq": self.event_count,
-            "monotonic_ns": monotonic_ns(),
-            **report,
-        }
-        self.events.append(report)
-        if len(self.events) > 2 * _EVENTS_MAX:
-            del self.events[:-_EVENTS_MAX]
-        self.staff.channel.send(("event", report))
-        if self.on_event is not None:
-            self.on_event(report)
+        self.staff.channel.send(("event", self.reports.keep(report)))
 
     @staticmethod
     def offender(kin: Kin) -> dict[str, Any]:
