@@ -18,7 +18,7 @@ from shmrt.child_specs import specify, user_id
 from shmrt.children import Child
 from shmrt.errors import AlreadyStarted, ChildStateError, NotFound, ServerDown, SpecError, StartError
 from shmrt.home import home_by_token
-from shmrt.process.server_words import plain, reason_from
+from shmrt.process.server_words import explain, plain, reason_from
 from shmrt.supervise.asking import AskError
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
@@ -264,13 +264,6 @@ def refusal(home: Home, error: AskError, supervisor: Any, about: Any) -> Excepti
     if code in ("noproc", "ended", "down"):
         return ServerDown(f"{supervisor!r} is not running", reason=reason_from(more) if code != "noproc" else "noproc")
     return RuntimeError(f"{supervisor!r} refused: {error}")
-
-
-def explain(reason: Any) -> str:
-    """An exit reason in one line."""
-    if isinstance(reason, tuple) and len(reason) >= 3 and reason[0] == "error":
-        return f"{reason[1]}: {reason[2]}"
-    return str(reason) if isinstance(reason, str) else repr(reason)
 
 
 def at_fault(reason: Any) -> tuple[Any, Any]:
