@@ -16,7 +16,9 @@ PATIENCE = 60.0  # only a hang is longer
 TARGET = 7
 REPLY, ERROR, DOWN = _native.CALL_REPLY, _native.CALL_ERROR, _native.CALL_DOWN
 TIMEOUT, OVERLOADED, CLOSED = _native.CALL_TIMEOUT, _native.CALL_OVERLOADED, _native.CALL_CLOSED
-BLOCK, RAISE, DROP_OLDEST, DROP_NEWEST = (_native.LAYOUT[f"RING_{name}"] for name in "BLOCK RAISE DROP_OLDEST DROP_NEWEST".split())
+BLOCK, RAISE, DROP_OLDEST, DROP_NEWEST = (
+    _native.LAYOUT[f"RING_{name}"] for name in "BLOCK RAISE DROP_OLDEST DROP_NEWEST".split()
+)
 
 Handler = Callable[["Office", int, int, Any, Any, Any], None]
 
@@ -113,7 +115,8 @@ class Office:
 
     def bury(self, pid: int, reason: Any = "killed") -> int:
         """What the root does after a death."""
-        os.waitpid(pid, 0)
+        status = os.waitpid(pid, 0)[1]
+        assert status == 0 or os.WIFSIGNALED(status), f"a child failed: {status}"
         owner = self.children.pop(pid)
         failed = self.calls.fail_taken(owner, reason)
         self.calls.reclaim()

@@ -293,7 +293,12 @@ def test_what_does_not_fit_together_is_refused() -> None:
             Mailbox.attach(here.slots.fd)
         assert not here.calls.reply(2**64 - 1, REPLY, None)
         again = Mailbox.attach(here.mailbox.fd)
-        assert (again.token, again.inode, again.capacity, again.on_full) == (here.mailbox.token, here.mailbox.inode, 64, BLOCK)
+        assert (again.token, again.inode, again.capacity, again.on_full) == (
+            here.mailbox.token,
+            here.mailbox.inode,
+            64,
+            BLOCK,
+        )
         assert again.cast(_native.MAIL_INFO, "info", (1,), {"a": 2}, None)
         assert here.take() == (_native.MAIL_INFO, 0, "info", (1,), {"a": 2})
         kept = Calls(here.slots)
@@ -302,4 +307,3 @@ def test_what_does_not_fit_together_is_refused() -> None:
         assert kept.stats()["capacity"] == _native.LAYOUT["CALLS_DEFAULT"]
     with pytest.raises(TypeError, match="open"):
         here.call("echo")
-
