@@ -1,4 +1,4 @@
-"""A runtime of bare memory: slots, calls, one mailbox, and servers that are forked and buried by hand, as the root does."""
+"""A runtime of bare memory: slots, calls, one mailbox, and servers forked and buried by hand, as the root does it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TARGET = 7
 REPLY, ERROR, DOWN = _native.CALL_REPLY, _native.CALL_ERROR, _native.CALL_DOWN
 TIMEOUT, OVERLOADED, CLOSED = _native.CALL_TIMEOUT, _native.CALL_OVERLOADED, _native.CALL_CLOSED
 BLOCK, RAISE, DROP_OLDEST, DROP_NEWEST = (
-    _native.LAYOUT[f"RING_{name}"] for name in "BLOCK RAISE DROP_OLDEST DROP_NEWEST".split()
+    _native.LAYOUT[f"RING_{name}"] for name in ("BLOCK", "RAISE", "DROP_OLDEST", "DROP_NEWEST")
 )
 
 Handler = Callable[["Office", int, int, Any, Any, Any], None]

@@ -169,7 +169,7 @@ def restart(here: Office) -> int:
 
 
 def test_kills_at_random_moments() -> None:
-    """Servers and clients die all the time; a caller that lives is never left waiting and never gets another's reply."""
+    """Servers and clients die all the time; a living caller is never left waiting and never gets another's reply."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     before = Arena.default().stats()["blocks_used"]

@@ -46,7 +46,7 @@ def test_values_arrive_as_they_were_sent() -> None:
 
 
 def test_a_value_that_cannot_be_read_is_told_and_blocks_nothing() -> None:
-    """In a request it reaches the handler as an exception, in a reply it raises in the caller, whose slot is free again."""
+    """In a request it reaches the handler as an exception, in a reply it raises in the caller; its slot is free."""
     with office() as here:
         here.serve()
         assert here.call("echo", Unreadable()) == (ERROR, "ZeroDivisionError('this value cannot be read')")
