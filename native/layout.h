@@ -133,8 +133,8 @@ struct shmrt_slot {
 	_Atomic uint64_t kill_task_id; /* the task that TIMEOUT and CANCEL were meant for */
 	uint8_t reserved5[SHMRT_LINE - 16];
 
-	/* line 6: written by the root only. How many messages it sent to the process over its socket: a
-	 * server looks at the word instead of the socket (edge C5). */
+	/* line 6: added to by the root, and by the process itself in its handler of TERM. How many messages the root sent
+	 * to the process over its socket: a server looks at the word instead of the socket (edge C5). */
 	_Atomic uint32_t control_count;
 	uint8_t reserved6[2 * SHMRT_LINE - 4];
 };

@@ -5,6 +5,7 @@
 
 #define SPIN_MOST_NS UINT64_C(50000)  /* looks at an empty mailbox before sleeping */
 #define SPIN_LOOK_NS UINT64_C(1000000) /* how long the number of spinners is believed */
+#define LOCK_TRIES 8                   /* a mutex that is still taken then has a holder without a CPU, most likely */
 #define RUNG 2                         /* bell_not_empty: rung for something that is not in the ring */
 
 /* ---- putting ------------------------------------------------------------------------------------ */
@@ -34,6 +35,7 @@ void shmrt_mailbox_attach(struct shmrt_mailbox *mailbox, const struct shmrt_call
 	if (ring->on_full == SHMRT_RING_DROP_NEWEST)
 		ring->on_full = SHMRT_RING_RAISE;
 	ring->lock_slice_ns = SHMRT_MAILBOX_LOCK_NS;
+	ring->lock_tries = LOCK_TRIES;
 	ring->before_drop = mailbox_before_drop;
 	ring->drop_context = mailbox;
 	mailbox->calls = calls != NULL ? *calls : (struct shmrt_calls){0};
@@ -187,6 +189,9 @@ int shmrt_mailbox_wait(struct shmrt_mailbox *mailbox, struct shmrt_control *cont
 			left -= (int64_t)(slept_ns - start_ns);
 		rc = shmrt_futex_wait(&ring->shared->bell_not_empty, 1, left);
 		shmrt_ring_learn(&ring->spin_message_ns, rc == SHMRT_OK ? shmrt_now_ns() - slept_ns : UINT64_MAX);
+		/* Who woke us holds the mutex, and this may be the CPU that it lost to us: sleep at once until it is free. */
+		if (rc == SHMRT_OK && shmrt_ring_lock_after(ring, 0) == SHMRT_OK)
+			shmrt_ring_unlock(ring);
 	}
 	shmrt_slot_phase_set(slot, SHMRT_PHASE_SPIN);
 	shmrt_beat_wake();

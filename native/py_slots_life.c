@@ -108,13 +108,13 @@ PyObject *shmrt_py_slots_ring_all(SlotsObject *self, PyObject *unused) {
 	Py_RETURN_NONE;
 }
 
-/* By the root only, after the message is in the process's socket. */
+/* By the root, after the message is in the process's socket; by the process itself, in its handler of TERM. */
 PyObject *shmrt_py_slots_send_control(SlotsObject *self, PyObject *index) {
 	struct shmrt_slot *slot = shmrt_py_slots_at(self, index);
 	if (!slot)
 		return NULL;
-	uint32_t count = atomic_load_explicit(&slot->control_count, memory_order_relaxed) + 1; /* ours alone */
-	atomic_store_explicit(&slot->control_count, count, memory_order_release); /* C5: before the rings, which fence */
+	/* C5: before the rings, which fence. */
+	uint32_t count = atomic_fetch_add_explicit(&slot->control_count, 1, memory_order_release) + 1; /* C5 */
 	shmrt_bell_ring(&slot->bell);
 	return PyLong_FromUnsignedLong(count);
 }

@@ -75,6 +75,7 @@ struct shmrt_ring {
 	_Atomic uint32_t spin_message_ns, spin_room_ns; /* learned: how long to look before sleeping */
 	_Atomic uint64_t lease_look_ns; /* when this process last looked for dead lease holders */
 	uint64_t lock_slice_ns;         /* longest sleep behind one holder of the mutex */
+	int lock_tries;                 /* looks at a taken mutex before sleeping on it */
 	/* What a mailbox has to do before drop_oldest forgets a message; copies only, under the mutex. NULL: nothing. */
 	void (*before_drop)(void *context, const struct shmrt_ring_message *);
 	void *drop_context;

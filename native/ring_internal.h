@@ -12,6 +12,7 @@
 #define SHMRT_RING_CHUNK 32 /* messages per hold of the mutex in a bulk call */
 #define SHMRT_RING_OUT_OF_LINE UINT32_MAX
 #define SHMRT_RING_LOCK_SLICE_NS UINT64_C(100000000) /* longest sleep behind one holder of the mutex */
+#define SHMRT_RING_LOCK_TRIES 64
 #define SHMRT_RING_LEASE_LOOK_NS INT64_C(20000000) /* a sleeper looks for dead lease holders this often */
 
 /* The four positions, read once and checked. */
@@ -75,6 +76,7 @@ void shmrt_ring_make_hole(struct shmrt_ring *, struct shmrt_ring_view *); /* aft
 
 /* ring_wait.c */
 int shmrt_ring_lock(struct shmrt_ring *); /* OK; INTERRUPTED after lock_slice_ns behind a stopped holder; CORRUPT */
+int shmrt_ring_lock_after(struct shmrt_ring *, int tries); /* so many looks before it sleeps */
 void shmrt_ring_unlock(struct shmrt_ring *);
 void shmrt_ring_wake(_Atomic uint32_t *bell); /* under the mutex, before the change it announces */
 void shmrt_ring_learn(_Atomic uint32_t *budget, uint64_t waited_ns); /* how long to spin the next time */

@@ -72,6 +72,7 @@ int shmrt_ring_attach(struct shmrt_ring *ring, void *address, uint64_t size, int
 	ring->mask = shmrt_is_power_of_two(ring->slots) ? ring->slots - 1 : 0;
 	ring->may_spin = shmrt_usable_cpus() >= 2;
 	ring->lock_slice_ns = SHMRT_RING_LOCK_SLICE_NS;
+	ring->lock_tries = SHMRT_RING_LOCK_TRIES;
 	ring->arena = arena;
 	if (arena != NULL) {
 		ring->blocks = *arena; /* shares the mapping, not the hints: see ring.h */

@@ -11,7 +11,6 @@
 #include <errno.h>
 #include <time.h>
 
-#define TRIES 64             /* looks at a taken mutex before sleeping on it */
 #define SPIN_MOST_NS 50000u  /* looks at an empty or full ring before sleeping on its bell */
 #define SPIN_LEAST_NS 2000u
 #define HYSTERESIS_NS 1500u  /* a producer at a full ring waits this long for more than one place */
@@ -34,11 +33,15 @@ static int ring_lock_asleep(pthread_mutex_t *mutex, uint64_t slice_ns) {
 }
 
 int shmrt_ring_lock(struct shmrt_ring *ring) {
+	return shmrt_ring_lock_after(ring, ring->may_spin ? ring->lock_tries : 0);
+}
+
+int shmrt_ring_lock_after(struct shmrt_ring *ring, int tries) {
 	pthread_mutex_t *mutex = &ring->shared->mutex;
 	int error = pthread_mutex_trylock(mutex);
-	if (error == EBUSY && ring->may_spin) {
+	if (error == EBUSY) {
 		unsigned pauses = 16; /* a few messages per turn of the lock */
-		for (int i = 0; i < TRIES && error == EBUSY; i++) {
+		for (int i = 0; i < tries && error == EBUSY; i++) {
 			for (unsigned j = 0; j < pauses; j++)
 				shmrt_pause();
 			if (pauses < 64)

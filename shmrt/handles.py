@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from shmrt.child_specs import specify, user_id
 from shmrt.children import Child
-from shmrt.errors import AlreadyStarted, ChildStateError, NotFound, RuntimeDown, ServerDown, StartError
+from shmrt.errors import AlreadyStarted, ChildStateError, NotFound, ServerDown, SpecError, StartError
 from shmrt.home import home_by_token
+from shmrt.process.server_words import plain, reason_from
 from shmrt.supervise.asking import AskError
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
@@ -31,6 +32,7 @@ __all__ = [
     "ProcessRef",
     "Ref",
     "SupervisorRef",
+    "at_fault",
     "explain",
     "make_ref",
     "reason_from",
@@ -109,8 +111,6 @@ class ProcessRef(Ref):
 
 
 def stop_child(ref: Ref, reason: Any, timeout: float | None) -> None:
-    from shmrt.supervise.child import plain
-
     try:
         ref._home.ask("stop_child", ref.key, plain(reason), timeout=timeout)
     except AskError as error:
@@ -188,8 +188,6 @@ class SupervisorRef(Ref):
     def stop(self, reason: Any = "shutdown", timeout: float | None = None) -> Any:
         """Ends it with everything under it, in reverse order of start; "killed" ends it brutally. Its own supervisor
         then decides as after any exit. Returns the reason; TimeoutError after `timeout` seconds (it goes on ending)."""
-        from shmrt.supervise.child import plain
-
         try:
             return reason_from(self._home.ask("stop_supervisor", self.key, plain(reason), timeout=timeout))
         except AskError:
@@ -245,12 +243,15 @@ def refusal(home: Home, error: AskError, supervisor: Any, about: Any) -> Excepti
         key, who = more
         ref = make_ref(home, key, who)
         return AlreadyStarted(f"{supervisor!r}: {about!r} is running already, as {ref!r}", ref=ref)
-    if code in ("running", "restarting", "already_present", "max_children"):
+    if code == "bad_combination":
+        return SpecError(f"{supervisor!r}: child {about!r}: {dict(more)}: nothing would come of its end", problem=code)
+    if code in ("running", "restarting", "already_present", "max_children", "dynamic"):
         hints = {
             "running": "terminate it first",
             "restarting": "its restart is under way; terminate it first",
             "already_present": "it is there and not running; restart_child or delete_child",
             "max_children": f"{more} children run already, its max_children",
+            "dynamic": "a dynamic supervisor forgets whoever ends; start_child and terminate_child are all it has",
         }
         return ChildStateError(f"{supervisor!r}: child {about!r}: {code}: {hints[code]}", state=code)
     if code == "not_found":
@@ -262,18 +263,7 @@ def refusal(home: Home, error: AskError, supervisor: Any, about: Any) -> Excepti
         )
     if code in ("noproc", "ended", "down"):
         return ServerDown(f"{supervisor!r} is not running", reason=reason_from(more) if code != "noproc" else "noproc")
-    return RuntimeDown(f"{supervisor!r} refused: {error}", reason=code)
-
-
-def reason_from(reason: Any) -> Any:
-    """An exit reason as the user gave it: what had to be pickled on its way is itself again."""
-    if type(reason) is tuple:
-        if len(reason) == 2 and reason[0] == "\0pickle":
-            from _pickle import loads
-
-            return loads(reason[1])
-        return tuple(reason_from(part) for part in reason)
-    return reason
+    return RuntimeError(f"{supervisor!r} refused: {error}")
 
 
 def explain(reason: Any) -> str:
@@ -281,6 +271,25 @@ def explain(reason: Any) -> str:
     if isinstance(reason, tuple) and len(reason) >= 3 and reason[0] == "error":
         return f"{reason[1]}: {reason[2]}"
     return str(reason) if isinstance(reason, str) else repr(reason)
+
+
+def at_fault(reason: Any) -> tuple[Any, Any]:
+    """(id of the child that did not start, its reason), of the reason of the supervisors above it.
+
+    >>> at_fault(("shutdown", ("failed_to_start_child", "db", "refused")))
+    ('db', 'refused')
+    >>> at_fault("shutdown")
+    (None, 'shutdown')
+    """
+    child = None
+    while (
+        isinstance(reason, tuple)
+        and len(reason) == 2
+        and isinstance(reason[1], tuple)
+        and reason[1][:1] == ("failed_to_start_child",)
+    ):
+        child, reason = reason[1][1], reason[1][2]
+    return child, reason
 
 
 def make_ref(home: Home, key: int, who: dict[str, Any]) -> Any:

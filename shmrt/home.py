@@ -48,8 +48,14 @@ class Home(server_home.Home):
 
     def ask(self, verb: str, *arguments: Any, timeout: float | None = None) -> Any:
         """`link.ask`, for whoever owns it. Raises AskError, RuntimeDown, TimeoutError."""
+        from shmrt.supervise.asking import AskError
+
         self.check()
-        return self.link.ask(verb, *arguments, timeout=timeout)
+        try:
+            return self.link.ask(verb, *arguments, timeout=timeout)
+        except AskError:
+            self.check()  # the runtime has ended meanwhile: that is why
+            raise
 
     # ---- names ------------------------------------------------------------------------------------------------------
     def entry(self, name: str) -> tuple[Any, ...] | None:
@@ -82,13 +88,19 @@ class Home(server_home.Home):
     ) -> Any:
         """A server under a supervisor of its own, which ends with it."""
         from shmrt.children import Child, Supervisor
+        from shmrt.errors import StartError
+        from shmrt.handles import at_fault
         from shmrt.runtimes import current
 
         ends = restart != "permanent"
         child = Child(cls, *args, kwargs=kwargs, name=name, mailbox=mailbox, restart=restart, significant=ends, id=name)
         tree = Supervisor([child], auto_shutdown="any_significant" if ends else "never")
         trees = (current() if self.owner is None else self.owner).trees
-        top = trees.plant(tree, again=restart == "permanent")
+        try:
+            top = trees.plant(tree, again=restart == "permanent")
+        except StartError as error:  # the supervisor is nothing that the caller knows of
+            reason = at_fault(error.reason)[1]
+            raise StartError(str(error), reason=reason, child=child.id) from None
         return top.child(child.id)
 
 

@@ -19,7 +19,7 @@ import threading
 from time import monotonic
 
 from shmrt.errors import AlreadyStarted, NotFound, RuntimeDown, StartError
-from shmrt.handles import SupervisorRef, explain, make_ref, reason_from
+from shmrt.handles import SupervisorRef, at_fault, explain, make_ref, reason_from
 from shmrt.home import Home, home_of
 from shmrt.supervise.asking import AskError
 from shmrt.supervise.link import make_spec
@@ -120,23 +120,22 @@ class TreeSide:
             ref = make_ref(self.home, key, who)
             return AlreadyStarted(f"{ref!r} is running already; its name is taken", ref=ref)
         reason = reason_from(error.more)
-        child = None
-        inner = reason
-        while (
-            isinstance(inner, tuple)
-            and len(inner) == 2
-            and isinstance(inner[1], tuple)
-            and inner[1][:1] == ("failed_to_start_child",)
-        ):
-            child, inner = inner[1][1], inner[1][2]
+        child, inner = at_fault(reason)
         if isinstance(inner, tuple) and inner[:1] == ("already_started",):
-            return AlreadyStarted(f"child {child!r} did not start: its name is taken", ref=None)
+            return AlreadyStarted(f"child {child!r} did not start: its name is taken", ref=self._ref_of(inner[1]))
         what = (
             f"child {child!r} did not start: {explain(inner)}"
             if child is not None
             else f"the tree did not start: {explain(reason)}"
         )
         return StartError(what, reason=reason, child=child)
+
+    def _ref_of(self, key: int) -> Any:
+        """None if it is gone."""
+        try:
+            return make_ref(self.home, key, self.home.ask("who", key))
+        except AskError:
+            return None
 
     def supervisor(self, name: str | None) -> SupervisorRef:
         try:
@@ -153,10 +152,10 @@ class TreeSide:
         self._stopping = True
         end = None if grace is None else monotonic() + grace
         try:
-            for planted in reversed(self._planted):
+            for planted in reversed(list(self._planted)):
                 self._stop(planted, "shutdown", end)
         except BaseException as error:
-            for planted in reversed(self._planted):
+            for planted in reversed(list(self._planted)):
                 self._stop(planted, "killed", None)
             if not isinstance(error, TimeoutError):
                 raise
@@ -164,7 +163,7 @@ class TreeSide:
     def _stop(self, planted: _Planted, reason: str, end: float | None) -> None:
         timeout = None if end is None else max(0.0, end - monotonic())
         try:
-            self.runtime._link.ask("stop_supervisor", planted.key, reason, timeout=timeout)
+            self.runtime._link.ask("stop_planted", planted.number, reason, timeout=timeout)
         except (AskError, RuntimeDown):
             pass  # it is gone
 
@@ -209,6 +208,15 @@ class TreeSide:
             self._root_lost()
         elif verb == "root_started" and rest[1] > 1:
             _in_thread("shmrt-replant", self._replant)
+
+    def reports(self) -> list[dict[str, Any]]:
+        """The last ones, with reasons and ids as the user knows them: unpickled here, in whoever asks."""
+        found = []
+        for report in self.events[-_EVENTS_MAX:]:
+            offender = {**report["offender"], "id": reason_from(report["offender"]["id"])}
+            path = reason_from(report["supervisor"])
+            found.append({**report, "supervisor": path, "offender": offender, "reason": reason_from(report["reason"])})
+        return found
 
     def _report(self, report: dict[str, Any]) -> None:
         self.events.append(report)

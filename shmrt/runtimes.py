@@ -25,8 +25,8 @@ from time import monotonic
 
 from shmrt import _native
 from shmrt.runtime_events import RuntimeEvents
+from shmrt.runtime_pools import RuntimePools
 from shmrt.spec import check_modules, check_name, parse_size
-from shmrt.supervise.protocol import FIRST_NESTED, FIRST_WORKER
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
@@ -100,15 +100,14 @@ def current() -> Runtime:
     return runtime
 
 
-class Runtime(RuntimeEvents):
+class Runtime(RuntimeEvents, RuntimePools):
     """The root supervisor process and what belongs to it.
 
     tree: a Supervisor; `start` (and `with`) returns when all of it is up, StartError says which child was not. When it
     gives up, the runtime ends with its reason. name: for people, and for the command line's verbs. shm_limit bounds the
     payload memory (bytes or "2GiB"; None: half of what is available). on_event(event) is called in a daemon thread with
     each report of the trees (see `events`), and with what the root tells of workers: ("started", slot, epoch, pid),
-    ("gone", ...), ("root_lost", ...). preload: modules imported
-    once in a template for every pool that names none of its own.
+    ("gone", ...), ("root_lost", ...). preload: modules imported once in a template for every pool that names none.
 
     Raises SegmentError if shared memory is short, naming needed, free and whose limit it is.
     """
@@ -144,6 +143,7 @@ class Runtime(RuntimeEvents):
         self._stopped = False
         self._down: Any = None
         self._ended = threading.Event()
+        self._ending = threading.RLock()  # held by whoever stops it
         self._home: Home | None = None
         self._trees: TreeSide | None = None
         self._link: Any = None
@@ -213,17 +213,22 @@ class Runtime(RuntimeEvents):
 
     def stop(self, grace: float = 5.0) -> None:
         """Ends its trees in order (each child has the time of its `shutdown`), then every pool (what is pending is lost
-        with RuntimeDown), then the root. Nothing is left afterwards. Ctrl-C during the wait kills what is left of the
-        trees."""
-        if not self._started or self._stopped or not self._is_mine:
+        with RuntimeDown), then the root. Nothing is left afterwards. Ctrl-C kills what is left of the trees."""
+        if not self._started or not self._is_mine:
             return
-        if self._trees is not None:
+        if self._trees is not None and not self._stopped:
             self._trees.stop_all()
-        with self._lock:
-            if self._stopped:
-                return
-            pools = list(self._pools.values())
-        for opened in pools:
+        me = threading.current_thread()
+        if not self._ending.acquire(blocking=me is not self._dispatcher and me.name != "shmrt-link"):
+            return  # another thread is at it, and waits for this one
+        try:
+            if not self._stopped:
+                self._finish(grace)
+        finally:
+            self._ending.release()
+
+    def _finish(self, grace: float) -> None:
+        for opened in list(self._pools.values()):
             opened.core.close()
             opened.core.fail_backlog(False)
             opened.finish(0.0)
@@ -242,7 +247,7 @@ class Runtime(RuntimeEvents):
 
     def _end(self, grace: float) -> None:
         if self._home is not None:
-            self._home.close("it was stopped")
+            self._home.close(self._down or "it was stopped")
         self._link.close(grace)
         self._hub.stop()
         self._slots.close()
@@ -278,11 +283,6 @@ class Runtime(RuntimeEvents):
             raise
         finally:
             self.stop()
-
-    def _loose_pools(self) -> list[OpenedPool]:
-        """Those that are no children of a tree, which ends its own."""
-        trees = self._trees
-        return [opened for opened in list(self._pools.values()) if trees is None or not trees.has_pool(opened.number)]
 
     def _abort(self) -> None:
         """By an exception or Ctrl-C: what is queued is cancelled, what runs in any pool or tree has the same few
@@ -344,56 +344,4 @@ class Runtime(RuntimeEvents):
     def events(self) -> list[dict[str, Any]]:
         """The last thousand reports of the trees, oldest first: what happened and what was decided. Each has event,
         seq, monotonic_ns, supervisor (path), context, reason and offender. They survive the root."""
-        return [] if self._trees is None else list(self._trees.events)
-
-    # ---- pools ----------------------------------------------------------------------------------------------------
-    def _add_pool(self, opened: OpenedPool) -> None:
-        """Gives it a number and a range of slots. Raises SegmentError when the process table has none left."""
-        with self._lock:
-            self._check()
-            opened.first = self._free_range(opened.count)
-            opened.number = self._next_pool
-            self._next_pool += 1
-            self._pools[opened.number] = opened
-
-    def _forget_pool(self, opened: OpenedPool) -> None:
-        with self._lock:
-            self._pools.pop(opened.number, None)
-
-    def _free_range(self, count: int) -> int:
-        taken = sorted((opened.first, opened.first + opened.count) for opened in self._pools.values())
-        start = FIRST_WORKER
-        for first, end in taken:
-            if first - start >= count:
-                break
-            start = end
-        if start + count > FIRST_NESTED:
-            raise self._no_slots(count)
-        return start
-
-    @staticmethod
-    def _no_slots(count: int) -> OSError:
-        from shmrt.errors import SegmentError
-
-        return SegmentError(
-            f"the process table has no {count} slots in a row left; close a pool, or use a second Runtime",
-            needed=count,
-            free=0,
-            hint="close a pool",
-        )
-
-    def chaos_kill(self, rng: Any) -> tuple[int, int] | None:
-        """SIGKILLs one ready worker of any pool, chosen by rng, ordered through the root: its slot and epoch."""
-        pools = list(self._pools.values())
-        rng.shuffle(pools)
-        return next((killed for killed in (opened.chaos_kill(rng) for opened in pools) if killed is not None), None)
-
-    def health(self) -> dict[str, Any]:
-        """Status of the runtime and of each pool."""
-        pools = {opened.name: opened.health() for opened in list(self._pools.values())}
-        statuses = {pool["status"] for pool in pools.values()}
-        if self._stopped or self._down is not None:
-            status = "unhealthy"
-        else:
-            status = "healthy" if statuses <= {"healthy"} else "degraded"
-        return {"status": status, "pools": pools, "root_pid": self.pid, "timestamp": monotonic()}
+        return [] if self._trees is None else self._trees.reports()

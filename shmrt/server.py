@@ -59,7 +59,7 @@ from shmrt.server_ref import ServerRef
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, ClassVar, TypeVar
+    from typing import Any, ClassVar, Self, TypeVar
 
     Handler = TypeVar("Handler", bound=Callable[..., Any])
 
@@ -102,7 +102,7 @@ class Server:
 
     _turn: Turn
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         server = super().__new__(cls)
         server._turn = Turn()
         return server
@@ -175,16 +175,10 @@ _GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200  # inspect.CO_*; th
 
 
 def check_reason(reason: Any) -> Any:
-    """An exit reason: a word, or a tuple that begins with one, of plain values."""
-    import marshal
-
+    """An exit reason: a word, or a tuple that begins with one."""
     word = reason[0] if isinstance(reason, tuple) and reason else reason
     if not isinstance(word, str):
         raise TypeError(f"reason must be a string such as 'normal', or a tuple that begins with one, not {reason!r}")
-    try:
-        marshal.dumps(reason)
-    except ValueError:
-        raise ValueError(f"reason={reason!r} must be made of plain values: numbers, strings, tuples") from None
     return reason
 
 

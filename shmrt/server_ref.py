@@ -29,6 +29,7 @@ from _thread import get_ident
 
 from shmrt import _native
 from shmrt.errors import CallTimeout, ChildStateError, Overloaded, RingClosed, ServerDown
+from shmrt.process.server_words import plain
 from shmrt.server_home import AskError, Home, home
 from shmrt.spec import check_seconds
 
@@ -182,7 +183,7 @@ class ServerRef:
         check_reason(reason)
         timeout = check_seconds(timeout, "timeout")
         self._check_not_self(self._reach())
-        self._ask("stop_child", self._key, reason, timeout=timeout)
+        self._ask("stop_child", self._key, plain(reason), timeout=timeout)
 
     # ---- how --------------------------------------------------------------------------------------------------------
     def _call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None) -> Any:
@@ -266,6 +267,8 @@ class ServerRef:
         if status == _native.CALL_REPLY:
             return value
         if status == _native.CALL_ERROR:
+            if isinstance(value, BaseException):
+                raise value  # the answer could not be read here
             from shmrt.process.remote import unpack_from
 
             raise unpack_from(value, value[4])

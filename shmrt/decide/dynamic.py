@@ -17,13 +17,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from shmrt.decide.specs import SupervisorSpec
+    from shmrt.decide.tree import Tree
+
 __all__ = ["DynamicSupervisor"]
 
 
 class DynamicSupervisor(Machine):
     """one_for_one without an order; `max_children` counts those that are starting or restarting too."""
 
-    __slots__ = ()
+    __slots__ = ("_end_timers",)
+
+    def __init__(self, tree: Tree, key: int, spec: SupervisorSpec, parent: Machine | None, id: Any) -> None:
+        super().__init__(tree, key, spec, parent, id)
+        self._end_timers: list[tuple[int, int]] = []
 
     # ------------------------------------------------------------------ what the tree tells
 
@@ -44,7 +51,7 @@ class DynamicSupervisor(Machine):
         was = member.state
         self.set_down(member, reason)
         if self.killing:
-            self.bury()
+            self.one_buried()
         elif self.stop_reason is not None:
             if member.ready:
                 self.judge(member)
@@ -67,7 +74,7 @@ class DynamicSupervisor(Machine):
             member.wait_timer = None
             self._restart(member)
         elif member is None:
-            for other in list(self.members.values()):
+            for other in reversed(self.ordered()):
                 if other.spec.shutdown == int(what):
                     self.kill_member(other)
         else:
@@ -99,8 +106,7 @@ class DynamicSupervisor(Machine):
                 self.cut_short(member)
             elif member.state == DOWN:
                 self.forget(member)
-        for length in lengths:
-            self.arm(length, None, str(length))
+        self._end_timers = [self.arm(length, None, str(length)) for length in lengths]
         self._end_if_empty()
 
     def abandon(self) -> list[Any]:
@@ -113,6 +119,11 @@ class DynamicSupervisor(Machine):
             member.stop_tokens = []
         return tokens
 
+    def finish(self, reason: Any) -> None:
+        for timer in self._end_timers:
+            self.tree.timers.cancel(timer)
+        super().finish(reason)
+
     def ordered(self) -> list[Member]:
         return list(self.members.values())
 
@@ -122,12 +133,12 @@ class DynamicSupervisor(Machine):
     # ------------------------------------------------------------------ requests
 
     def _start_child(self, token: Any, spec: ChildSpec) -> None:
+        if (problem := self.problem_of(spec)) is not None:
+            self.answer(token, False, problem)
+            return
         most = self.spec.max_children
         if most is not None and len(self.members) >= most:
             self.answer(token, False, ("max_children", most))
-            return
-        if (problem := self.problem_of(spec)) is not None:
-            self.answer(token, False, problem)
             return
         member = self.add(spec)
         member.start_token = token
@@ -147,7 +158,6 @@ class DynamicSupervisor(Machine):
             self.answer(token, False, ("not_found", None))
             return
         member.stop_tokens.append(token)
-        self.cancel_restart(member)
         if member.state == DOWN:
             self._terminated(member)
         elif member.state == STARTING:

@@ -28,7 +28,20 @@ class Machine:
     """One incarnation of a supervisor."""
 
     __slots__ = (
-        *("ended", "id", "intensity", "is_up", "key", "killing", "members", "parent", "spec", "stop_reason", "tree"),
+        *(
+            "ended",
+            "id",
+            "intensity",
+            "is_up",
+            "key",
+            "killing",
+            "left",
+            "members",
+            "parent",
+            "spec",
+            "stop_reason",
+            "tree",
+        ),
         *("last_reason", "restarts"),
     )
 
@@ -44,6 +57,8 @@ class Machine:
         self.stop_reason: Any = None
         self.is_up = False
         self.killing = False
+        self.left = 0
+        """After a kill: members that still have a process."""
         self.ended = False
         self.restarts = 0
         self.last_reason: Any = None
@@ -86,9 +101,8 @@ class Machine:
 
     def begin(self, member: Member) -> None:
         """Starts another incarnation; `on_started` or `on_exited` follows."""
-        self.tree.timers.cancel(member.wait_timer)
-        member.wait_timer = None
         member.state = STARTING
+        member.lost = False
         member.incarnation += 1
         member.killed = member.timed_out = member.ready = False
         if member.incarnation > 1:
@@ -105,7 +119,6 @@ class Machine:
         self.disarm(member)
         member.state = UP
         member.restarting = False
-        member.lost = False
         member.ran = member.ready = True
         member.up_since = self.tree.now
         self.report("progress", member, None)
@@ -232,12 +245,15 @@ class Machine:
         self.refuse(self.abandon())
         for member in reversed(list(self.members.values())):
             self.cancel_restart(member)
+            self.left += member.has_process
             self.kill_member(member)
-        self.bury()
+        if not self.left:
+            self.finish("killed")
 
-    def bury(self) -> None:
-        """After a kill: ends once nothing is left."""
-        if not any(member.has_process for member in self.members.values()):
+    def one_buried(self) -> None:
+        """After a kill, one of its members is gone."""
+        self.left -= 1
+        if not self.left:
             self.finish("killed")
 
     def finish(self, reason: Any) -> None:

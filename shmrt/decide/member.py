@@ -60,7 +60,7 @@ class Member:
         self.up_since = 0
         self.ran = False
         self.lost = False
-        """Said to be lost since it last ran."""
+        """Said to be lost since its last start."""
         self.killed = False
         self.ignored = False
         self.timed_out = False

@@ -64,7 +64,7 @@ class StaticSupervisor(Machine):
         expected = member.state != UP
         self.set_down(member, reason)
         if self.killing:
-            self.bury()
+            self.one_buried()
         elif expected:
             self._news_of(member)
         else:
@@ -100,8 +100,6 @@ class StaticSupervisor(Machine):
         tokens = self._serving + [message[1] for message in self._inbox if message[0] == "ask"]
         self._serving = []
         self._inbox.clear()
-        if self.killing:
-            self._steps.close()
         return tokens
 
     def ordered(self) -> list[Member]:
@@ -154,7 +152,6 @@ class StaticSupervisor(Machine):
             if not (yield from self._start(member)):
                 self.report("start_error", member, member.reason)
                 raise Ending(("shutdown", ("failed_to_start_child", member.spec.id, member.reason)))
-        self._check_stop()
         self.is_up = True
         self.tree.on_machine_up(self)
 
@@ -249,7 +246,6 @@ class StaticSupervisor(Machine):
         """One attempt, if the intensity allows it."""
         if not self.intensity.allow(self.tree.now):
             self.report_limit(member)
-            self.cancel_restart(member)
             raise Ending("shutdown")
         self.restarts += 1
         group = [member]
@@ -275,13 +271,13 @@ class StaticSupervisor(Machine):
     # ------------------------------------------------------------------ requests
 
     def _start_child(self, spec: ChildSpec) -> Steps:
+        if (problem := self.problem_of(spec)) is not None:
+            return False, problem
         known = self._children.get(spec.id)
         if known is not None:
             if known.state in (UP, DEAD):
                 return False, ("already_started", known.key)
             return False, ("already_present", None)
-        if (problem := self.problem_of(spec)) is not None:
-            return False, problem
         member = self.add(spec)
         if not (yield from self._start(member)):
             self.forget(member)
@@ -319,6 +315,7 @@ class StaticSupervisor(Machine):
         if member.state != DOWN:
             return False, ("running", None)
         if not (yield from self._start(member)):
+            self.lose(member)
             return False, ("start_error", member.reason)
         return True, member.key if member.state == UP else None
 

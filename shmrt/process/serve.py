@@ -32,13 +32,20 @@ Rules: gen_server (loop, handle_msg, terminate), proc_lib (stop), sys (get_state
 
 from __future__ import annotations
 
-from collections import deque
 from time import monotonic_ns
 
 from shmrt import _native
-from shmrt.errors import Shutdown
-from shmrt.process.serve_end import answer_system, fits_not, log_end, log_stray, pack_for_caller, reason_of, unknown
-from shmrt.process.server_words import INFO_PICKLED, Continue, Down, Exit, Turn, noreply
+from shmrt.process.serve_end import (
+    answer_system,
+    fits_not,
+    log_end,
+    log_stray,
+    pack_for_caller,
+    reason_of,
+    unknown,
+    without_loop,
+)
+from shmrt.process.server_words import INFO_PICKLED, Continue, Down, Exit, Turn, noreply, plain, reason_from
 
 TYPE_CHECKING = False  # children start without typing, which would cost them more than all else
 if TYPE_CHECKING:
@@ -71,6 +78,7 @@ def serve(
         import _signal  # type: ignore[import-not-found]  # `signal` would import enum
 
         _signal.signal(_signal.SIGTERM, loop.on_term)
+        _signal.signal(_signal.SIGUSR2, loop.on_exit_signal)
     try:
         return loop.run(make, extra, on_ready, runtime)
     finally:
@@ -90,12 +98,14 @@ class _Loop:
         self.server: Any = None
         self.turn = Turn()
         self.handlers: dict[str, tuple[Any, bool]] = {}
-        self.seen = slots.control_count(index)
+        self.seen = 0  # whatever came while the process started is looked at before anything else
         self.taken = 0
-        self.signals: deque[Down | Exit] = deque()
-        self.later: deque[tuple[int, Any, str, Any]] = deque()  # (due when so many were taken, token, verb, payload)
-        self.reason: Any = None  # why to end; None: go on
+        self.signals: list[Down | Exit] = []
+        self.later: list[tuple[int, Any, str, Any]] = []  # (due when so many were taken, token, verb, payload)
+        self.reason: Any = None  # why to end, as the user gave it; None: go on
+        self.asked: Any = None  # that reason as it came, if somebody else gave it
         self.inside = False
+        self.signalled = False  # it was interrupted by the exit signal of a linked process
         self.term = False  # TERM came while nothing could be interrupted
         self.idle_from = 0
         self.rested = False  # the idle timeout of 0 that follows the last message has been told
@@ -107,15 +117,15 @@ class _Loop:
             self.inside = False
         except BaseException as error:
             self.inside = False
-            return reason_of(error)
+            return plain(reason_of(error))
         if self.turn.stop is not None:
-            return self.turn.stop
+            return plain(self.turn.stop)
         on_ready()
         try:
             self._loop()
         except BaseException as error:  # TERM in the instant after a handler, or a mailbox that is corrupt
             self.inside = False
-            self.reason = reason_of(error)
+            self._end_by(error)
         return self._terminate(self.reason)
 
     def _init(self, make: bytes, extra: bytes | None, runtime: Any) -> None:
@@ -132,21 +142,35 @@ class _Loop:
         self._after(server.init(*args, **(kwargs or {})))
 
     def _terminate(self, reason: Any) -> Any:
-        """The last word is terminate's: what it raises becomes the reason."""
+        """The last word is terminate's: what it raises becomes the reason. A reason that was asked for goes back as it
+        came: another pickle of an equal value may differ."""
         try:
             self.server.terminate(reason)
         except BaseException as error:
-            reason = reason_of(error)
+            reason, self.asked = reason_of(error), None
         log_end(self.name, reason)
-        return reason
+        return plain(reason) if self.asked is None else self.asked
 
     def on_term(self, number: int, frame: object) -> None:
         """The handler of TERM: interrupts the server's own code, else wakes the loop."""
         if self.inside and not (self.server is not None and self.server.trap_exit):
             self.inside = False  # once: what cleans up after it is left alone
+            from shmrt.errors import Shutdown  # loaded already, with the server's class
+
             raise Shutdown()
         self.term = True
         self.slots.send_control(self.index)
+        self.mailbox.ring()
+
+    def on_exit_signal(self, number: int, frame: object) -> None:
+        """The handler of USR2: a linked process ended abnormally, as the root has said. Interrupts the server's own
+        code."""
+        if self.inside and not (self.server is not None and self.server.trap_exit):
+            self.inside = False
+            self.signalled = True
+            from shmrt.errors import Shutdown
+
+            raise Shutdown()
 
     # ---- what comes next --------------------------------------------------------------------------------------------
     def _loop(self) -> None:
@@ -167,7 +191,7 @@ class _Loop:
                 self.seen = got
                 self._take_control()
             elif self.later:  # what was sent before has expired or was given up
-                self._do(*self.later.popleft())
+                self._do(*self.later.pop(0))
             else:
                 self._run(server.handle_info, "timeout")
 
@@ -183,9 +207,9 @@ class _Loop:
             self._run(self.server.handle_info, "timeout")
             self.rested = True
         elif self.signals:
-            self._run(self.server.handle_info, self.signals.popleft())
+            self._run(self.server.handle_info, self.signals.pop(0))
         elif self.later and (self.taken >= self.later[0][0] or not self.mailbox.qsize()):
-            self._do(*self.later.popleft())
+            self._do(*self.later.pop(0))
         else:
             return False
         return True
@@ -234,7 +258,7 @@ class _Loop:
             if fits_not(error):
                 self._refuse(reference, error, f"a message that {name} does not take")
             else:
-                self._crash(reference, error)
+                self._crash(reference, without_loop(error))
             return
         self.turn.reference = 0
         if reference and value is not noreply and type(value) is not Continue:
@@ -252,7 +276,7 @@ class _Loop:
             self.inside = False
         except BaseException as error:
             self.inside = False
-            self._crash(0, error)
+            self._crash(0, without_loop(error))
         else:
             self._after(value)
 
@@ -268,9 +292,14 @@ class _Loop:
     def _crash(self, reference: int, error: BaseException) -> None:
         """Let it crash: the caller gets the exception, the supervisor a reason. An orderly exit is no exception: its
         caller hears from the root how the server ended."""
-        self.reason = reason_of(error)
+        self._end_by(error)
         if reference and not isinstance(error, SystemExit):
             self.calls.reply(reference, _native.CALL_ERROR, pack_for_caller(error, self.name))
+
+    def _end_by(self, error: BaseException) -> None:
+        """The reason to end: the exception, or the exit signal that it stands for."""
+        asked = self.control.take_exit_signal() if self.signalled and isinstance(error, SystemExit) else None
+        self.reason, self.asked = (reason_of(error), None) if asked is None else (reason_from(asked), asked)
 
     def _refuse(self, reference: int, error: BaseException, what: str) -> None:
         """The message is wrong, not the server: its sender is told, or the log, and nothing else happens."""
@@ -285,27 +314,28 @@ class _Loop:
         for message in messages:
             verb = message[0]
             if verb == "shutdown":
-                self.reason = "shutdown"
+                self.reason, self.asked = "shutdown", None
             elif verb == "exit_signal":
                 _, key, reason = message
                 if self.server.trap_exit:
-                    self.signals.append(Exit(reason, key))
+                    self.signals.append(Exit(reason_from(reason), key))
                 elif reason != "normal" and self.reason is None:
-                    self.reason = reason
+                    self.reason, self.asked = reason_from(reason), reason
             elif verb == "down":
                 _, monitor, key, reason = message
-                self.signals.append(Down(reason, monitor, key))
+                self.signals.append(Down(reason_from(reason), monitor, key))
             elif verb == "system":
                 _, token, what, payload = message
                 self.later.append((self.taken + self.mailbox.qsize(), token, what, payload))
         if self.term:
-            self.reason = "shutdown"
+            self.reason, self.asked = "shutdown", None
 
     def _do(self, due: int, token: Any, verb: str, payload: Any) -> None:
         """A system message whose turn has come. `stop` is answered by the end itself."""
         if verb == "stop":
             import marshal
 
-            self.reason = marshal.loads(payload)
+            self.asked = marshal.loads(payload)
+            self.reason = reason_from(self.asked)
         else:
             self.control.send(("system_reply", token, *answer_system(self.server, self.name, verb, payload)))

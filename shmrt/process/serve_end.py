@@ -6,28 +6,37 @@
     ...     reason_of(error)
     ('exit', 3)
 
-A reason is plain, so that the root can carry it. If the process dies while one is made, the reason is that death.
+The root carries reasons as plain values (`server_words.plain`). If the process dies while one is made, the reason is
+that death.
 """
 
 from __future__ import annotations
 
-from shmrt.errors import Shutdown
-from shmrt.process.functions import dumps
 from shmrt.process.remote import pack_exception
-from shmrt.process.server_words import plain
 
 TYPE_CHECKING = False  # children start without typing, which would cost them more than all else
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-__all__ = ["answer_system", "fits_not", "log_end", "log_stray", "pack_for_caller", "reason_of", "unknown"]
+__all__ = [
+    "answer_system",
+    "fits_not",
+    "log_end",
+    "log_stray",
+    "pack_for_caller",
+    "reason_of",
+    "unknown",
+    "without_loop",
+]
 
 
 def reason_of(error: BaseException) -> Any:
     """The exit reason of a process in which this went uncaught."""
+    from shmrt.errors import Shutdown  # here, since the root imports this module and has no use for errors
+
     if isinstance(error, Shutdown):
-        return "shutdown" if error.info is None else ("shutdown", plain(error.info))
+        return "shutdown" if error.info is None else ("shutdown", error.info)
     if isinstance(error, SystemExit):
         if error.code is None or error.code == 0:
             return "normal"
@@ -46,6 +55,12 @@ def fits_not(error: BaseException) -> bool:
     """Whether a call failed before the function began: its arguments do not fit, and nothing of the server has run."""
     trace = error.__traceback__
     return type(error) is TypeError and trace is not None and trace.tb_next is None
+
+
+def without_loop(error: BaseException) -> BaseException:
+    """Its traceback begins in the handler: what called that is of no use to whoever reads it."""
+    trace = error.__traceback__
+    return error if trace is None else error.with_traceback(trace.tb_next)
 
 
 def unknown(name: str, server: str | None, handlers: Iterable[str]) -> AttributeError:
@@ -70,7 +85,9 @@ def log_end(server: str | None, reason: Any) -> None:
 
 def answer_system(server: Any, name: str | None, verb: str, payload: bytes) -> tuple[bool, bytes]:
     """get_state and replace_state: (True, pickle of the state as it may be shown) or (False, pickle of the packed
-    exception). Whatever fails here leaves the server with the state that it had."""
+    exception). A function that fails leaves the server with the state that it had."""
+    from shmrt.process.functions import dumps
+
     try:
         if verb == "replace_state":
             import pickle
@@ -85,6 +102,8 @@ def answer_system(server: Any, name: str | None, verb: str, payload: bytes) -> t
 
 def _shown(state: Any) -> bytes:
     """The pickle of a state; a part of it that does not pickle (a socket, a lock) is shown by its repr."""
+    from shmrt.process.functions import dumps
+
     try:
         return dumps(state)
     except Exception:
@@ -101,6 +120,8 @@ def _repr(value: Any) -> str:
 
 
 def _pickles(value: Any) -> bool:
+    from shmrt.process.functions import dumps
+
     try:
         dumps(value)
     except Exception:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["INFO_PICKLED", "Continue", "Down", "Exit", "Sender", "Turn", "noreply", "plain"]
+__all__ = ["INFO_PICKLED", "Continue", "Down", "Exit", "Sender", "Turn", "noreply", "plain", "reason_from"]
 
 INFO_PICKLED = "pickled"
 """The name of an info message whose only argument is a pickle: what a timer puts into a mailbox. The root keeps the
@@ -133,21 +133,56 @@ class Turn:
         self.todo: list[Any] = []
 
 
-def plain(value: Any) -> Any:
-    """The value itself if it is plain (what the tree can carry), else how it shows itself.
+_SCALARS = (str, int, float, bool, bytes, type(None), complex)
+_PICKLE = "\0pickle"
 
-    >>> plain({"disk": 3})
-    {'disk': 3}
-    >>> plain(noreply)
-    'noreply'
+
+def plain(value: Any) -> Any:
+    """A value as the root can carry it: what is plain stays, in a tuple each part by itself, and all else becomes its
+    pickle, which `reason_from` opens. What has no pickle is what it shows itself as.
+
+    >>> plain(("shutdown", {"disk": [3]}))
+    ('shutdown', {'disk': [3]})
+    >>> reason_from(plain(("shutdown", Continue(1))))
+    ('shutdown', Continue(1))
     """
-    import marshal
+    if _is_plain(value, 20):
+        return value
+    if type(value) is tuple:
+        return tuple(map(plain, value))
+    from shmrt.process.functions import dumps
 
     try:
-        marshal.dumps(value)
-    except ValueError:
+        return (_PICKLE, dumps(value))
+    except Exception:
+        pass
+    try:
+        return repr(value)
+    except Exception:
+        return f"<{type(value).__name__} that cannot be shown>"
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    kind = type(value)  # exactly: of a subclass, marshal would lose the class
+    if kind in _SCALARS:
+        return True
+    if depth == 0:
+        return False
+    if kind is dict:
+        return all(_is_plain(part, depth - 1) for pair in value.items() for part in pair)
+    return kind in (tuple, list, set, frozenset) and all(_is_plain(part, depth - 1) for part in value)
+
+
+def reason_from(reason: Any) -> Any:
+    """An exit reason as the user gave it: what had to be pickled on its way is itself again, or a text that says why
+    it could not be."""
+    if type(reason) is not tuple:
+        return reason
+    if len(reason) == 2 and reason[0] == _PICKLE:
+        from _pickle import loads
+
         try:
-            return repr(value)
-        except Exception:
-            return f"<{type(value).__name__} that cannot be shown>"
-    return value
+            return loads(reason[1])
+        except Exception as error:
+            return f"<cannot be unpickled here: {type(error).__name__}: {error}>"
+    return tuple(map(reason_from, reason))

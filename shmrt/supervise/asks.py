@@ -10,6 +10,7 @@ dies while it waits is not answered; what it asked for goes on.
     find name                        the key of a supervisor by name; with None that of the runtime's own top
     who key                          who a child is: see `who`
     stop_supervisor key reason       answered when all of it is gone
+    stop_planted number reason       the same, by the number that it was planted with
     stop_child key reason            a server, or a function's process: in order, without its supervisor's doing
     system key verb payload          what `get_state` and `replace_state` send to a server
     end_process key brutally, tie key    an exit signal; a link, for tasks
@@ -85,8 +86,11 @@ class Asks:
             value = self._row(value)
         elif ok and verb == "get_childspec":
             value = value.to_plain()
-        elif not ok and isinstance(value, tuple) and value and value[0] == "already_started":
-            value = ("already_started", (value[1], self.who(value[1])))
+        elif not ok and isinstance(value, tuple):
+            if value[0] == "start_error" and isinstance(value[1], tuple) and value[1][0] == "already_started":
+                value = value[1]  # its name is taken
+            if value[0] == "already_started":
+                value = ("already_started", (value[1], self.who(value[1])))
         if who is None or who.channel is not None:
             self.trees.send_to(who, ("answer", number, ok, value))
 
@@ -203,6 +207,11 @@ class Asks:
         self.trees.act()
         return self
 
+    def _ask_stop_planted(self, token: Any, number: int, reason: Any) -> Any:
+        """Also one that is not up yet, whose key nobody has been told."""
+        key = next((key for key, top in self.trees.tops.items() if top["number"] == number), 0)
+        return self._ask_stop_supervisor(token, key, reason)
+
     # ---- children ---------------------------------------------------------------------------------------------------
     def _ask_stop_child(self, token: Any, key: int, reason: Any) -> Any:
         kin = self._kin(key)
@@ -212,8 +221,7 @@ class Asks:
         if kin.is_server:
             self.trees.tell(kin, ("system", 0, "stop", marshal.dumps(reason)))
         else:
-            kin.asked_to_end = True
-            _native.pidfd_signal(kin.worker.pidfd, 15)
+            self.trees.ask_to_end(kin)
         return self
 
     def _ask_system(self, token: Any, key: int, verb: str, payload: bytes) -> Any:
@@ -325,4 +333,4 @@ class Asks:
         return self.trees.tree.describe(key)
 
     def _ask_events(self, token: Any, since: int) -> list[dict[str, Any]]:
-        return [report for report in self.trees.events if report["seq"] > since]
+        return self.trees.reports.since(since)

@@ -15,7 +15,8 @@ import os
 
 from shmrt import _native
 from shmrt.process import remote, worker
-from shmrt.process.signals import TERM
+from shmrt.process.server_words import plain
+from shmrt.process.signals import TERM, USR2
 from shmrt.supervise.inner import link_of
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
@@ -52,14 +53,13 @@ class ChildLoop:
         self.mailbox = self.kin.mailbox
         self.calls = _native.Calls(slots)
         self.says_ready = self.kin.is_server
-        self._inside = self._asked_to_end = False
+        self._inside = self._asked_to_end = self._signalled = False
         self._start: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
         _this = self
 
     def deliver(self, message: tuple[Any, ...]) -> None:
         """A control message of this process's own, for a server."""
         self.link.deliver(message)
-        self.slots.send_control(self.index)
 
     # ---- before READY -----------------------------------------------------------------------------------------------
     def prepare(self) -> None:
@@ -71,7 +71,8 @@ class ChildLoop:
         start, args, kwargs = loads(self.kin.data["blob"])
         extra = self.kin.data.get("extra")
         self._start = (start, args if extra is None else (*loads(extra), *args), kwargs)
-        _on_term(self._on_term)
+        _on_signal(TERM, self._on_term)
+        _on_signal(USR2, self._on_exit_signal)
 
     def start_failed(self, error: BaseException) -> None:
         self.link.send_last(("exit", *reason_of(error)))
@@ -95,6 +96,8 @@ class ChildLoop:
             if isinstance(error, SystemExit) and not _is_shutdown(error):
                 raise  # sys.exit(3) is exit code 3
             reason = reason_of(error)[0]
+            if self._signalled and _is_shutdown(error):
+                reason = self.link.take_exit_signal() or reason
             self.link.send_last(("exit", reason))
             return 0 if _is_shutdown(error) else 1
         self.link.send_last(("exit", "normal"))
@@ -109,6 +112,12 @@ class ChildLoop:
 
             raise Shutdown
 
+    def _on_exit_signal(self, number: int, frame: object) -> None:
+        """A linked process ended abnormally: so does this one, for the same reason."""
+        if self._inside:
+            self._signalled = True
+            self._on_term(number, frame)
+
     def _ready(self) -> None:
         if not worker.ready(self.job):
             os._exit(1)  # given up by the root while it got ready
@@ -117,7 +126,7 @@ class ChildLoop:
         from shmrt.process.serve import serve
 
         assert self.mailbox is not None
-        self.link.on_control = self.mailbox.ring
+        self.link.on_control = self._wake
         data = self.kin.data
         reason = serve(
             data["blob"],
@@ -135,6 +144,13 @@ class ChildLoop:
         if isinstance(reason, tuple) and reason[0] == "exit":
             return int(reason[1])
         return 0 if reason in ("normal", "shutdown") or reason[0] == "shutdown" else 1
+
+    def _wake(self) -> None:
+        """The thread of the link may have read a message after the loop looked for it in vain, and the root raised the
+        count before that: raised once more, the loop looks again."""
+        assert self.mailbox is not None
+        self.slots.send_control(self.index)
+        self.mailbox.ring()
 
     def log(self, row: tuple[Any, ...]) -> None:
         self.link.send(("log", row))
@@ -160,18 +176,7 @@ def _is_shutdown(error: BaseException) -> bool:
     return isinstance(error, Shutdown)
 
 
-def plain(info: Any) -> Any:
-    """A value as it may lie in the root: as it is if marshal takes it unchanged, else its pickle."""
-    if isinstance(info, (str, int, float, bytes, bool, type(None))):
-        return info
-    if type(info) is tuple and all(isinstance(part, (str, int, float, bytes, bool, type(None))) for part in info):
-        return info
-    from shmrt.process.functions import dumps
-
-    return ("\0pickle", dumps(info))
-
-
-def _on_term(handler: Any) -> None:
+def _on_signal(number: int, handler: Any) -> None:
     import _signal  # type: ignore[import-not-found]
 
-    _signal.signal(TERM, handler)
+    _signal.signal(number, handler)

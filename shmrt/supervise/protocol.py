@@ -88,11 +88,12 @@ class ProtocolError(Exception):
 class Channel:
     """One end of the socket. Not thread-safe: the owner serialises `send` and `flush`."""
 
-    __slots__ = ("_fds", "_in", "_out", "closed", "fd")
+    __slots__ = ("_deaf", "_fds", "_in", "_out", "closed", "fd")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.closed = False
+        self._deaf = False  # the peer takes nothing any more; what it said before may still be unread
         self._in = bytearray()
         self._fds: list[int] = []
         self._out: list[tuple[bytes, tuple[int, ...]]] = []
@@ -105,7 +106,7 @@ class Channel:
         """Queues one message and sends what the socket takes. The descriptors must stay open until `pending` is
         False; callers that close theirs pass duplicates. After the peer is gone nothing is sent and nothing raised:
         the end of the stream says so."""
-        if self.closed:
+        if self.closed or self._deaf:
             return
         body = marshal.dumps(message)
         header = len(body).to_bytes(5, "little") + len(fds).to_bytes(3, "little")
@@ -118,7 +119,7 @@ class Channel:
             try:
                 sent = _native.send_fds(self.fd, data, fds)
             except (BrokenPipeError, ConnectionResetError):
-                self.closed = True
+                self._deaf = True
                 self._out.clear()
                 return
             if sent is None:

@@ -25,6 +25,7 @@ from shmrt.process import signals
 from shmrt.supervise.bonds import Bonds
 from shmrt.supervise.kin import Kin, KinCrew, KinLine, exit_reason
 from shmrt.supervise.registry import Registry
+from shmrt.supervise.report import Reports
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from shmrt.supervise.starting import Starting
 
 __all__ = ["Trees"]
-
-_EVENTS_MAX = 1000
 
 
 class Trees:
@@ -57,8 +56,8 @@ class Trees:
         self.on_end: list[
             tuple[Any, Callable[[Any], None]]
         ] = []  # (a supervisor's machine, to be called with its reason)
-        self._acting = False
-        self._warm = False
+        self._acting = self._warm = False
+        self._failed: list[tuple[Kin, Any]] = []  # starts that failed while effects were carried out
         self._lent: list[int] = []  # descriptors that are on their way to the program
         self.bonds = Bonds()
         if staff.arena_fd >= 0:
@@ -71,9 +70,7 @@ class Trees:
         self.calls.reserve()
         self.registry = Registry(staff.slots)
         self.registry.on_mailbox = self._keep_mailbox
-        self.events: list[dict[str, Any]] = []
-        self.event_count = 0
-        self.on_event: Callable[[dict[str, Any]], None] | None = None
+        self.reports = Reports()
         self.on_answer: Callable[[Any, bool, Any], None] = lambda token, ok, value: None
         self.on_child_gone: Callable[[Kin, Any], None] = lambda kin, reason: None
 
@@ -126,25 +123,26 @@ class Trees:
         if self._acting:
             return
         self._acting = True
-        try:
-            while effects := self.tree.take_effects():
-                for effect in effects:
-                    verb, *rest = effect
-                    getattr(self, f"_do_{verb}")(*rest)
-        finally:
-            self._acting = False
+        while effects := self.tree.take_effects():
+            for effect in effects:
+                verb, *rest = effect
+                getattr(self, f"_do_{verb}")(*rest)
+        self._acting = False
         for watched in [watched for watched in self.on_end if watched[0].ended]:
             self.on_end.remove(watched)
             watched[1](watched[0].stop_reason if not watched[0].killing else "killed")
 
     def settle(self, now: int) -> None:
         self.return_lent()
+        failed, self._failed = self._failed, []
+        for kin, reason in failed:
+            self._exited(kin, reason)
         self.tree.tick(now)
         self.act()
 
     def wait_ns(self, now: int) -> int | None:
         due = self.tree.next_ns()
-        return None if due is None else max(0, due - now)
+        return 0 if self._failed else None if due is None else max(0, due - now)
 
     def _do_start(self, key: int, data: dict[str, Any]) -> None:
         kin = self.kin.get(key)
@@ -202,11 +200,13 @@ class Trees:
 
     def ask_to_end(self, kin: Kin) -> None:
         """OTP's exit(shutdown). A server hears it between two messages; TERM interrupts what it or a function is
-        doing."""
+        doing. Once for each process: another TERM would interrupt its cleaning up."""
+        if kin.asked_to_end:
+            return
         kin.asked_to_end = True
         if kin.in_program:
             self.staff.channel.send(("close_child", kin.key, kin.incarnation))
-        elif kin.worker is not None:
+        elif kin.worker is not None and kin.ready:
             if kin.is_server:
                 self.tell(kin, ("shutdown",))
             _native.pidfd_signal(kin.worker.pidfd, signals.TERM)
@@ -264,6 +264,9 @@ class Trees:
 
     def ready(self, kin: Kin) -> None:
         kin.ready = True
+        if kin.asked_to_end:  # somebody stopped it while it started, when it could not hear
+            kin.asked_to_end = False
+            self.ask_to_end(kin)
         self.tree.started(kin.key, monotonic_ns())
         self.act()
 
@@ -299,12 +302,16 @@ class Trees:
             self._exited(kin, reason)
 
     def _exited(self, kin: Kin, reason: Any) -> None:
+        if self._acting:  # a start that failed at once; the root does something else before the next attempt
+            self._failed.append((kin, reason))
+            return
         self.registry.leave(kin)
-        self.fall(kin.key, reason)
-        self.on_child_gone(kin, reason)
         self.calls.reclaim()
         self.tree.exited(kin.key, reason, monotonic_ns())
         self.act()
+        # Last: whoever hears that a server is gone for good finds its mailbox closed.
+        self.fall(kin.key, reason)
+        self.on_child_gone(kin, reason)
 
     def caller_gone(self, one: Worker) -> None:
         """Any process of the root's: the replies that it was writing will not come, and nobody waits for those it asked
@@ -328,6 +335,9 @@ class Trees:
         for other in linked:
             if other in self.kin:
                 self.tell(self.kin[other], ("exit_signal", key, reason))
+                worker = self.kin[other].worker
+                if worker is not None and reason != "normal":
+                    _native.pidfd_signal(worker.pidfd, signals.USR2)  # it may be busy
 
     # ---- speaking ---------------------------------------------------------------------------------------------------
     def send_to(self, who: Worker | None, message: tuple[Any, ...]) -> None:
@@ -350,19 +360,7 @@ class Trees:
 
     def note(self, report: dict[str, Any]) -> None:
         """Keeps a report and tells the program of it."""
-        self.event_count += 1
-        report = {
-            "event": "supervisor." + report["context"],
-            "seq": self.event_count,
-            "monotonic_ns": monotonic_ns(),
-            **report,
-        }
-        self.events.append(report)
-        if len(self.events) > 2 * _EVENTS_MAX:
-            del self.events[:-_EVENTS_MAX]
-        self.staff.channel.send(("event", report))
-        if self.on_event is not None:
-            self.on_event(report)
+        self.staff.channel.send(("event", self.reports.keep(report)))
 
     @staticmethod
     def offender(kin: Kin) -> dict[str, Any]:

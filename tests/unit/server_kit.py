@@ -1,7 +1,8 @@
-"""A runtime for servers inside one process: the real loop, refs and codec over memory that is a dict and a deque.
+"""A runtime for servers inside one process: the real loop and refs, over real shared memory or over plain memory.
 
 `World` is the root: it starts a server in a thread of its own, keeps its mailbox over restarts, and tells callers how
-it ended. Slots, Calls and Mailbox keep the rules of the shared-memory ones, without the sharing.
+it ended. The plain Slots, Calls and Mailbox are a dict and a deque with the rules of the shared ones: what holds over
+both is the server's doing.
 """
 
 from __future__ import annotations
@@ -21,14 +22,10 @@ from shmrt.errors import Overloaded, RingClosed
 from shmrt.process.serve import serve
 from shmrt.server_home import AskError, Home
 from shmrt.server_ref import ServerRef
+from shmrt.spec import ON_FULL
 
 PATIENCE_S = 30.0
 """A test that waits so long hangs."""
-
-_NAMES = ("CALL_REPLY", "CALL_ERROR", "CALL_DOWN", "CALL_TIMEOUT", "CALL_OVERLOADED", "CALL_CLOSED")
-for _number, _name in enumerate((*_NAMES, "MAIL_CALL", "MAIL_CAST", "MAIL_INFO"), 1):
-    if not hasattr(_native, _name):
-        setattr(_native, _name, _number)
 
 BELL = threading.Condition()
 """Everything here changes under this lock, and every change rings it."""
@@ -149,10 +146,16 @@ class Calls:
             self._end(reference, status, value)
             return True
 
-    def fail(self, state: str, target: int, reason: Any) -> None:
+    def fail_taken(self, owner: int, reason: Any, /) -> None:
+        self._fail("taken", None, reason)
+
+    def fail_waiting(self, target: int, reason: Any, /) -> None:
+        self._fail("waiting", target, reason)
+
+    def _fail(self, state: str, target: int | None, reason: Any) -> None:
         with BELL:
             for reference, slot in list(self.table.items()):
-                if slot.target == target and slot.state == state:
+                if target in (None, slot.target) and slot.state == state:
                     self._end(reference, _native.CALL_DOWN, reason)
 
 
@@ -210,6 +213,10 @@ class Mailbox:
 
     def done(self, slots: Slots, index: int) -> None:
         self.done_count += 1
+
+    def ring(self) -> None:
+        with BELL:
+            BELL.notify_all()
 
     def qsize(self) -> int:
         return len(self.messages)
@@ -269,7 +276,8 @@ class Child:
         self.ready = threading.Event()
         self.ended = threading.Event()
         self.reason: Any = None
-        self.ref = ServerRef(key, (0, 0, key, b"t%d" % key), name=name, handlers=cls.__handlers__, runtime=world.word)
+        self.address = (0, 0, key, b"t%d" % key)
+        self.ref = ServerRef(key, self.address, name=name, handlers=cls.__handlers__, runtime=world.word)
 
     def start(self) -> None:
         self.ready.clear()
@@ -288,7 +296,7 @@ class Child:
             runtime=world.word,
             catch_term=catch_term,
         )
-        world.calls.fail("taken", self.key, self.reason)
+        world.calls.fail_taken(_native.owner_self(), self.reason)
         self.ended.set()
 
     def tell(self, *message: Any) -> None:
@@ -297,6 +305,7 @@ class Child:
         with BELL:
             self.control.inbox.append(message)
         self.world.slots.send_control(self.key)
+        self.box.ring()
 
     def wait(self) -> Any:
         assert self.ended.wait(PATIENCE_S), "the server did not end"
@@ -305,15 +314,20 @@ class Child:
     def lose(self) -> None:
         """It will not be started again."""
         self.box.close()
-        self.world.calls.fail("waiting", self.key, self.reason)
+        self.world.calls.fail_waiting(self.key, self.reason)
 
 
 class World:
     word = "world"
 
-    def __init__(self) -> None:
-        self.slots = Slots()
-        self.calls = Calls()
+    def __init__(self, memory: str = "plain") -> None:
+        self.shared = memory == "shared"
+        if self.shared:
+            self.slots: Any = _native.Slots.create(16)
+            self.calls: Any = _native.Calls(self.slots)
+            self.calls.reserve()
+        else:
+            self.slots, self.calls = Slots(), Calls()
         self.children: dict[int, Child] = {}
         self.answers: dict[Any, Any] = {}
         self.timers: dict[int, tuple[int, bytes]] = {}
@@ -326,6 +340,7 @@ class World:
         made = Home(self.calls, SimpleNamespace(ask=self.ask), runtime=self.word, key=key)  # type: ignore[arg-type]
         made._open = lambda address: self.children[address[2]].box  # type: ignore[method-assign]
         made.start = self.start
+        made.find = lambda name: None
         return made
 
     def home(self, runtime: Any = None) -> Home:
@@ -333,8 +348,13 @@ class World:
 
     def add(self, cls: Any, *args: Any, name: str | None = None, box: Any = None, **kwargs: Any) -> Child:
         key = len(self.children) + 1
-        child = self.children[key] = Child(self, key, cls, args, kwargs, name, box or Mailbox())
+        child = self.children[key] = Child(self, key, cls, args, kwargs, name, box or self.box())
         return child
+
+    def box(self, capacity: int = 1000, on_full: str = "raise") -> Any:
+        if self.shared:
+            return _native.Mailbox.create(capacity, 512, ON_FULL.index(on_full), None, self.calls)
+        return Mailbox(capacity, on_full)
 
     def begin(self, cls: Any, *args: Any, **options: Any) -> Child:
         child = self.add(cls, *args, **options)
@@ -348,9 +368,12 @@ class World:
         self.asked.append((verb, *args))
         if verb == "cancel_timer":
             return self.timers.pop(args[0], (None,))[0]
-        child = self.children[args[0]]
-        if verb == "server_info":
-            return child.cls.__handlers__, child.name, None if child.ended.is_set() else 4711
+        child = self.children.get(args[0])
+        if child is None:
+            raise AskError("not_found", args[0])
+        if verb == "who":
+            pid = 0 if child.ended.is_set() else 4711
+            return {"handlers": child.cls.__handlers__, "mailbox": child.address, "pid": pid}
         if child.ended.is_set():
             raise AskError("noproc")
         if verb == "send_after":
@@ -359,10 +382,12 @@ class World:
             return self.token
         self.token += 1
         token = self.token
-        if verb == "server_stop":
+        if verb == "stop_child":
             child.tell("system", token, "stop", marshal.dumps(args[1]))
-            if not child.ended.wait(PATIENCE_S if args[2] is None else args[2] / 1e9):
-                raise AskError("timeout")
+            if not child.ended.wait(PATIENCE_S if timeout is None else timeout):
+                raise TimeoutError
+            if child.reason != args[1]:
+                raise AskError("exit", child.reason)
             return child.reason
         child.tell("system", token, args[1], args[2])
         with BELL:
@@ -378,12 +403,15 @@ class World:
                 child.tell("shutdown")
                 child.wait()
         self.outside.close("it was closed")
+        if self.shared:
+            self.slots.close()
+        _here.clear()
 
 
 @contextmanager
-def world() -> Iterator[World]:
+def world(memory: str) -> Iterator[World]:
     before = server_home._finder
-    made = World()
+    made = World(memory)
     server_home.use(made.home)
     try:
         yield made

@@ -8,17 +8,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from server_kit import Mailbox, World, wait_until, world
+from server_kit import World, wait_until, world
 
 import shmrt
 from shmrt import Continue, Server, ServerDown, Shutdown, SpecError, call, cast, noreply
 from shmrt.errors import CallTimeout, ChildStateError, Overloaded
 from shmrt.process.remote import RemoteTraceback
+from shmrt.process.server_words import plain, reason_from
 
 
-@pytest.fixture
-def w() -> Iterator[World]:
-    with world() as made:
+@pytest.fixture(params=["plain", "shared"])
+def w(request: pytest.FixtureRequest) -> Iterator[World]:
+    with world(request.param) as made:
         yield made
 
 
@@ -65,6 +66,7 @@ class Counter(Server):
 
 def test_calls_and_casts_keep_their_order(w: World) -> None:
     ref = w.begin(Counter, 10, name="counter").ref
+    assert ref.add is ref.add, "asked for once"
     assert ref.add(5) == 15 and ref.add(by=2) == 17
     assert ref.reset() is None
     assert ref.add() == 1
@@ -166,10 +168,17 @@ def test_an_orderly_exit_in_a_handler_is_its_reason(w: World, error: SystemExit,
     assert child.wait() == reason and caught.value.reason == reason
 
 
-def test_what_shutdown_says_is_made_plain() -> None:
-    from shmrt.process.serve_end import reason_of
-
-    assert reason_of(Shutdown(noreply)) == ("shutdown", "noreply")
+def test_a_reason_of_any_kind_comes_back_as_it_was(w: World) -> None:
+    child = w.begin(Counter)
+    with pytest.raises(ServerDown) as caught:
+        child.ref.fail(Shutdown(Continue([noreply])))
+    assert caught.value.reason == ("shutdown", Continue([noreply]))
+    assert child.wait()[1][0] == "\0pickle", "the root carries the pickle, and never opens it"
+    assert plain(("x", threading.Lock()))[1].startswith("<unlocked")
+    endless: list[Any] = []
+    endless.append(endless)
+    assert reason_from(plain(("x", endless)))[1][0][0]
+    assert reason_from(("\0pickle", b"nonsense")).startswith("<cannot be unpickled")
     assert pickle.loads(pickle.dumps(Shutdown((1, 2)))).info == (1, 2)
 
 
@@ -200,6 +209,18 @@ class Slow(Server):
         return self.waiting
 
     @call
+    def soon(self) -> Any:
+        return Continue(self.sender)
+
+    def handle_continue(self, arg: Any) -> None:
+        assert self.sender is None
+        self.reply(arg, "continued")
+
+    def handle_info(self, message: Any) -> None:
+        assert self.sender is None
+        self.waiting.append(message)
+
+    @call
     def last(self) -> list[bool]:
         return self.told
 
@@ -214,6 +235,9 @@ def test_an_answer_may_come_later_from_anybody_once(w: World) -> None:
     ref.answer("inside")
     assert second.result(30) == "inside" and ref.last() == [False, True]
     assert ref.twice() == "first"
+    assert ref.soon() == "continued", "a call's handler that continues answers later, too"
+    ref.info("no call")
+    assert ref.senders()[-1] == "no call"
     with pytest.raises(TypeError, match="sender"):
         Server.reply(None, 1)  # type: ignore[arg-type]
 
@@ -255,7 +279,7 @@ def test_messages_wait_for_the_next_incarnation(w: World) -> None:
 
 
 def test_full_mailboxes(w: World) -> None:
-    child = w.add(Counter, box=Mailbox(1, "raise"), name="small")
+    child = w.add(Counter, box=w.box(1, "raise"), name="small")
     child.ref.info(1)
     with pytest.raises(Overloaded, match=r"the mailbox of server small is full: 1 messages") as caught:
         child.ref.add()
@@ -264,9 +288,9 @@ def test_full_mailboxes(w: World) -> None:
         child.ref.reset()
     with pytest.raises(Overloaded):
         child.ref.request("add")
-    dropping = w.add(Counter, box=Mailbox(1, "drop_newest")).ref
+    dropping = w.add(Counter, box=w.box(1, "drop_newest")).ref
     assert dropping.info(1) is True and dropping.info(2) is False
-    blocking = w.add(Counter, box=Mailbox(1, "block"))
+    blocking = w.add(Counter, box=w.box(1, "block"))
     blocking.ref.info(1)
     with pytest.raises(Overloaded):
         blocking.ref.cast("reset", timeout=0.0)
@@ -287,16 +311,17 @@ class Selfish(Server):
         self.me = me
 
     @call
+    def whom(self) -> Any:
+        return self.me
+
+    @call
     def misuse(self, how: str) -> Any:
         if how == "stop":
             return self.me.stop()
         if how == "thread":
-            found: list[Any] = []
             home = shmrt.server._home()
-            thread = threading.Thread(target=lambda: (w_home(home), found.append(self.me.request("know", None))))
-            thread.start()
-            thread.join()
-            return len(found)
+            self.thread = threading.Thread(target=lambda: (w_home(home), self.me.know("told")))
+            return self.thread.start()
         if how == "state":
             return shmrt.get_state(self.me)
         return self.me.call("misuse", "again")
@@ -334,11 +359,12 @@ def test_calling_oneself_is_an_error_not_a_deadlock(w: World, how: str) -> None:
 def test_another_thread_of_the_server_may_ask_it(w: World) -> None:
     ref = w.begin(Selfish).ref
     ref.know(ref)
-    assert ref.misuse("thread") == 1
+    ref.misuse("thread")
+    wait_until(lambda: ref.whom() == "told")
 
 
 def test_filling_ones_own_mailbox_does_not_wait_for_oneself(w: World) -> None:
-    ref = w.begin(Selfish, box=Mailbox(4, "block")).ref
+    ref = w.begin(Selfish, box=w.box(4, "block")).ref
     ref.know(ref)
     assert ref.fill() == 4
 
@@ -425,6 +451,4 @@ def test_a_server_can_be_tried_without_a_process() -> None:
     server.stop("shutdown")
     with pytest.raises(TypeError, match="reason"):
         server.stop(3)
-    with pytest.raises(ValueError, match="plain"):
-        server.stop(("shutdown", noreply))
     assert server.sender is None and Continue(1) == Continue(1) != Continue(2)

@@ -19,9 +19,9 @@ from shmrt import Agent, Continue, Down, Exit, Server, ServerDown, ServerRef, Sh
 from shmrt.errors import CallTimeout, RuntimeDown
 
 
-@pytest.fixture
-def w() -> Iterator[World]:
-    with world() as made:
+@pytest.fixture(params=["plain", "shared"])
+def w(request: pytest.FixtureRequest) -> Iterator[World]:
+    with world(request.param) as made:
         yield made
 
 
@@ -125,6 +125,16 @@ def test_a_shutdown_goes_before_continue(w: World) -> None:
     assert child.box.qsize() == 1, "what it had not taken stays for the next incarnation"
 
 
+def test_a_shutdown_that_came_while_it_started_is_not_missed(w: World) -> None:
+    cls = script()
+    child = w.add(cls, "never")
+    child.ref.note("never")
+    child.control = _control(w)
+    child.tell("shutdown")
+    threading.Thread(target=child.run).start()
+    assert child.wait() == "shutdown" and cls.log == ["init", ("terminate", "shutdown")]
+
+
 def test_an_idle_timeout_of_zero_goes_before_the_mailbox_and_after_continue(w: World) -> None:
     child, cls = holding(w, "idle", "first")
     child.ref.note("message")
@@ -214,7 +224,7 @@ def test_stop_says_how_it_went(w: World) -> None:
             raise OSError("disk")
 
     child = w.begin(Bad, name="bad")
-    with pytest.raises(ServerDown, match="server bad ended for another reason") as caught:
+    with pytest.raises(ServerDown, match="server bad ended: OSError: disk") as caught:
         child.ref.stop()
     assert caught.value.reason[:3] == ("error", "OSError", "disk")
     with pytest.raises(ServerDown) as caught:
@@ -447,7 +457,7 @@ def test_refs_travel(w: World) -> None:
         _ = lazy.nope
     with pytest.raises(AttributeError):
         _ = lazy._repr_html_
-    assert sum(verb == "server_info" and args == (1,) for verb, *args in map(list, w.asked)) <= 2
+    assert sum(verb == "who" and args == (1,) for verb, *args in map(list, w.asked)) <= 2
     child.ref.stop()
     assert again.pid is None
 
@@ -514,6 +524,39 @@ def test_requests_end_in_every_way(w: World) -> None:
     with pytest.raises(RuntimeDown, match="stopped"):
         pending.result(30)
     w.children[2].cls.gate.set()
+
+
+class Changed:
+    """The same calls with another method."""
+
+    def __init__(self, calls: Any, **methods: Any) -> None:
+        self.calls = calls
+        self.__dict__.update(methods)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.calls, name)
+
+
+def test_an_end_that_is_seen_before_the_future_is_known(w: World) -> None:
+    ref = w.begin(Account, "x").ref
+
+    def slow_to_return(*args: Any) -> int:
+        reference: int = w.calls.begin(*args)
+        wait_until(lambda: reference in w.outside.requests._early)
+        return reference
+
+    w.outside.calls = Changed(w.calls, begin=slow_to_return)
+    assert ref.request("peek").result(30) == (1, "x", 1000)
+    assert not w.outside.requests._early
+
+
+def test_what_has_ended_cannot_be_cancelled(w: World) -> None:
+    child, cls = holding(w)
+    w.outside.calls = Changed(w.calls, cancel=lambda reference: False)
+    future = child.ref.request("ask", 1)
+    assert not future.cancel() and not future.done(), "its end is on its way"
+    cls.gate.set()
+    assert future.result(30) is None
 
 
 def test_calls_in_an_event_loop(w: World) -> None:
