@@ -63,6 +63,7 @@ class TreeSide:
         self.inside: dict[int, InProgram] = {}  # pools and pipelines, by key
         self._kept: dict[tuple[Any, ...], InProgram] = {}  # by path, over the death of a root
         self._planted: list[_Planted] = []
+        self._early: dict[int, Any] = {}  # ends of supervisors that were planted just now, by key
         self._lock = threading.RLock()
         self._numbers = 0
         self._stopping = False
@@ -91,18 +92,27 @@ class TreeSide:
         )
         self._planted.append(planted)
         try:
-            planted.key = self._ask_to_plant(planted)
+            self._ask_to_plant(planted)
         except BaseException:
-            self._planted.remove(planted)
+            with self._lock:
+                self._planted.remove(planted)
+                if all(other.key for other in self._planted):
+                    self._early.clear()
             raise
         return SupervisorRef(self.home, planted.key, tree.name, tree.name or "supervisor")
 
-    def _ask_to_plant(self, planted: _Planted) -> int:
+    def _ask_to_plant(self, planted: _Planted) -> None:
         where = (planted.of_runtime, planted.number)
         try:
-            return int(self.home.ask("plant", planted.spec, planted.surroundings, planted.extra, *where))
+            key = int(self.home.ask("plant", planted.spec, planted.surroundings, planted.extra, *where))
         except AskError as error:
             raise self._not_planted(error) from None
+        with self._lock:
+            planted.key = key
+            over = key in self._early
+            reason = self._early.pop(key, None)
+        if over:  # the thread that hears of ends was faster than this one
+            self._ended(key, reason)
 
     def _not_planted(self, error: AskError) -> Exception:
         if error.code == "already_started":
@@ -164,10 +174,13 @@ class TreeSide:
         )
 
     def _ended(self, key: int, reason: Any) -> None:
-        planted = next((planted for planted in self._planted if planted.key == key), None)
-        if planted is None:
-            return
-        self._planted.remove(planted)
+        with self._lock:
+            planted = next((planted for planted in self._planted if planted.key == key), None)
+            if planted is None:
+                if any(not planted.key for planted in self._planted):
+                    self._early[key] = reason  # of one whose key is not known here yet
+                return
+            self._planted.remove(planted)
         if planted.of_runtime and not self._stopping:
             self.runtime._down = reason_from(reason)
             _in_thread("shmrt-end", self.runtime._end_with_tree)
@@ -239,7 +252,8 @@ class TreeSide:
                 self._planted.remove(planted)
                 continue
             try:
-                planted.key = self._ask_to_plant(planted)
+                planted.key = 0  # another root, other keys
+                self._ask_to_plant(planted)
             except Exception as error:
                 self._planted.remove(planted)
                 if planted.of_runtime:
