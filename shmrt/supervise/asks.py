@@ -159,7 +159,7 @@ class Asks:
             given = (self._meant(key, *arguments[0]),)
         if verb == "key_of":
             machine = tree.machines[key]
-            member = machine.members.get(given[0]) or machine.find(given[0])
+            member = machine.find(given[0])
             assert member is not None
             self.answer((token[0], token[1], verb), True, member.key)
             return self
@@ -306,7 +306,7 @@ class Asks:
         own = self._own(token)
         kin = self._kin(key)
         if kin.worker is None:
-            self.trees.tell(own, ("exit_signal", key, "noproc"))
+            self.trees.exit_signal(own, key, "noproc")
             return False
         self.trees.bonds.link(own.key, key)
         return True

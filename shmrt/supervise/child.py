@@ -94,7 +94,7 @@ class ChildLoop:
             self._inside = False
             if isinstance(error, SystemExit) and not _is_shutdown(error):
                 raise  # sys.exit(3) is exit code 3
-            reason = reason_of(error)[0]
+            reason = self._linked_reason() or reason_of(error)[0]
             self.link.send_last(("exit", reason))
             return 0 if _is_shutdown(error) else 1
         self.link.send_last(("exit", "normal"))
@@ -108,6 +108,13 @@ class ChildLoop:
             from shmrt.errors import Shutdown
 
             raise Shutdown
+
+    def _linked_reason(self) -> Any:
+        """Of the abnormal end of a child that this one was linked to, if that is why it ends."""
+        if not self._asked_to_end:
+            return None
+        signals = [message for message in self.link.take() if message[0] == "exit_signal" and message[2] != "normal"]
+        return signals[0][2] if signals else None
 
     def _ready(self) -> None:
         if not worker.ready(self.job):

@@ -23,7 +23,7 @@ from shmrt import _native
 from shmrt.decide.tree import Tree
 from shmrt.process import signals
 from shmrt.supervise.bonds import Bonds
-from shmrt.supervise.kin import Kin, KinCrew, KinLine, exit_reason
+from shmrt.supervise.kin import Kin, KinCrew, KinLine, exit_reason, import_cloudpickle
 from shmrt.supervise.registry import Registry
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
@@ -98,7 +98,7 @@ class Trees:
                 self.prepare(child.supervisor.children, surroundings)
             elif b"cloudpickle" in child.data["blob"] and not self._warm:
                 self._warm = True
-                _import_cloudpickle(surroundings["inherit"]["path"])
+                import_cloudpickle(surroundings["inherit"]["path"])
 
     def path_of(self, key: int) -> tuple[Any, ...]:
         """The ids from the top down to a child."""
@@ -337,7 +337,13 @@ class Trees:
             self.send_to(who, ("down", number, key, reason))
         for other in linked:
             if other in self.kin:
-                self.tell(self.kin[other], ("exit_signal", key, reason))
+                self.exit_signal(self.kin[other], key, reason)
+
+    def exit_signal(self, kin: Kin, key: int, reason: Any) -> None:
+        """To whoever was linked to that child. A function hears it as TERM, and takes the reason for its own."""
+        self.tell(kin, ("exit_signal", key, reason))
+        if not kin.is_server and reason != "normal" and kin.worker is not None:
+            _native.pidfd_signal(kin.worker.pidfd, signals.TERM)
 
     # ---- speaking ---------------------------------------------------------------------------------------------------
     def send_to(self, who: Worker | None, message: tuple[Any, ...]) -> None:
@@ -377,22 +383,6 @@ class Trees:
     @staticmethod
     def offender(kin: Kin) -> dict[str, Any]:
         return {"id": kin.path[-1], "key": kin.key, "pid": kin.pid}
-
-
-def _import_cloudpickle(path: list[str]) -> None:
-    """Functions by value need it in every child, where importing it would take longer than all else. Found as the
-    program finds it: a library is no user code, and nothing is read with it here."""
-    own = sys.path
-    sys.path = [*own, *path]
-    try:
-        __import__("cloudpickle.cloudpickle")
-    except ImportError:
-        pass  # each child will say so itself
-    finally:
-        sys.path = own
-        sys.path_importer_cache.clear()
-    gc.collect()
-    gc.freeze()
 
 
 def _native_error(text: str) -> OSError:
