@@ -137,6 +137,9 @@ class Asks:
     def _ask_plant(
         self, token: Any, spec: Any, surroundings: Any, extra: bytes | None, of_runtime: bool, number: int
     ) -> Any:
+        planted = self._planted(number)
+        if planted:
+            raise _Refused("planted", planted)
         supervisor = SupervisorSpec.from_plain(spec)
         holder = None if supervisor.name is None else self.trees.supervisor_named(supervisor.name)
         if holder is not None:
@@ -209,8 +212,10 @@ class Asks:
 
     def _ask_stop_planted(self, token: Any, number: int, reason: Any) -> Any:
         """Also one that is not up yet, whose key nobody has been told."""
-        key = next((key for key, top in self.trees.tops.items() if top["number"] == number), 0)
-        return self._ask_stop_supervisor(token, key, reason)
+        return self._ask_stop_supervisor(token, self._planted(number), reason)
+
+    def _planted(self, number: int) -> int:
+        return next((key for key, top in self.trees.tops.items() if top["number"] == number), 0)
 
     # ---- children ---------------------------------------------------------------------------------------------------
     def _ask_stop_child(self, token: Any, key: int, reason: Any) -> Any:
@@ -330,7 +335,10 @@ class Asks:
         return self.timers.cancel(number, monotonic_ns())
 
     def _ask_describe(self, token: Any, key: int | None) -> Any:
-        return self.trees.tree.describe(key)
+        tree = self.trees.tree
+        if key is not None and key not in tree.machines and key not in tree.owners:
+            raise _Refused("noproc", key)
+        return tree.describe(key)
 
     def _ask_events(self, token: Any, since: int) -> list[dict[str, Any]]:
         return [report for report in self.trees.events if report["seq"] > since]

@@ -50,7 +50,8 @@ class Trees:
         self.staff = staff
         self.starting = starting
         self.nested = nested
-        self.tree = Tree(starting.random)
+        # A reference to a dead root's child is to mean nobody, and not another child that has its number.
+        self.tree = Tree(starting.random, first_key=1 + ((staff.slots.generation - 1) << 32))
         self.kin: dict[int, Kin] = {}
         self.extras: dict[int, bytes | None] = {}  # by top supervisor: what its children's arguments begin with
         self.tops: dict[int, dict[str, Any]] = {}
