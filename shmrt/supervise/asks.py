@@ -293,7 +293,7 @@ class Asks:
         number = self.trees.bonds.monitor(key, token[0])
         machine = self.trees.tree.machines.get(key)
         if machine is not None:
-            self.trees.on_end.append((machine, lambda why: self.trees.fall(key, why)))
+            self.trees.monitored.add(machine)
         elif not alive or kin is None:
             self.trees.bonds.demonitor(number, token[0])
         return number, machine is not None or (alive and kin is not None)

@@ -14,9 +14,7 @@ If the root dies, all of this is gone with its processes; the program starts ano
 
 from __future__ import annotations
 
-import gc
 import os
-import sys
 from time import monotonic_ns
 
 from shmrt import _native
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from shmrt.decide.machine import Machine
     from shmrt.decide.specs import ChildSpec, SupervisorSpec
     from shmrt.supervise.crew import Worker
     from shmrt.supervise.nested import Nested
@@ -55,9 +54,8 @@ class Trees:
         self.kin: dict[int, Kin] = {}
         self.extras: dict[int, bytes | None] = {}  # by top supervisor: what its children's arguments begin with
         self.tops: dict[int, dict[str, Any]] = {}
-        self.on_end: list[
-            tuple[Any, Callable[[Any], None]]
-        ] = []  # (a supervisor's machine, to be called with its reason)
+        self.on_end: list[tuple[Machine, Callable[[Any], None]]] = []  # to be called with its reason
+        self.monitored: set[Machine] = set()
         self._acting = self._warm = False
         self._failed: list[tuple[Kin, Any]] = []  # starts that failed while effects were carried out
         self._lent: list[int] = []  # descriptors that are on their way to the program
@@ -134,7 +132,14 @@ class Trees:
         self._acting = False
         for watched in [watched for watched in self.on_end if watched[0].ended]:
             self.on_end.remove(watched)
-            watched[1](watched[0].stop_reason if not watched[0].killing else "killed")
+            watched[1](self._end_of(watched[0]))
+        for machine in [machine for machine in self.monitored if machine.ended]:
+            self.monitored.discard(machine)
+            self.fall(machine.key, self._end_of(machine))
+
+    @staticmethod
+    def _end_of(machine: Machine) -> Any:
+        return "killed" if machine.killing else machine.stop_reason
 
     def settle(self, now: int) -> None:
         self.return_lent()

@@ -32,7 +32,7 @@ def rng() -> random.Random:
     return random.Random(SEED)
 
 
-# ---- the root ----------------------------------------------------------------------------------------------------------
+# ---- the root --------------------------------------------------------------------------------------------------------
 def test_a_killed_root_brings_its_trees_back(journal: Journal) -> None:
     """The next root starts the trees afresh, nothing of the old one lives, and handles obtained anew work."""
     inner = Supervisor([Child(tree_kit.stay, journal, name, name=name) for name in "bc"], name="inner")
@@ -156,7 +156,7 @@ def test_whoever_asks_a_dying_root_is_told(journal: Journal) -> None:
         assert found_again(runtime, root, "d").start_child(tree_kit.idle).pid
 
 
-# ---- the program -------------------------------------------------------------------------------------------------------
+# ---- the program -----------------------------------------------------------------------------------------------------
 PROGRAM = """
 import sys, threading
 sys.path.insert(0, {here!r})
@@ -204,7 +204,7 @@ def test_a_program_that_ends_stops_its_tree_in_order(journal: Journal) -> None:
     assert journal.lines("shutdown") == ["shutdown b", "shutdown a"]
 
 
-# ---- children at random moments ----------------------------------------------------------------------------------------
+# ---- children at random moments --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_child_that_dies_at_any_moment_of_its_start(rng: random.Random, number: signal.Signals) -> None:
     """A hundred children killed while they start: each start is answered, with the reason, and nobody is left."""
@@ -223,7 +223,7 @@ def test_a_child_that_dies_at_any_moment_of_its_start(rng: random.Random, number
 
             starter = threading.Thread(target=start)
             starter.start()
-            pid = until(lambda turn=turn: pid_of(supervisor, turn) or result)
+            pid = until(lambda turn=turn, result=result: pid_of(supervisor, turn) or result)
             end = time.perf_counter_ns() + rng.randrange(15_000_000)
             while time.perf_counter_ns() < end:
                 pass
@@ -326,3 +326,25 @@ def test_random_deaths_in_a_deep_tree(journal: Journal, rng: random.Random) -> N
 
         until(settled, lambda: runtime.supervisor().describe())
         assert runtime.wait(0) is None
+
+
+def test_the_handle_of_a_tree_finds_it_again() -> None:
+    """A handle of a tree that was planted speaks of the same tree in the next root, with or without a name."""
+    loose = DynamicSupervisor()
+    with Runtime(Supervisor([Child(tree_kit.idle, id="a")])) as runtime, loose:
+        handle = runtime.supervisor()
+        loose.start_child(tree_kit.idle)
+        root = runtime.pid
+        assert root is not None
+        kill(root)
+        found_again(runtime, root)
+
+        def answered() -> Any:
+            try:
+                return [handle.count_children().specs, loose.count_children().specs]
+            except RuntimeError:  # not planted yet
+                return None
+
+        assert until(answered) == [1, 0]
+        assert loose.start_child(tree_kit.idle).pid
+        assert handle.describe()["state"] == "running"

@@ -183,7 +183,7 @@ def test_it_starts_itself_at_first_use_and_ends_with_the_block() -> None:
         assert not [pid for pid in pids if alive(pid)]
 
 
-# ---- partitions --------------------------------------------------------------------------------------------------------
+# ---- partitions ------------------------------------------------------------------------------------------------------
 def test_partitions_are_found_by_key(journal: Journal) -> None:
     """Equal keys meet the same partition: ints by remainder, anything else by its hash; None is the usable CPUs."""
     tree = PartitionSupervisor(Child(tree_kit.stay, journal, "p", name="part"), 3, name="parts")

@@ -63,7 +63,7 @@ def test_many_threads_ask_at_once() -> None:
         assert supervisor.count_children() == (0, 0, 0, 0)
 
 
-# ---- from other processes ----------------------------------------------------------------------------------------------
+# ---- from other processes --------------------------------------------------------------------------------------------
 def manage(journal: Journal) -> None:
     """A function child that uses the tree that it is in."""
     import shmrt
@@ -162,7 +162,7 @@ def test_a_forked_child_of_the_program_owns_nothing(journal: Journal) -> None:
         assert alive(supervisor.which_child("a")[1])
 
 
-# ---- brutal stops ------------------------------------------------------------------------------------------------------
+# ---- brutal stops ----------------------------------------------------------------------------------------------------
 def test_the_kill_of_a_supervisor_takes_its_children_and_comes_back() -> None:
     """B5. stop("killed") of a supervisor with ten named children: all die at once, names are free, all are back."""
     names = [f"n{number}" for number in range(10)]
@@ -227,7 +227,7 @@ def test_the_end_of_the_runtimes_own_supervisor_is_the_runtimes() -> None:
         assert caught.value.reason == ("shutdown", "enough")
 
 
-# ---- monitors ----------------------------------------------------------------------------------------------------------
+# ---- monitors --------------------------------------------------------------------------------------------------------
 def test_monitors_of_what_is_gone_fall_at_once(journal: Journal) -> None:
     """Nothing runs: Down with "noproc", at once, for processes and supervisors."""
     inner = Supervisor([], name="inner")
@@ -293,7 +293,7 @@ def test_the_death_of_the_root_is_noconnection() -> None:
         assert down is not None and down.reason == "noconnection"
 
 
-# ---- links and groups --------------------------------------------------------------------------------------------------
+# ---- links and groups ------------------------------------------------------------------------------------------------
 def linked(journal: Journal, name: str, other: str, how: str) -> None:
     try:
         if other:
