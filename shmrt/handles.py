@@ -189,37 +189,45 @@ class SupervisorRef(Ref):
         """Ends it with everything under it, in reverse order of start; "killed" ends it brutally. Its own supervisor
         then decides as after any exit. Returns the reason; TimeoutError after `timeout` seconds (it goes on ending)."""
         try:
-            return reason_from(self._home.ask("stop_supervisor", self.key, plain(reason), timeout=timeout))
+            return reason_from(self._of_its_own("stop_supervisor", plain(reason), timeout=timeout))
         except AskError:
             raise ServerDown(f"{self!r} is not running", reason="noproc") from None
 
     def describe(self) -> dict[str, Any]:
         """The tree below it as plain data: strategy, restarts used, children with their states."""
-        found: dict[str, Any] = self._home.ask("describe", self.key)
+        found: dict[str, Any] = self._of_its_own("describe")
         return found
 
     # ---- asking -----------------------------------------------------------------------------------------------------
     def _ask(self, verb: str, *arguments: Any, about: Any = None) -> Any:
         try:
-            try:
-                return self._home.ask("supervise", self.key, verb, *arguments)
-            except AskError as error:
-                if error.code != "noproc" or not self._renew():
-                    raise
-            return self._home.ask("supervise", self.key, verb, *arguments)
+            return self._of_its_own("supervise", verb, *arguments)
         except AskError as error:
             raise refusal(self._home, error, self, about) from None
 
-    def _renew(self) -> bool:
-        """Whether another supervisor has its name now: that above it was restarted, or the root."""
-        if self.name is None:
-            return False
+    def _of_its_own(self, verb: str, *arguments: Any, timeout: float | None = None) -> Any:
+        """What the root says of this supervisor, or of whoever has taken its place."""
         try:
-            key = self._home.ask("find", self.name)[0]
-        except AskError:
+            return self._home.ask(verb, self.key, *arguments, timeout=timeout)
+        except AskError as error:
+            if error.code != "noproc" or not self._renew():
+                raise
+        return self._home.ask(verb, self.key, *arguments, timeout=timeout)
+
+    def _renew(self) -> bool:
+        """Whether another supervisor has its name now, since one above it was restarted; or the next root its tree."""
+        key: int | None = None
+        if self.name is not None:
+            try:
+                key = self._home.ask("find", self.name)[0]
+            except AskError:
+                pass
+        elif self._home.owner is not None:
+            key = self._home.owner.trees.key_now(self.key)
+        if key is None:
             return False
         before, self.key = self.key, key
-        return bool(key != before)
+        return key != before
 
     def _row(self, row: tuple[Any, ...]) -> tuple[Any, Any, str, str]:
         id, whom, type, restart = row
