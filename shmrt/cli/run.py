@@ -121,7 +121,12 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
         from shmrt.supervise.place import VARIABLE
 
         os.environ[VARIABLE] = os.path.abspath(arguments.runtime_dir)  # for the runtime, and for whatever it starts
-    return read_settings(flags, path)
+    settings = read_settings(flags, path)
+    if settings["runtime.name"] is not None:
+        from shmrt.supervise.place import check_runtime_name
+
+        check_runtime_name(settings["runtime.name"])
+    return settings
 
 
 def keywords_of(settings: dict[str, Any]) -> dict[str, Any]:

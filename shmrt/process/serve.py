@@ -78,6 +78,7 @@ def serve(
         import _signal  # type: ignore[import-not-found]  # `signal` would import enum
 
         _signal.signal(_signal.SIGTERM, loop.on_term)
+        _signal.signal(_signal.SIGUSR2, loop.on_exit_signal)
     try:
         return loop.run(make, extra, on_ready, runtime)
     finally:
@@ -104,6 +105,7 @@ class _Loop:
         self.reason: Any = None  # why to end, as the user gave it; None: go on
         self.asked: Any = None  # that reason as it came, if somebody else gave it
         self.inside = False
+        self.signalled = False  # it was interrupted by the exit signal of a linked process
         self.term = False  # TERM came while nothing could be interrupted
         self.idle_from = 0
         self.rested = False  # the idle timeout of 0 that follows the last message has been told
@@ -123,7 +125,7 @@ class _Loop:
             self._loop()
         except BaseException as error:  # TERM in the instant after a handler, or a mailbox that is corrupt
             self.inside = False
-            self.reason = reason_of(error)
+            self._end_by(error)
         return self._terminate(self.reason)
 
     def _init(self, make: bytes, extra: bytes | None, runtime: Any) -> None:
@@ -159,6 +161,16 @@ class _Loop:
         self.term = True
         self.slots.send_control(self.index)
         self.mailbox.ring()
+
+    def on_exit_signal(self, number: int, frame: object) -> None:
+        """The handler of USR2: a linked process ended abnormally, as the root has said. Interrupts the server's own
+        code."""
+        if self.inside and not (self.server is not None and self.server.trap_exit):
+            self.inside = False
+            self.signalled = True
+            from shmrt.errors import Shutdown
+
+            raise Shutdown()
 
     # ---- what comes next --------------------------------------------------------------------------------------------
     def _loop(self) -> None:
@@ -280,9 +292,14 @@ class _Loop:
     def _crash(self, reference: int, error: BaseException) -> None:
         """Let it crash: the caller gets the exception, the supervisor a reason. An orderly exit is no exception: its
         caller hears from the root how the server ended."""
-        self.reason = reason_of(error)
+        self._end_by(error)
         if reference and not isinstance(error, SystemExit):
             self.calls.reply(reference, _native.CALL_ERROR, pack_for_caller(error, self.name))
+
+    def _end_by(self, error: BaseException) -> None:
+        """The reason to end: the exception, or the exit signal that it stands for."""
+        asked = self.control.take_exit_signal() if self.signalled and isinstance(error, SystemExit) else None
+        self.reason, self.asked = (reason_of(error), None) if asked is None else (reason_from(asked), asked)
 
     def _refuse(self, reference: int, error: BaseException, what: str) -> None:
         """The message is wrong, not the server: its sender is told, or the log, and nothing else happens."""

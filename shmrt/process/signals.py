@@ -7,6 +7,8 @@ root      TERM, INT, HUP, USR1, USR2, QUIT and CHLD write their number into a pi
 template  INT is ignored; everything else has its default.
 worker    INT is ignored, since Ctrl-C belongs to the program, which then ends its workers in order. TERM:
           finish the message in hand, then leave. USR1: write the Python stacks of all threads.
+child     of a tree, besides: TERM asks it to end (`supervise/child.py`, `serve.py`); USR2 says that an exit signal of a
+          linked process lies in its socket, and interrupts what it is doing.
 """
 
 from __future__ import annotations
@@ -20,12 +22,13 @@ TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
     from shmrt.process.spawn import Job
 
-__all__ = ["CHLD", "KILL", "TERM", "USR1", "for_root", "for_template", "for_worker"]
+__all__ = ["CHLD", "KILL", "TERM", "USR1", "USR2", "for_root", "for_template", "for_worker"]
 
 CHLD = int(_signal.SIGCHLD)
 KILL = int(_signal.SIGKILL)
 TERM = int(_signal.SIGTERM)
 USR1 = int(_signal.SIGUSR1)
+USR2 = int(_signal.SIGUSR2)
 
 
 def _noted(number: int, frame: object) -> None:

@@ -16,7 +16,7 @@ import os
 from shmrt import _native
 from shmrt.process import remote, worker
 from shmrt.process.server_words import plain
-from shmrt.process.signals import TERM
+from shmrt.process.signals import TERM, USR2
 from shmrt.supervise.inner import link_of
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
@@ -53,7 +53,7 @@ class ChildLoop:
         self.mailbox = self.kin.mailbox
         self.calls = _native.Calls(slots)
         self.says_ready = self.kin.is_server
-        self._inside = self._asked_to_end = False
+        self._inside = self._asked_to_end = self._signalled = False
         self._start: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
         _this = self
 
@@ -71,7 +71,8 @@ class ChildLoop:
         start, args, kwargs = loads(self.kin.data["blob"])
         extra = self.kin.data.get("extra")
         self._start = (start, args if extra is None else (*loads(extra), *args), kwargs)
-        _on_term(self._on_term)
+        _on_signal(TERM, self._on_term)
+        _on_signal(USR2, self._on_exit_signal)
 
     def start_failed(self, error: BaseException) -> None:
         self.link.send_last(("exit", *reason_of(error)))
@@ -95,6 +96,8 @@ class ChildLoop:
             if isinstance(error, SystemExit) and not _is_shutdown(error):
                 raise  # sys.exit(3) is exit code 3
             reason = reason_of(error)[0]
+            if self._signalled and _is_shutdown(error):
+                reason = self.link.take_exit_signal() or reason
             self.link.send_last(("exit", reason))
             return 0 if _is_shutdown(error) else 1
         self.link.send_last(("exit", "normal"))
@@ -108,6 +111,12 @@ class ChildLoop:
             from shmrt.errors import Shutdown
 
             raise Shutdown
+
+    def _on_exit_signal(self, number: int, frame: object) -> None:
+        """A linked process ended abnormally: so does this one, for the same reason."""
+        if self._inside:
+            self._signalled = True
+            self._on_term(number, frame)
 
     def _ready(self) -> None:
         if not worker.ready(self.job):
@@ -167,7 +176,7 @@ def _is_shutdown(error: BaseException) -> bool:
     return isinstance(error, Shutdown)
 
 
-def _on_term(handler: Any) -> None:
+def _on_signal(number: int, handler: Any) -> None:
     import _signal  # type: ignore[import-not-found]
 
-    _signal.signal(TERM, handler)
+    _signal.signal(number, handler)

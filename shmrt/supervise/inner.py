@@ -104,6 +104,16 @@ class InnerLink(Commands, Asking):
             found.append(self._controls.popleft())
         return found
 
+    def take_exit_signal(self) -> Any:
+        """The reason of the exit signal that interrupted this process. It was sent before the interrupt, but the thread
+        may not have read it yet; None if it does not come."""
+        for _ in range(1000):
+            for message in self.take():
+                if message[0] == "exit_signal" and message[2] != "normal":
+                    return message[2]
+            _native.poll([], 1)
+        return None
+
     def deliver(self, message: tuple[Any, ...]) -> None:
         """Something for the main loop of this child."""
         self._controls.append(message)

@@ -37,9 +37,9 @@ class Service:
         trees = self._answers.trees
         if trees is not None and not self._reports:
             self._reports = True
-            for report in trees.events:
+            for report in trees.reports.kept:
                 self.report(report)
-            trees.on_event = self.report
+            trees.reports.on_report = self.report
         return self._control.fds()
 
     def report(self, report: dict[str, Any]) -> None:

@@ -216,7 +216,7 @@ def test_a_signal_stops_in_order(place: Place, number: signal.Signals) -> None:
 @pytest.mark.slow
 def test_a_second_signal_stops_now(place: Place) -> None:
     """A child that does not want to end is not waited for; the command ends by the signal."""
-    one = place.start("app:hard")
+    one = place.start("app:hard", "--drain-timeout", "1h")
     place.until(lambda: place.notes() == ["stubborn"])
     pid = place.row("tree/stubborn")["pid"]
     one.send_signal(signal.SIGINT)
@@ -521,7 +521,7 @@ def test_an_application_file_and_its_reload(place: Place) -> None:
     file.write_text(text.replace("[child.one]", "[child.other]").replace("workers = 2", "workers = 3"))
     one.send_signal(signal.SIGHUP)
     assert one.stderr is not None
-    assert one.stderr.readline() == "reload: done (1 resized)\n" or True
+    assert one.stderr.readline().startswith("reload: done (")  # of the command before
     place.until(lambda: [row["id"] for row in place.json("tree")["supervisors"][0]["children"]][-1] == "other")
     place.until(lambda: not Path(f"/proc/{pid}").exists())
 
