@@ -31,7 +31,18 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from shmrt import CallTimeout, NotFound, Overloaded, Pool, PoolBroken, Runtime, ServerDown, WorkerCrashed, whereis
+from shmrt import (
+    CallTimeout,
+    NotFound,
+    Overloaded,
+    Pool,
+    PoolBroken,
+    Runtime,
+    RuntimeDown,
+    ServerDown,
+    WorkerCrashed,
+    whereis,
+)
 from shmrt.examples import kvstore
 
 __all__ = ["Chaos", "Client", "Verdict", "run"]
@@ -235,8 +246,8 @@ class Chaos(threading.Thread):
         try:
             pids = processes(self.runtime.supervisor())
             workers = pool().stats()["workers_ready"]
-        except FAILURES:
-            return False  # a supervisor ended while it was asked
+        except (*FAILURES, RuntimeDown):
+            return False  # whoever was asked ended meanwhile
         if not pids and not workers:
             return False
         place = self.random.randrange(len(pids) + workers)
