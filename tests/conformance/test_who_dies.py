@@ -138,18 +138,22 @@ def test_the_answer_to_a_dead_caller_is_dropped() -> None:
 
 
 def test_a_killed_root_gives_its_tree_to_the_next() -> None:
-    """The tree is started afresh; calls under way end; what has a name is found again, what was added later is gone."""
+    """It is started afresh; calls end, casts stay; what has a name is found again, what was added later is gone."""
     with Runtime(office()) as runtime:
         clerk, supervisor = whereis("clerk"), runtime.supervisor("office")
         added = supervisor.start_child(Child(Clerk, id="more"))
         before, pid = runtime.pid, clerk.who()
         waiting = [clerk.request("late"), clerk.request("late")]
         until(lambda: clerk.waits() == 2)
+        waiting += [clerk.request("hang"), clerk.request("who")]
+        clerk.see("x")
+        until(lambda: _qsize(clerk) == 2)
         os.kill(before, signal.SIGKILL)
         for request in waiting:
             assert request.exception(30).reason == "noconnection"
         until(lambda: whereis("clerk") is not None)
         assert whereis("clerk").who() == clerk.who() != pid and runtime.pid != before
+        assert clerk.all() == ["x"]
         assert [row[0] for row in supervisor.which_children()] == ["clerk"]
         assert added.pid is None
         with pytest.raises(ServerDown):
