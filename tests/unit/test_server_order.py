@@ -295,9 +295,10 @@ def test_terminate_may_say_another_reason(w: World) -> None:
 # ---- TERM -----------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def restore_term() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def terminated(w: World, cls: type[Script], when: Callable[[], Any], *casts: tuple[str, ...]) -> Child:
