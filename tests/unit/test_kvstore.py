@@ -158,19 +158,41 @@ def test_a_client_sees_what_is_wrong(spoil: Any, wrong: set[str], monkeypatch: p
 # ---- the tree ------------------------------------------------------------------------------------------------------
 
 
+MOST_S = 60.0
+"""How long a run may take until it has seen what it is for."""
+
+
+def ends_when(monkeypatch: pytest.MonkeyPatch, enough: Any) -> None:
+    """A run ends once this is true of the counts of one client."""
+    write = kvstore_load.Client.write
+
+    def watched(self: kvstore_load.Client) -> None:
+        write(self)
+        if enough(self.counts):
+            self.stop.set()
+
+    monkeypatch.setattr(kvstore_load.Client, "write", watched)
+
+
 @pytest.mark.slow
-def test_the_verdict_holds_in_peace() -> None:
-    verdict = kvstore.main(0.7, 3, mood=0.0)
+def test_the_verdict_holds_in_peace(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends_when(monkeypatch, lambda counts: counts["writes"] >= 50 and counts["digests"] and counts["advice"])
+    verdict = kvstore.main(MOST_S, 3, mood=0.0)
     print(f"seed {verdict.seed}\n{verdict.text()}")
-    assert verdict.holds and verdict.writes > 50 and verdict.reads > 20 and verdict.digests > 0
+    assert verdict.holds and verdict.writes >= 50 and verdict.reads and verdict.digests and verdict.advice
     assert (verdict.killed, verdict.crashed, verdict.restarts, verdict.retried) == (0, 0, 0, {})
+    assert 0 < verdict.p50_ms <= verdict.p99_ms <= verdict.pause_ms < 1e3 * MOST_S
 
 
 @pytest.mark.slow
-def test_the_verdict_holds_under_fire() -> None:
-    verdict = kvstore.main(2.0, 3, chaos=15.0)
+def test_the_verdict_holds_under_fire(monkeypatch: pytest.MonkeyPatch) -> None:
+    kills: list[bool] = []
+    kill_one = kvstore_load.Chaos.kill_one
+    monkeypatch.setattr(kvstore_load.Chaos, "kill_one", lambda self: kills.append(kill_one(self)) or kills[-1])
+    ends_when(monkeypatch, lambda counts: counts["writes"] >= 200 and sum(kills) >= 20)
+    verdict = kvstore.main(MOST_S, 3, chaos=15.0)
     print(f"seed {verdict.seed}\n{verdict.text()}")
-    assert verdict.holds and verdict.writes > 50 and verdict.killed > 3
+    assert verdict.holds and verdict.writes >= 200 and verdict.killed >= 20 and verdict.restarts
 
 
 class Hasty(kvstore.Store):
@@ -201,8 +223,9 @@ class Mixed(kvstore.Store):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("store", "fault"), [(Hasty, "lost"), (Mixed, "misdirected")])
-def test_a_careless_store_is_found_out(store: type[kvstore.Store], fault: str) -> None:
-    verdict = kvstore.main(1.5, 3, mood=0.0, store=store, restarts=1000)
+def test_a_careless_store_is_found_out(store: type[kvstore.Store], fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends_when(monkeypatch, lambda counts: counts[fault])
+    verdict = kvstore.main(MOST_S, 3, mood=0.0, store=store, restarts=1000)
     print(f"seed {verdict.seed}\n{verdict.text()}")
     assert not verdict.holds and getattr(verdict, fault) > 0
     assert verdict.text().endswith("NO")
