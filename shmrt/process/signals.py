@@ -22,7 +22,7 @@ TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
     from shmrt.process.spawn import Job
 
-__all__ = ["CHLD", "KILL", "TERM", "USR1", "USR2", "for_root", "for_template", "for_worker"]
+__all__ = ["CHLD", "KILL", "TERM", "USR1", "USR2", "die_by", "for_root", "for_template", "for_worker"]
 
 CHLD = int(_signal.SIGCHLD)
 KILL = int(_signal.SIGKILL)
@@ -41,6 +41,12 @@ def for_root(wakeup_fd: int) -> None:
         _signal.signal(getattr(_signal, name), _noted)
     for name in ("SIGPIPE", "SIGWINCH", "SIGTTIN", "SIGTTOU", "SIGTSTP"):
         _signal.signal(getattr(_signal, name), _signal.SIG_IGN)
+
+
+def die_by(number: int) -> None:
+    """As if the signal had had its default: it came from somebody who is not the root."""
+    _signal.signal(number, _signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def for_template() -> None:
