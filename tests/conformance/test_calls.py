@@ -123,9 +123,9 @@ def test_a_call_begun_while_another_thread_collects_ends_in_time() -> None:
 
         def collect() -> None:
             while len(found) < 2:
-                found.extend(here.calls.collect(PATIENCE))
+                found.extend(here.calls.collect(None))
 
-        thread = threading.Thread(target=collect)
+        thread = threading.Thread(target=collect, daemon=True)
         thread.start()
 
         def sleeps() -> bool:
