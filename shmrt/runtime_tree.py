@@ -63,7 +63,7 @@ class TreeSide:
         self.inside: dict[int, InProgram] = {}  # pools and pipelines, by key
         self._kept: dict[tuple[Any, ...], InProgram] = {}  # by path, over the death of a root
         self._planted: list[_Planted] = []
-        self._early: dict[int, Any] = {}  # ends of supervisors that were planted just now, by key
+        self._early: dict[int, tuple[int, Any]] = {}  # ends of supervisors that were planted just now
         self._lock = threading.RLock()
         self._numbers = 0
         self._stopping = False
@@ -72,9 +72,8 @@ class TreeSide:
     def home(self) -> Home:
         from shmrt.home import home
 
-        return (
-            home() if self.runtime._slots is None or not hasattr(self.runtime._link, "say") else home_of(self.runtime)
-        )
+        bare = self.runtime._slots is None or not hasattr(self.runtime._link, "say")
+        return home() if bare else home_of(self.runtime)
 
     # ---- planting ---------------------------------------------------------------------------------------------------
     def start_tree(self, tree: Any) -> None:
@@ -87,6 +86,8 @@ class TreeSide:
         with self._lock:
             self._numbers += 1
             number = self._numbers
+            if all(other.key for other in self._planted):
+                self._early.clear()
         planted = _Planted(
             number, tree.specification().to_plain(), make_spec("child", 1), tree.extra(), of_runtime, again
         )
@@ -94,10 +95,7 @@ class TreeSide:
         try:
             self._ask_to_plant(planted)
         except BaseException:
-            with self._lock:
-                self._planted.remove(planted)
-                if all(other.key for other in self._planted):
-                    self._early.clear()
+            self._planted.remove(planted)
             raise
         return SupervisorRef(self.home, planted.key, tree.name, tree.name or "supervisor")
 
@@ -109,10 +107,9 @@ class TreeSide:
             raise self._not_planted(error) from None
         with self._lock:
             planted.key = key
-            over = key in self._early
-            reason = self._early.pop(key, None)
-        if over:  # the thread that hears of ends was faster than this one
-            self._ended(key, reason)
+            early = self._early.pop(key, None)
+        if early is not None:  # the thread that hears of ends was faster than this one
+            self._ended(*early)
 
     def _not_planted(self, error: AskError) -> Exception:
         if error.code == "already_started":
@@ -177,8 +174,7 @@ class TreeSide:
         with self._lock:
             planted = next((planted for planted in self._planted if planted.key == key), None)
             if planted is None:
-                if any(not planted.key for planted in self._planted):
-                    self._early[key] = reason  # of one whose key is not known here yet
+                self._early[key] = (key, reason)  # perhaps of one whose key is not known here yet
                 return
             self._planted.remove(planted)
         if planted.of_runtime and not self._stopping:
