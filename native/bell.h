@@ -42,4 +42,26 @@ static inline void shmrt_bell_ring_always(_Atomic uint32_t *bell) {
 	shmrt_futex_wake(bell, INT32_MAX);
 }
 
+/* How long to look before sleeping, learned from wait to wait in a word of this process's own (0 at first): how many looks
+ * were in vain. Up to SHMRT_SPIN_INSIST of them are long, which gives the scheduler time to put the two sides on a CPU each;
+ * then they have one between them, most likely, where each has to sleep for the other to go on, and the next
+ * SHMRT_SPIN_REST looks are short. A short look that sees something says that there are two CPUs again. */
+#define SHMRT_SPIN_MOST_NS 50000u
+#define SHMRT_SPIN_LEAST_NS 2000u
+#define SHMRT_SPIN_INSIST 32u
+#define SHMRT_SPIN_REST 2048u
+
+static inline uint32_t shmrt_spin_budget(_Atomic uint32_t *vain) {
+	/* relaxed: private; any value is right */
+	return atomic_load_explicit(vain, memory_order_relaxed) < SHMRT_SPIN_INSIST ? SHMRT_SPIN_MOST_NS : SHMRT_SPIN_LEAST_NS;
+}
+static inline void shmrt_spin_learn(_Atomic uint32_t *vain, bool saw) {
+	uint32_t now = atomic_load_explicit(vain, memory_order_relaxed); /* private; any value is right */
+	if (saw)
+		now = now >= SHMRT_SPIN_INSIST || now < 4 ? 0 : now - 4;
+	else
+		now = now + 1 < SHMRT_SPIN_INSIST + SHMRT_SPIN_REST ? now + 1 : 0;
+	atomic_store_explicit(vain, now, memory_order_relaxed); /* private */
+}
+
 #endif

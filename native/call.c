@@ -4,9 +4,6 @@
  */
 #include "call_internal.h"
 
-#define SPIN_MOST_NS 50000u  /* looks at the word before sleeping on the bell */
-#define SPIN_LEAST_NS 2000u
-
 int shmrt_calls_attach(struct shmrt_calls *calls, struct shmrt_control *control, uint64_t size) {
 	uint64_t offset = control->calls_offset;
 	uint32_t count = control->call_count;
@@ -79,22 +76,20 @@ int shmrt_call_wait(const struct shmrt_calls *calls, uint32_t index, uint32_t ge
 		    _Atomic uint32_t *spin_ns) {
 	if (call_is_over(calls, index, generation))
 		return SHMRT_OK;
-	uint32_t budget = SPIN_LEAST_NS;
 	if (spin_ns != NULL && shmrt_usable_cpus() >= 2) {
-		budget = atomic_load_explicit(spin_ns, memory_order_relaxed); /* private; any value is right */
-		budget = budget == 0 ? SPIN_MOST_NS : budget;
-		if (call_spin(calls, index, generation, budget)) {
-			atomic_store_explicit(spin_ns, SPIN_MOST_NS, memory_order_relaxed); /* private */
+		bool saw = call_spin(calls, index, generation, shmrt_spin_budget(spin_ns));
+		shmrt_spin_learn(spin_ns, saw);
+		if (saw)
 			return SHMRT_OK;
-		}
 	}
 	struct shmrt_call_slot *slot = &calls->slots[index];
-	uint64_t since_ns = shmrt_now_ns(), now_ns = since_ns;
 	int rc = SHMRT_OK;
 	for (;;) {
 		int64_t left = SHMRT_FOREVER;
-		if (deadline_ns != 0)
+		if (deadline_ns != 0) {
+			uint64_t now_ns = shmrt_now_ns();
 			left = now_ns < deadline_ns ? (int64_t)(deadline_ns - now_ns) : 0;
+		}
 		shmrt_bell_arm(&slot->bell);
 		if (call_is_over(calls, index, generation)) { /* B1: the second look */
 			rc = SHMRT_OK;
@@ -107,16 +102,8 @@ int shmrt_call_wait(const struct shmrt_calls *calls, uint32_t index, uint32_t ge
 			break;
 		}
 		rc = shmrt_bell_sleep(&slot->bell, left);
-		now_ns = shmrt_now_ns();
 	}
 	shmrt_bell_disarm(&slot->bell);
-	/* Twice as long next time if that had been enough now, else half as long. */
-	if (spin_ns != NULL && now_ns - since_ns < 2 * SPIN_MOST_NS)
-		budget = budget > SPIN_MOST_NS / 2 ? SPIN_MOST_NS : budget * 2;
-	else
-		budget = budget < 2 * SPIN_LEAST_NS ? SPIN_LEAST_NS : budget / 2;
-	if (spin_ns != NULL)
-		atomic_store_explicit(spin_ns, budget, memory_order_relaxed); /* private */
 	return rc;
 }
 

@@ -94,7 +94,7 @@ SHMRT_MUST_USE int shmrt_call_claim(const struct shmrt_calls *, uint32_t *cursor
 SHMRT_MUST_USE int shmrt_call_begin(const struct shmrt_calls *, uint32_t index, uint64_t target, uint64_t deadline_ns,
 				    uint32_t bell_index, uint32_t *generation);
 /* Sleeps on the slot's own bell until the call has an end: OK; TIMEOUT; INTERRUPTED. spin_ns: how long to look first,
- * learned from call to call (0 at first); NULL: not at all. */
+ * learned from call to call (bell.h); NULL: not at all. */
 SHMRT_MUST_USE int shmrt_call_wait(const struct shmrt_calls *, uint32_t index, uint32_t generation, uint64_t deadline_ns,
 				   _Atomic uint32_t *spin_ns);
 /* The answer is copied to `body` (SHMRT_CALL_INLINE bytes, into which the message points), its blocks are HELD|self, the

@@ -3,7 +3,6 @@
 
 #include "ring_internal.h"
 
-#define SPIN_MOST_NS UINT64_C(50000)  /* looks at an empty mailbox before sleeping */
 #define SPIN_LOOK_NS UINT64_C(1000000) /* how long the number of spinners is believed */
 #define LOCK_TRIES 8                   /* a mutex that is still taken then has a holder without a CPU, most likely */
 #define RUNG 2                         /* bell_not_empty: rung for something that is not in the ring */
@@ -169,26 +168,24 @@ int shmrt_mailbox_wait(struct shmrt_mailbox *mailbox, struct shmrt_control *cont
 	struct shmrt_slot *slot = &control->slots[slot_index];
 	struct shmrt_ring *ring = &mailbox->ring;
 	uint64_t start_ns = shmrt_now_ns();
-	uint64_t budget_ns = atomic_load_explicit(&ring->spin_message_ns, memory_order_relaxed); /* private; any value is right */
-	budget_ns = budget_ns == 0 ? SPIN_MOST_NS : budget_ns;
+	uint64_t budget_ns = shmrt_spin_budget(&mailbox->spin_ns);
 	if (budget_ns > (uint64_t)timeout_ns)
 		budget_ns = (uint64_t)timeout_ns;
 	shmrt_slot_phase_set(slot, SHMRT_PHASE_SPIN);
-	if (timeout_ns > 0 && mailbox_may_spin(mailbox, control, slot_index, start_ns) &&
-	    mailbox_spin(mailbox, slot, seen, start_ns, budget_ns)) {
-		shmrt_ring_learn(&ring->spin_message_ns, 0);
-		return SHMRT_OK;
+	if (timeout_ns > 0 && mailbox_may_spin(mailbox, control, slot_index, start_ns)) {
+		bool saw = mailbox_spin(mailbox, slot, seen, start_ns, budget_ns);
+		shmrt_spin_learn(&mailbox->spin_ns, saw);
+		if (saw)
+			return SHMRT_OK;
 	}
 	/* Out of SPIN before the last look: a parked process needs no beat. */
 	shmrt_slot_phase_set(slot, SHMRT_PHASE_PARKED);
 	int rc = mailbox_arm(mailbox, slot, seen);
 	if (rc == SHMRT_EMPTY) {
-		uint64_t slept_ns = shmrt_now_ns();
 		int64_t left = timeout_ns;
 		if (left != SHMRT_FOREVER)
-			left -= (int64_t)(slept_ns - start_ns);
+			left -= (int64_t)(shmrt_now_ns() - start_ns);
 		rc = shmrt_futex_wait(&ring->shared->bell_not_empty, 1, left);
-		shmrt_ring_learn(&ring->spin_message_ns, rc == SHMRT_OK ? shmrt_now_ns() - slept_ns : UINT64_MAX);
 		/* Who woke us holds the mutex, and this may be the CPU that it lost to us: sleep at once until it is free. */
 		if (rc == SHMRT_OK && shmrt_ring_lock_after(ring, 0) == SHMRT_OK)
 			shmrt_ring_unlock(ring);

@@ -42,6 +42,7 @@ struct shmrt_mailbox {
 	struct shmrt_ring ring;
 	struct shmrt_calls calls; /* count 0: not known; what is dropped then waits for its deadline */
 	enum shmrt_ring_full_policy on_full;
+	_Atomic uint32_t spin_ns;      /* private: learned, see bell.h */
 	_Atomic uint64_t spin_look_ns; /* private: when may_spin was found out */
 	_Atomic bool may_spin;         /* there are fewer spinners than CPUs */
 };

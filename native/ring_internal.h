@@ -79,7 +79,6 @@ int shmrt_ring_lock(struct shmrt_ring *); /* OK; INTERRUPTED after lock_slice_ns
 int shmrt_ring_lock_after(struct shmrt_ring *, int tries); /* so many looks before it sleeps */
 void shmrt_ring_unlock(struct shmrt_ring *);
 void shmrt_ring_wake(_Atomic uint32_t *bell); /* under the mutex, before the change it announces */
-void shmrt_ring_learn(_Atomic uint32_t *budget, uint64_t waited_ns); /* how long to spin the next time */
 bool shmrt_ring_take_back(struct shmrt_ring *, bool always); /* leases of the dead; true if one came back */
 
 /* How long a call may still wait, over all its attempts. */

@@ -134,7 +134,7 @@ bool shmrt_ring_seems_full(const struct shmrt_ring *ring, uint64_t room_wanted) 
 	       atomic_load_explicit(&shared->closed, memory_order_relaxed) == 0; /* a hint */
 }
 
-void shmrt_ring_learn(_Atomic uint32_t *budget, uint64_t waited_ns) {
+static void ring_learn(_Atomic uint32_t *budget, uint64_t waited_ns) {
 	uint32_t now = atomic_load_explicit(budget, memory_order_relaxed); /* private; any value is right */
 	if (waited_ns < 2 * SPIN_MOST_NS)
 		now = now * 2 > SPIN_MOST_NS || now == 0 ? SPIN_MOST_NS : now * 2;
@@ -165,7 +165,7 @@ void shmrt_ring_spin(struct shmrt_ring *ring, bool for_room, struct shmrt_ring_p
 	}
 	patience->waited_ns += spent;
 	if (!patience->spun)
-		shmrt_ring_learn(learned, spent);
+		ring_learn(learned, spent);
 }
 
 int shmrt_ring_wait(struct shmrt_ring *ring, bool for_room, struct shmrt_ring_patience *patience) {
@@ -198,7 +198,7 @@ int shmrt_ring_wait(struct shmrt_ring *ring, bool for_room, struct shmrt_ring_pa
 	int rc = ended ? SHMRT_OK : shmrt_futex_wait(bell, 1, sleep_ns);
 	uint64_t slept = shmrt_now_ns() - now;
 	patience->waited_ns += slept;
-	shmrt_ring_learn(budget, rc == SHMRT_OK ? slept : UINT64_MAX);
+	ring_learn(budget, rc == SHMRT_OK ? slept : UINT64_MAX);
 	patience->spun = false;
 	if (rc == SHMRT_TIMEOUT)
 		rc = SHMRT_OK; /* look once more; the deadline decides above */

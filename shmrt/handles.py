@@ -18,7 +18,7 @@ from shmrt.child_specs import specify, user_id
 from shmrt.children import Child
 from shmrt.errors import AlreadyStarted, ChildStateError, NotFound, ServerDown, SpecError, StartError
 from shmrt.home import home_by_token
-from shmrt.process.server_words import plain, reason_from
+from shmrt.process.server_words import explain, plain, reason_from
 from shmrt.supervise.asking import AskError
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
@@ -189,37 +189,45 @@ class SupervisorRef(Ref):
         """Ends it with everything under it, in reverse order of start; "killed" ends it brutally. Its own supervisor
         then decides as after any exit. Returns the reason; TimeoutError after `timeout` seconds (it goes on ending)."""
         try:
-            return reason_from(self._home.ask("stop_supervisor", self.key, plain(reason), timeout=timeout))
+            return reason_from(self._of_its_own("stop_supervisor", plain(reason), timeout=timeout))
         except AskError:
             raise ServerDown(f"{self!r} is not running", reason="noproc") from None
 
     def describe(self) -> dict[str, Any]:
         """The tree below it as plain data: strategy, restarts used, children with their states."""
-        found: dict[str, Any] = self._home.ask("describe", self.key)
+        found: dict[str, Any] = self._of_its_own("describe")
         return found
 
     # ---- asking -----------------------------------------------------------------------------------------------------
     def _ask(self, verb: str, *arguments: Any, about: Any = None) -> Any:
         try:
-            try:
-                return self._home.ask("supervise", self.key, verb, *arguments)
-            except AskError as error:
-                if error.code != "noproc" or not self._renew():
-                    raise
-            return self._home.ask("supervise", self.key, verb, *arguments)
+            return self._of_its_own("supervise", verb, *arguments)
         except AskError as error:
             raise refusal(self._home, error, self, about) from None
 
-    def _renew(self) -> bool:
-        """Whether another supervisor has its name now: that above it was restarted, or the root."""
-        if self.name is None:
-            return False
+    def _of_its_own(self, verb: str, *arguments: Any, timeout: float | None = None) -> Any:
+        """What the root says of this supervisor, or of whoever has taken its place."""
         try:
-            key = self._home.ask("find", self.name)[0]
-        except AskError:
+            return self._home.ask(verb, self.key, *arguments, timeout=timeout)
+        except AskError as error:
+            if error.code != "noproc" or not self._renew():
+                raise
+        return self._home.ask(verb, self.key, *arguments, timeout=timeout)
+
+    def _renew(self) -> bool:
+        """Whether another supervisor has its name now, since one above it was restarted; or the next root its tree."""
+        key: int | None = None
+        if self.name is not None:
+            try:
+                key = self._home.ask("find", self.name)[0]
+            except AskError:
+                pass
+        elif self._home.owner is not None:
+            key = self._home.owner.trees.key_now(self.key)
+        if key is None:
             return False
         before, self.key = self.key, key
-        return bool(key != before)
+        return key != before
 
     def _row(self, row: tuple[Any, ...]) -> tuple[Any, Any, str, str]:
         id, whom, type, restart = row
@@ -264,13 +272,6 @@ def refusal(home: Home, error: AskError, supervisor: Any, about: Any) -> Excepti
     if code in ("noproc", "ended", "down"):
         return ServerDown(f"{supervisor!r} is not running", reason=reason_from(more) if code != "noproc" else "noproc")
     return RuntimeError(f"{supervisor!r} refused: {error}")
-
-
-def explain(reason: Any) -> str:
-    """An exit reason in one line."""
-    if isinstance(reason, tuple) and len(reason) >= 3 and reason[0] == "error":
-        return f"{reason[1]}: {reason[2]}"
-    return str(reason) if isinstance(reason, str) else repr(reason)
 
 
 def at_fault(reason: Any) -> tuple[Any, Any]:

@@ -21,6 +21,7 @@ from time import monotonic
 from shmrt.errors import AlreadyStarted, NotFound, RuntimeDown, StartError
 from shmrt.handles import SupervisorRef, at_fault, explain, make_ref, reason_from
 from shmrt.home import Home, home_of
+from shmrt.planted import NEXT_ROOTS, Planted
 from shmrt.supervise.asking import AskError
 from shmrt.supervise.link import make_spec
 
@@ -37,23 +38,6 @@ _EVENTS_MAX = 1000
 _LOGGED = ("child_terminated", "start_error", "shutdown_error", "shutdown", "out_of_memory")
 
 
-class _Planted:
-    """One top supervisor, as it was planted."""
-
-    __slots__ = ("again", "extra", "key", "number", "of_runtime", "spec", "surroundings")
-
-    def __init__(
-        self, number: int, spec: Any, surroundings: Any, extra: bytes | None, of_runtime: bool, again: bool
-    ) -> None:
-        self.number = number
-        self.spec = spec
-        self.surroundings = surroundings
-        self.extra = extra
-        self.of_runtime = of_runtime
-        self.again = again  # the next root gets it, too
-        self.key = 0
-
-
 class TreeSide:
     """See the module. Made when the first tree is planted."""
 
@@ -62,9 +46,10 @@ class TreeSide:
         self.events: list[dict[str, Any]] = []
         self.inside: dict[int, InProgram] = {}  # pools and pipelines, by key
         self._kept: dict[tuple[Any, ...], InProgram] = {}  # by path, over the death of a root
-        self._planted: list[_Planted] = []
-        self._early: dict[int, tuple[int, Any]] = {}  # ends of supervisors that were planted just now
+        self._planted: list[Planted] = []
+        self._early: dict[int, Any] = {}  # ends of supervisors that were planted just now, by key
         self._lock = threading.RLock()
+        self._replanting = threading.Lock()
         self._numbers = 0
         self._stopping = False
 
@@ -72,8 +57,9 @@ class TreeSide:
     def home(self) -> Home:
         from shmrt.home import home
 
-        bare = self.runtime._slots is None or not hasattr(self.runtime._link, "say")
-        return home() if bare else home_of(self.runtime)
+        return (
+            home() if self.runtime._slots is None or not hasattr(self.runtime._link, "say") else home_of(self.runtime)
+        )
 
     # ---- planting ---------------------------------------------------------------------------------------------------
     def start_tree(self, tree: Any) -> None:
@@ -86,30 +72,34 @@ class TreeSide:
         with self._lock:
             self._numbers += 1
             number = self._numbers
-            if all(other.key for other in self._planted):
-                self._early.clear()
-        planted = _Planted(
+        planted = Planted(
             number, tree.specification().to_plain(), make_spec("child", 1), tree.extra(), of_runtime, again
         )
         self._planted.append(planted)
         try:
             self._ask_to_plant(planted)
         except BaseException:
-            self._planted.remove(planted)
+            with self._lock:
+                self._planted.remove(planted)
+                if all(other.key for other in self._planted):
+                    self._early.clear()
             raise
         return SupervisorRef(self.home, planted.key, tree.name, tree.name or "supervisor")
 
-    def _ask_to_plant(self, planted: _Planted) -> None:
+    def _ask_to_plant(self, planted: Planted) -> None:
         where = (planted.of_runtime, planted.number)
         try:
             key = int(self.home.ask("plant", planted.spec, planted.surroundings, planted.extra, *where))
         except AskError as error:
-            raise self._not_planted(error) from None
+            if error.code != "planted":
+                raise self._not_planted(error) from None
+            key = int(error.more)  # the root has it already
         with self._lock:
             planted.key = key
-            early = self._early.pop(key, None)
-        if early is not None:  # the thread that hears of ends was faster than this one
-            self._ended(*early)
+            over = key in self._early
+            reason = self._early.pop(key, None)
+        if over:  # the thread that hears of ends was faster than this one
+            self._ended(key, reason)
 
     def _not_planted(self, error: AskError) -> Exception:
         if error.code == "already_started":
@@ -157,7 +147,7 @@ class TreeSide:
             if not isinstance(error, TimeoutError):
                 raise
 
-    def _stop(self, planted: _Planted, reason: str, end: float | None) -> None:
+    def _stop(self, planted: Planted, reason: str, end: float | None) -> None:
         timeout = None if end is None else max(0.0, end - monotonic())
         try:
             self.runtime._link.ask("stop_planted", planted.number, reason, timeout=timeout)
@@ -174,7 +164,8 @@ class TreeSide:
         with self._lock:
             planted = next((planted for planted in self._planted if planted.key == key), None)
             if planted is None:
-                self._early[key] = (key, reason)  # perhaps of one whose key is not known here yet
+                if any(not planted.key for planted in self._planted):
+                    self._early[key] = reason  # of one whose key is not known here yet
                 return
             self._planted.remove(planted)
         if planted.of_runtime and not self._stopping:
@@ -242,19 +233,26 @@ class TreeSide:
             self.inside.clear()
 
     def _replant(self) -> None:
-        self.runtime._link.hand_over_mailboxes()
-        for planted in list(self._planted):
-            if not planted.again:
-                self._planted.remove(planted)
-                continue
-            try:
-                planted.key = 0  # another root, other keys
-                self._ask_to_plant(planted)
-            except Exception as error:
-                self._planted.remove(planted)
-                if planted.of_runtime:
-                    self.runtime._down = getattr(error, "reason", None) or str(error)
-                    self.runtime._end_with_tree()
+        with self._replanting:
+            self.runtime._link.hand_over_mailboxes()
+            for planted in [planted for planted in self._planted if planted.key and not self._stopping]:
+                if not planted.again:
+                    self._planted.remove(planted)
+                    continue
+                try:
+                    planted.key = NEXT_ROOTS
+                    self._ask_to_plant(planted)
+                except RuntimeDown:
+                    return  # that root is gone, too: the next one gets what this one has not kept
+                except Exception as error:
+                    self._planted.remove(planted)
+                    if planted.of_runtime:
+                        self.runtime._down = getattr(error, "reason", None) or str(error)
+                        self.runtime._end_with_tree()
+
+    def key_now(self, key: int) -> int | None:
+        """Of a top supervisor that had this key, maybe in a root that is dead."""
+        return next((planted.key for planted in self._planted if key in planted.keys), None)
 
     # ---- children in the program ------------------------------------------------------------------------------------
     def _open(self, key: int, incarnation: int, data: dict[str, Any], path: tuple[Any, ...]) -> None:

@@ -29,7 +29,7 @@ from _thread import get_ident
 
 from shmrt import _native
 from shmrt.errors import CallTimeout, ChildStateError, Overloaded, RingClosed, ServerDown
-from shmrt.process.server_words import plain
+from shmrt.process.server_words import explain, plain, reason_from
 from shmrt.server_home import AskError, Home, home
 from shmrt.spec import check_seconds
 
@@ -282,8 +282,6 @@ class ServerRef:
                 where=self._label(),
             )
         if status == _native.CALL_DOWN:
-            from shmrt.handles import explain, reason_from
-
             reason = reason_from(value)
             raise ServerDown(f"server {self._label()} ended during the call: {explain(reason)}", reason=reason)
         raise self._gone()
@@ -312,8 +310,6 @@ class ServerRef:
             raise CallTimeout(f"server {self._label()} has not done so in time: {verb}") from None
         except AskError as error:
             if error.code in ("exit", "down"):
-                from shmrt.handles import explain, reason_from
-
                 ended = reason_from(error.more)
                 raise ServerDown(f"server {self._label()} ended: {explain(ended)}", reason=ended) from None
             if error.code in ("noproc", "not_found"):

@@ -65,11 +65,11 @@ def _fits(verb: str, args: tuple[Any, ...]) -> bool:
 
 
 class Tree:
-    """All supervisors of a root. `random` gives numbers from 0 to 1, for backoff."""
+    """All supervisors of a root. `random` gives numbers from 0 to 1, for backoff; keys are counted from `first_key`."""
 
     __slots__ = ("_effects", "_last_key", "_settling", "_work", "machines", "now", "owners", "random", "timers", "tops")
 
-    def __init__(self, random: Callable[[], float]) -> None:
+    def __init__(self, random: Callable[[], float], first_key: int = 1) -> None:
         self.random = random
         self.now = 0
         self.timers = Timers()
@@ -81,7 +81,7 @@ class Tree:
         self._effects: list[tuple[Any, ...]] = []
         self._work: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._settling = False
-        self._last_key = 0
+        self._last_key = first_key - 1
 
     # ------------------------------------------------------------------ events
 

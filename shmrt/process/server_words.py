@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["INFO_PICKLED", "Continue", "Down", "Exit", "Sender", "Turn", "noreply", "plain", "reason_from"]
+__all__ = ["INFO_PICKLED", "Continue", "Down", "Exit", "Sender", "Turn", "explain", "noreply", "plain", "reason_from"]
 
 INFO_PICKLED = "pickled"
 """The name of an info message whose only argument is a pickle: what a timer puts into a mailbox. The root keeps the
@@ -186,3 +186,10 @@ def reason_from(reason: Any) -> Any:
         except Exception as error:
             return f"<cannot be unpickled here: {type(error).__name__}: {error}>"
     return tuple(map(reason_from, reason))
+
+
+def explain(reason: Any) -> str:
+    """An exit reason in one line."""
+    if isinstance(reason, tuple) and len(reason) >= 3 and reason[0] == "error":
+        return f"{reason[1]}: {reason[2]}"
+    return str(reason) if isinstance(reason, str) else repr(reason)

@@ -137,6 +137,9 @@ class Asks:
     def _ask_plant(
         self, token: Any, spec: Any, surroundings: Any, extra: bytes | None, of_runtime: bool, number: int
     ) -> Any:
+        planted = self._planted(number)
+        if planted:
+            raise _Refused("planted", planted)
         supervisor = SupervisorSpec.from_plain(spec)
         holder = None if supervisor.name is None else self.trees.supervisor_named(supervisor.name)
         if holder is not None:
@@ -159,7 +162,7 @@ class Asks:
             given = (self._meant(key, *arguments[0]),)
         if verb == "key_of":
             machine = tree.machines[key]
-            member = machine.members.get(given[0]) or machine.find(given[0])
+            member = machine.find(given[0])
             assert member is not None
             self.answer((token[0], token[1], verb), True, member.key)
             return self
@@ -209,8 +212,10 @@ class Asks:
 
     def _ask_stop_planted(self, token: Any, number: int, reason: Any) -> Any:
         """Also one that is not up yet, whose key nobody has been told."""
-        key = next((key for key, top in self.trees.tops.items() if top["number"] == number), 0)
-        return self._ask_stop_supervisor(token, key, reason)
+        return self._ask_stop_supervisor(token, self._planted(number), reason)
+
+    def _planted(self, number: int) -> int:
+        return next((key for key, top in self.trees.tops.items() if top["number"] == number), 0)
 
     # ---- children ---------------------------------------------------------------------------------------------------
     def _ask_stop_child(self, token: Any, key: int, reason: Any) -> Any:
@@ -288,7 +293,7 @@ class Asks:
         number = self.trees.bonds.monitor(key, token[0])
         machine = self.trees.tree.machines.get(key)
         if machine is not None:
-            self.trees.on_end.append((machine, lambda why: self.trees.fall(key, why)))
+            self.trees.monitored.add(machine)
         elif not alive or kin is None:
             self.trees.bonds.demonitor(number, token[0])
         return number, machine is not None or (alive and kin is not None)
@@ -306,7 +311,7 @@ class Asks:
         own = self._own(token)
         kin = self._kin(key)
         if kin.worker is None:
-            self.trees.tell(own, ("exit_signal", key, "noproc"))
+            self.trees.exit_signal(own, key, "noproc")
             return False
         self.trees.bonds.link(own.key, key)
         return True
@@ -330,7 +335,10 @@ class Asks:
         return self.timers.cancel(number, monotonic_ns())
 
     def _ask_describe(self, token: Any, key: int | None) -> Any:
-        return self.trees.tree.describe(key)
+        tree = self.trees.tree
+        if key is not None and key not in tree.machines and key not in tree.owners:
+            raise _Refused("noproc", key)
+        return tree.describe(key)
 
     def _ask_events(self, token: Any, since: int) -> list[dict[str, Any]]:
         return self.trees.reports.since(since)

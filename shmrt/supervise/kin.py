@@ -9,7 +9,9 @@ The key of a child belongs to its specification and outlives every process of it
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 
 from shmrt.supervise.crew import Crew
 from shmrt.supervise.protocol import FIRST_KIN
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from shmrt import _native
     from shmrt.supervise.crew import Worker
 
-__all__ = ["Kin", "KinCrew", "exit_reason"]
+__all__ = ["Kin", "KinCrew", "KinLine", "exit_reason", "import_cloudpickle"]
 
 LOOP = "shmrt.supervise.child:ChildLoop"
 
@@ -144,6 +146,22 @@ def exit_reason(said: tuple[Any, ...] | None, status: int, asked_to_end: bool) -
         return said[0]
     code = os.waitstatus_to_exitcode(status)
     return "normal" if code == 0 else ("exit", code)
+
+
+def import_cloudpickle(path: list[str]) -> None:
+    """Functions by value need it in every child, where importing it would take longer than all else. Found as the
+    program finds it: a library is no user code, and nothing is read with it here."""
+    own = sys.path
+    sys.path = [*own, *path]
+    try:
+        __import__("cloudpickle.cloudpickle")
+    except ImportError:
+        pass  # each child will say so itself
+    finally:
+        sys.path = own
+        sys.path_importer_cache.clear()
+    gc.collect()
+    gc.freeze()
 
 
 def _signal_name(number: int) -> str:

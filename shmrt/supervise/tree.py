@@ -14,16 +14,14 @@ If the root dies, all of this is gone with its processes; the program starts ano
 
 from __future__ import annotations
 
-import gc
 import os
-import sys
 from time import monotonic_ns
 
 from shmrt import _native
 from shmrt.decide.tree import Tree
 from shmrt.process import signals
 from shmrt.supervise.bonds import Bonds
-from shmrt.supervise.kin import Kin, KinCrew, KinLine, exit_reason
+from shmrt.supervise.kin import Kin, KinCrew, KinLine, exit_reason, import_cloudpickle
 from shmrt.supervise.registry import Registry
 from shmrt.supervise.report import Reports
 
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from shmrt.decide.machine import Machine
     from shmrt.decide.specs import ChildSpec, SupervisorSpec
     from shmrt.supervise.crew import Worker
     from shmrt.supervise.nested import Nested
@@ -49,13 +48,13 @@ class Trees:
         self.staff = staff
         self.starting = starting
         self.nested = nested
-        self.tree = Tree(starting.random)
+        # A reference to a dead root's child is to mean nobody, and not another child that has its number.
+        self.tree = Tree(starting.random, first_key=1 + ((staff.slots.generation - 1) << 32))
         self.kin: dict[int, Kin] = {}
         self.extras: dict[int, bytes | None] = {}  # by top supervisor: what its children's arguments begin with
         self.tops: dict[int, dict[str, Any]] = {}
-        self.on_end: list[
-            tuple[Any, Callable[[Any], None]]
-        ] = []  # (a supervisor's machine, to be called with its reason)
+        self.on_end: list[tuple[Machine, Callable[[Any], None]]] = []  # to be called with its reason
+        self.monitored: set[Machine] = set()
         self._acting = self._warm = False
         self._failed: list[tuple[Kin, Any]] = []  # starts that failed while effects were carried out
         self._lent: list[int] = []  # descriptors that are on their way to the program
@@ -95,7 +94,7 @@ class Trees:
                 self.prepare(child.supervisor.children, surroundings)
             elif b"cloudpickle" in child.data["blob"] and not self._warm:
                 self._warm = True
-                _import_cloudpickle(surroundings["inherit"]["path"])
+                import_cloudpickle(surroundings["inherit"]["path"])
 
     def path_of(self, key: int) -> tuple[Any, ...]:
         """The ids from the top down to a child."""
@@ -130,7 +129,14 @@ class Trees:
         self._acting = False
         for watched in [watched for watched in self.on_end if watched[0].ended]:
             self.on_end.remove(watched)
-            watched[1](watched[0].stop_reason if not watched[0].killing else "killed")
+            watched[1](self._end_of(watched[0]))
+        for machine in [machine for machine in self.monitored if machine.ended]:
+            self.monitored.discard(machine)
+            self.fall(machine.key, self._end_of(machine))
+
+    @staticmethod
+    def _end_of(machine: Machine) -> Any:
+        return "killed" if machine.killing else machine.stop_reason
 
     def settle(self, now: int) -> None:
         self.return_lent()
@@ -334,10 +340,14 @@ class Trees:
             self.send_to(who, ("down", number, key, reason))
         for other in linked:
             if other in self.kin:
-                self.tell(self.kin[other], ("exit_signal", key, reason))
-                worker = self.kin[other].worker
-                if worker is not None and reason != "normal":
-                    _native.pidfd_signal(worker.pidfd, signals.USR2)  # it may be busy
+                self.exit_signal(self.kin[other], key, reason)
+
+    def exit_signal(self, kin: Kin, key: int, reason: Any) -> None:
+        """To whoever was linked to that child. It may be busy: USR2 interrupts it, and it takes the reason for its
+        own."""
+        self.tell(kin, ("exit_signal", key, reason))
+        if reason != "normal" and kin.worker is not None:
+            _native.pidfd_signal(kin.worker.pidfd, signals.USR2)
 
     # ---- speaking ---------------------------------------------------------------------------------------------------
     def send_to(self, who: Worker | None, message: tuple[Any, ...]) -> None:
@@ -365,22 +375,6 @@ class Trees:
     @staticmethod
     def offender(kin: Kin) -> dict[str, Any]:
         return {"id": kin.path[-1], "key": kin.key, "pid": kin.pid}
-
-
-def _import_cloudpickle(path: list[str]) -> None:
-    """Functions by value need it in every child, where importing it would take longer than all else. Found as the
-    program finds it: a library is no user code, and nothing is read with it here."""
-    own = sys.path
-    sys.path = [*own, *path]
-    try:
-        __import__("cloudpickle.cloudpickle")
-    except ImportError:
-        pass  # each child will say so itself
-    finally:
-        sys.path = own
-        sys.path_importer_cache.clear()
-    gc.collect()
-    gc.freeze()
 
 
 def _native_error(text: str) -> OSError:

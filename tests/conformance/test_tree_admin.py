@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -100,7 +101,7 @@ def test_the_table_of_a_childs_states(state: str) -> None:
             supervisor = runtime.supervisor()
             bring(supervisor, state)
             argument = Child(tree_kit.idle, id="x") if verb == "start_child" else "x"
-            assert outcome(lambda: getattr(supervisor, verb)(argument)) == answer, (state, verb)
+            assert outcome(partial(getattr(supervisor, verb), argument)) == answer, (state, verb)
             assert state_of(supervisor) == after, (state, verb)
             active = {"running": 1}.get(after, 0)
             assert supervisor.count_children()[:2] == (int(after != "unknown"), active)

@@ -164,7 +164,7 @@ def test_leaving_a_runtime_whose_tree_gives_up_leaves_nothing(first: str) -> Non
             supervisor = runtime.supervisor()
             pids = [*tree_kit.pids(supervisor).values(), runtime.pid]
             kill(pids[2])
-            until(lambda: first == "the block" or is_down(supervisor))
+            until(lambda supervisor=supervisor: first == "the block" or is_down(supervisor))
         assert not [pid for pid in pids if alive(pid)]
         assert runtime.wait(0) == "shutdown"
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shmrt import Runtime, Shutdown
+from shmrt import NotFound, Runtime, RuntimeDown, Shutdown
 
 PATIENCE_S = 120.0  # nothing is judged by it: a test that gets here hangs
 
@@ -279,3 +279,18 @@ def reports(runtime: Runtime, context: str, id: Any = None) -> list[dict[str, An
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
     os.kill(pid, number)
+
+
+def found_again(runtime: Runtime, old_root: int, name: str | None = None) -> Any:
+    """The supervisor's handle from the root after this one, once its tree is up."""
+
+    def look() -> Any:
+        if runtime.pid == old_root:
+            return None
+        try:
+            supervisor = runtime.supervisor(name)
+            return supervisor if supervisor.describe()["state"] == "running" else None
+        except (NotFound, RuntimeDown):
+            return None
+
+    return until(look, runtime.events)

@@ -95,8 +95,11 @@ static void *call(void *context) {
 	bool have = false;
 	for (unsigned round = 0; round < ROUNDS; round++) {
 		/* An abandoned one comes back when its writer is done. */
-		for (uint64_t since_ns = shmrt_now_ns(); !have; CHECK(shmrt_now_ns() - since_ns < UINT64_C(20000000000)))
+		uint64_t since_ns = shmrt_now_ns();
+		while (!have) {
 			have = shmrt_call_claim(&world.calls, &cursor, &index) == SHMRT_OK;
+			CHECK(shmrt_now_ns() - since_ns < UINT64_C(20000000000));
+		}
 		uint64_t patience_ns = draw(&state, 8) == 0 ? 100000 : draw(&state, 3000);
 		uint64_t deadline_ns = shmrt_now_ns() + patience_ns;
 		CHECK(shmrt_call_begin(&world.calls, index, me, deadline_ns, index, &generation) == SHMRT_OK);
