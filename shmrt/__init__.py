@@ -19,6 +19,42 @@ if _sys.platform != "linux" or _sys.implementation.name != "cpython" or not (3, 
 if not getattr(_sys, "_is_gil_enabled", lambda: True)():
     raise ImportError("shmrt does not support free-threaded builds of CPython; use the ordinary build")
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # the names once more, for type checkers, which do not ask `__getattr__`
+    # fmt: off
+    # isort: off
+    from shmrt.agent import Agent as Agent
+    from shmrt.children import Child as Child, Supervisor as Supervisor
+    from shmrt.errors import AlreadyStarted as AlreadyStarted, BulkheadFull as BulkheadFull, CallTimeout as CallTimeout
+    from shmrt.errors import ChildStateError as ChildStateError, CircuitOpen as CircuitOpen, ConfigError as ConfigError
+    from shmrt.errors import EndOfRing as EndOfRing, MessageTooLarge as MessageTooLarge, NotFound as NotFound
+    from shmrt.errors import Overloaded as Overloaded, PoisonMessage as PoisonMessage, PoolBroken as PoolBroken
+    from shmrt.errors import RemoteError as RemoteError, RingClosed as RingClosed, RuntimeDown as RuntimeDown
+    from shmrt.errors import SegmentError as SegmentError, ServerDown as ServerDown, ShmrtError as ShmrtError
+    from shmrt.errors import Shutdown as Shutdown, SpecError as SpecError, StartError as StartError
+    from shmrt.errors import TaskTimeout as TaskTimeout, WorkerCrashed as WorkerCrashed
+    from shmrt.memory.arrays import empty as empty
+    from shmrt.memory.ring import Ring as Ring
+    from shmrt.monitors import join as join, leave as leave, link as link, members as members, monitor as monitor
+    from shmrt.monitors import unlink as unlink
+    from shmrt.pipeline import DeadLetter as DeadLetter, Pipeline as Pipeline
+    from shmrt.pool import Future as Future, Pool as Pool
+    from shmrt.process.server_words import Continue as Continue, Down as Down, Exit as Exit, Sender as Sender
+    from shmrt.process.server_words import noreply as noreply
+    from shmrt.runtimes import Runtime as Runtime
+    from shmrt.server import Server as Server, ServerRef as ServerRef, call as call, cast as cast, start as start
+    from shmrt.server import whereis as whereis
+    from shmrt.server_tools import cancel_timer as cancel_timer, get_state as get_state, replace_state as replace_state
+    from shmrt.server_tools import send_after as send_after
+    from shmrt.spec import RingSpec as RingSpec
+    from shmrt.supervisors import DynamicSupervisor as DynamicSupervisor, PartitionSupervisor as PartitionSupervisor
+    from shmrt.task import Task as Task, TaskSupervisor as TaskSupervisor
+    from shmrt.runtimes import current
+    # isort: on
+    # fmt: on
+
+    runtime = current
+
 __version__ = "0.1.0"
 
 _HOME = {

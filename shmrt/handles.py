@@ -58,11 +58,11 @@ class Count(tuple[int, int, int, int]):
 class Ref:
     """One child of a tree, by its key. Equal references mean the same child of the same runtime."""
 
-    __slots__ = ("_home", "key", "label", "name")
+    __slots__ = ("_first_key", "_home", "key", "label", "name")
 
     def __init__(self, home: Home, key: int, name: str | None, label: str) -> None:
         self._home = home
-        self.key = key
+        self.key = self._first_key = key  # the second one is who it is, whatever has its name later
         self.name = name
         self.label = label
 
@@ -82,10 +82,14 @@ class Ref:
         return found
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Ref) and (self.key, self._home.token) == (other.key, other._home.token)
+        return isinstance(other, Ref) and self._identity == other._identity
 
     def __hash__(self) -> int:
-        return hash((self.key, self._home.token))
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[int, int]:
+        return self._first_key, self._home.token
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.label} #{self.key}>"

@@ -35,7 +35,7 @@ class Monitor:
     If nothing runs, it falls at once with reason "noproc". In a server the Down comes to `handle_info`, too."""
 
     def __init__(self, ref: Any) -> None:
-        self.ref = ref
+        self.ref = ref = _ref_of(ref)
         self._home: Home = _home_of(ref)
         self._fallen = threading.Event()
         self._down: Down | None = None
@@ -82,14 +82,21 @@ def monitor(ref: Any) -> Monitor:
     return Monitor(ref)
 
 
-def _home_of(ref: Any) -> Home:
-    """The runtime of a reference of any kind. TypeError: it is none."""
-    if isinstance(ref, Ref):
-        return ref._home
-    reach = getattr(ref, "_reach", None) or getattr(getattr(ref, "ref", None), "_reach", None)  # an Agent has its ref
-    if reach is None:
+def _ref_of(ref: Any) -> Any:
+    """The reference itself; an Agent has one. TypeError: it is none."""
+    found = ref if _is_ref(ref) else getattr(ref, "ref", None)
+    if not _is_ref(found):
         raise TypeError(f"this takes a reference to a server, process or supervisor, not {ref!r}")
-    found: Home = reach()
+    return found
+
+
+def _is_ref(ref: Any) -> bool:
+    return isinstance(ref, Ref) or hasattr(type(ref), "_reach")
+
+
+def _home_of(ref: Any) -> Home:
+    """The runtime of a reference of any kind."""
+    found: Home = ref._home if isinstance(ref, Ref) else ref._reach()
     return found
 
 
@@ -99,11 +106,13 @@ def link(ref: Any) -> bool:
 
     Only a child of a tree can; the program and pool workers use `monitor`. False if nothing runs there: the signal is
     then on its way."""
+    ref = _ref_of(ref)
     return bool(_own("link", _home_of(ref), ref.key))
 
 
 def unlink(ref: Any) -> bool:
     """Undoes `link`."""
+    ref = _ref_of(ref)
     return bool(_own("unlink", _home_of(ref), ref.key))
 
 
@@ -116,18 +125,24 @@ def _own(verb: str, home: Home, *arguments: Any) -> Any:
         raise NotFound(f"{verb}(): {error.more!r} is gone") from None
 
 
-# ---- groups
-# -----------------------------------------------------------------------------------------------------------
+# ---- groups --------------------------------------------------------------------------------------------------------
 def join(group: str, ref: Any = None) -> bool:
     """Makes this child, or the one of `ref`, a member of a group until it ends or leaves. False: it was one already."""
     check_name(group, "group")
-    return bool(_own("join", home() if ref is None else _home_of(ref), group, None if ref is None else ref.key))
+    return _grouped("join", group, ref)
 
 
 def leave(group: str, ref: Any = None) -> bool:
     """Undoes `join`. False: it was no member."""
     check_name(group, "group")
-    return bool(_own("leave", home() if ref is None else _home_of(ref), group, None if ref is None else ref.key))
+    return _grouped("leave", group, ref)
+
+
+def _grouped(verb: str, group: str, ref: Any) -> bool:
+    if ref is None:
+        return bool(_own(verb, home(), group, None))
+    ref = _ref_of(ref)
+    return bool(_own(verb, _home_of(ref), group, ref.key))
 
 
 def members(group: str) -> list[Any]:

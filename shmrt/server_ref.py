@@ -59,7 +59,7 @@ class ServerRef:
         handlers: dict[str, tuple[str, bool]] | None = None,
         runtime: Any = None,
     ) -> None:
-        self._key = key
+        self._key = self._first_key = key  # the second one is who it is, whatever has its name later
         self._address = address
         self._name = name
         self._handlers = handlers
@@ -91,10 +91,10 @@ class ServerRef:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ServerRef):
             return NotImplemented
-        return (self._key, self._runtime) == (other._key, other._runtime)
+        return (self._first_key, self._runtime) == (other._first_key, other._runtime)
 
     def __hash__(self) -> int:
-        return hash((self._key, self._runtime))
+        return hash((self._first_key, self._runtime))
 
     def __repr__(self) -> str:
         return f"<ServerRef {self._label()} key={self._key}>"

@@ -1,42 +1,102 @@
-"""`demo dedup`: the flagship example under fire, ending in one line."""
+"""`demo dedup` and `demo kvstore`: the flagship examples under fire, each ending in a verdict."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import secrets
+import signal
+from collections.abc import Callable
 from typing import Any
 
 from shmrt.cli import options as kinds
 from shmrt.cli.screen import CliError, Screen
 
-DOES = "Find near-duplicate source files while workers are killed, and check the answer"
+DOES = "Run an example while its processes are killed, and check that nothing was lost"
 MORE = """dedup reads Python files (default: a sample of this installation), and clusters near-duplicates. Meanwhile
 random workers get SIGKILL, and a few generated files kill every worker that touches them: those are given up
 after three attempts and listed. At the end the answer is compared with a serial run's. A demo that TERM or Ctrl-C
-stops has no whole answer to compare, so it ends by that signal."""
+stops has no whole answer to compare, so it ends by that signal.
+
+kvstore runs a tree of servers, a pool and a service that crashes by itself, with clients that call them. With --chaos
+random processes of the tree get SIGKILL. The verdict: every acknowledged write is there, and no answer was another
+call's. Ctrl-C ends it early and in order; the verdict is then about what was done."""
 
 SAMPLE = 500
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("example", choices=("dedup",), metavar="dedup")
-    parser.add_argument("--input", metavar="DIR", help="directory with Python files (default: this installation)")
-    parser.add_argument("--all", action="store_true", help=f"every file, not a sample of {SAMPLE}")
-    parser.add_argument("--workers", type=kinds.workers, metavar="N", help="default: the CPUs of this process")
+    parser.add_argument("example", choices=("dedup", "kvstore"), metavar="dedup|kvstore")
+    parser.add_argument("--workers", type=kinds.workers, metavar="N", help="of the pool or stage (default: the CPUs)")
     parser.add_argument(
-        "--chaos", type=kinds.chaos, default=10.0, metavar="kill=RATE", help="deaths a second (default kill=10)"
+        "--chaos", type=kinds.chaos, metavar="kill=RATE", help="deaths a second (default: dedup kill=10, kvstore none)"
     )
-    parser.add_argument("--poison", type=int, choices=range(0, 21), default=3, metavar="N", help="0 to 20, default 3")
     parser.add_argument("--seed", type=kinds.seed, help="of sample and chaos (default: a new one, which is printed)")
-    parser.add_argument("--drain-timeout", type=kinds.duration, default=30.0, metavar="TIME")
+    dedup = parser.add_argument_group("dedup")
+    dedup.add_argument("--input", metavar="DIR", help="directory with Python files (default: this installation)")
+    dedup.add_argument("--all", action="store_true", help=f"every file, not a sample of {SAMPLE}")
+    dedup.add_argument("--poison", type=int, choices=range(0, 21), default=3, metavar="N", help="0 to 20, default 3")
+    dedup.add_argument("--drain-timeout", type=kinds.duration, default=30.0, metavar="TIME")
+    store = parser.add_argument_group("kvstore")
+    store.add_argument("--seconds", type=kinds.duration, default=10.0, metavar="TIME", help="default 10s")
+    store.add_argument("--clients", type=int, choices=range(1, 101), default=4, metavar="N", help="1 to 100, default 4")
 
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
+    if arguments.seed is None:
+        arguments.seed = secrets.randbelow(2**31)
+    return dedup(arguments, screen) if arguments.example == "dedup" else kvstore(arguments, screen)
+
+
+def kvstore(arguments: argparse.Namespace, screen: Screen) -> int:
+    import logging
+
+    from shmrt.cli.drive import Signals, StopNow
+    from shmrt.examples.kvstore import main
+
+    # Every death is logged, and here they are the point: counted in the verdict, told with -v.
+    logging.getLogger("shmrt").addHandler(logging.StreamHandler() if screen.verbose else logging.NullHandler())
+    kill = arguments.chaos or 0.0
+    options: dict[str, Any] = {} if arguments.workers is None else {"workers": arguments.workers}
+    with Signals(arguments.drain_timeout, screen) as signals:
+        screen.note(f"kvstore: chaos kill={kill:g}/s, {arguments.clients} clients, seed {arguments.seed}")
+        try:
+            verdict = main(
+                arguments.seconds,
+                arguments.clients,
+                kill,
+                arguments.seed,
+                stop=signals.stopping,
+                progress=every(1 if screen.terminal else 5, screen.progress),
+                **options,
+            )
+        except StopNow:
+            number = signals.first or signal.SIGALRM
+            text = f"{number.name}: stopped before its clients had ended, so there is no verdict"
+            raise CliError(text, code=128 + number, signal=number) from None
+    screen.clear()
+    if screen.json:
+        screen.document("shmrt.demo/1", {**verdict._asdict(), "holds": verdict.holds})
+    else:
+        screen.line(verdict.text())
+    if signals.first is not None and verdict.holds:
+        raise CliError("", code=128 + signals.first, signal=signals.first)
+    return 0 if verdict.holds else 1
+
+
+def every(count: int, show: Callable[[str], None]) -> Callable[[str], None]:
+    """Shows every so many of the lines."""
+    lines = itertools.count(1)
+    return lambda text: show(text) if next(lines) % count == 0 else None
+
+
+def dedup(arguments: argparse.Namespace, screen: Screen) -> int:
     from shmrt.cli import drive
     from shmrt.cli.run import restarts
     from shmrt.cli.target import load
 
-    seed = arguments.seed if arguments.seed is not None else secrets.randbelow(2**31)
+    seed = arguments.seed
+    kill = 10.0 if arguments.chaos is None else arguments.chaos
     keywords: dict[str, Any] = {
         "input": arguments.input,
         "workers": arguments.workers,
@@ -45,8 +105,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         "poison": arguments.poison,
     }
     target = load("shmrt.examples.dedup:pipeline", keywords, 60.0)
-    screen.note(f"dedup: chaos kill={arguments.chaos:g}/s, {arguments.poison} poison files, seed {seed}")
-    outcome = drive.drive(target, screen, drain_timeout=arguments.drain_timeout, kill=arguments.chaos, seed=seed)
+    screen.note(f"dedup: chaos kill={kill:g}/s, {arguments.poison} poison files, seed {seed}")
+    outcome = drive.drive(target, screen, drain_timeout=arguments.drain_timeout, kill=kill, seed=seed)
     letters = [drive.evidence(letter) for letter in outcome.dead_letters]
     for letter in letters:
         letter["item"] = letter["item"] if isinstance(letter["item"], str) else letter["item"][0]  # its path

@@ -294,7 +294,7 @@ class _Loop:
         caller hears from the root how the server ended."""
         self._end_by(error)
         if reference and not isinstance(error, SystemExit):
-            self.calls.reply(reference, _native.CALL_ERROR, pack_for_caller(error, self.name))
+            self._tell(reference, error)
 
     def _end_by(self, error: BaseException) -> None:
         """The reason to end: the exception, or the exit signal that it stands for."""
@@ -304,9 +304,18 @@ class _Loop:
     def _refuse(self, reference: int, error: BaseException, what: str) -> None:
         """The message is wrong, not the server: its sender is told, or the log, and nothing else happens."""
         if reference:
-            self.calls.reply(reference, _native.CALL_ERROR, pack_for_caller(error, self.name))
+            self._tell(reference, error)
         else:
             log_stray(self.name, f"{what}: {type(error).__name__}: {error}")
+
+    def _tell(self, reference: int, error: BaseException) -> None:
+        """The caller gets the exception; where memory has no room for it, its name and the little that fits a slot."""
+        packed = pack_for_caller(error, self.name)
+        try:
+            self.calls.reply(reference, _native.CALL_ERROR, packed)
+        except Exception:
+            _, name, text, trace, where = packed
+            self.calls.reply(reference, _native.CALL_ERROR, (None, name, text[:80], trace[-80:], where))
 
     # ---- what the root says -----------------------------------------------------------------------------------------
     def _take_control(self) -> None:

@@ -161,8 +161,7 @@ class Asks:
         elif arguments:
             given = (self._meant(key, *arguments[0]),)
         if verb == "key_of":
-            machine = tree.machines[key]
-            member = machine.find(given[0])
+            member = tree.machines[key].find(given[0])  # not by key: an id may be a number, too
             assert member is not None
             self.answer((token[0], token[1], verb), True, member.key)
             return self

@@ -159,6 +159,17 @@ class Calls:
                     self._end(reference, _native.CALL_DOWN, reason)
 
 
+class Changed:
+    """The same calls with another method."""
+
+    def __init__(self, calls: Any, **methods: Any) -> None:
+        self.calls = calls
+        self.__dict__.update(methods)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.calls, name)
+
+
 class Mailbox:
     token = b"t"
 

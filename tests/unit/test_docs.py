@@ -23,6 +23,10 @@ WATCHDOG_S = 120
 """Only ends a hang; nothing is measured by it."""
 
 
+UNSAID = {"supervision.md": "import logging; logging.getLogger('shmrt').addHandler(logging.NullHandler())\n"}
+"""What goes before each example of a page: deaths are logged, and that page is about deaths."""
+
+
 def blocks(name: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (DOCS / name).read_text(), re.DOTALL)
 
@@ -42,6 +46,7 @@ def test_an_example_prints_what_it_says(page: str, number: int) -> None:
     text = blocks(page)[number]
     lines = expected(text)
     assert lines, "an example without a result shows nothing"
+    text = UNSAID.get(page, "") + text
     done = subprocess.run(
         [sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True, timeout=WATCHDOG_S, check=False
     )
@@ -126,6 +131,21 @@ def test_every_death_names_its_test() -> None:
     deaths = table[heads[0] + 2 : heads[1]]
     assert len(deaths) > 10
     assert not [row for row in deaths if not re.fullmatch(r"test_\w+|tests/native/\w+\.c", row[-1])]
+
+
+def test_the_package_tells_type_checkers_what_it_hands_out() -> None:
+    """Names come from `__getattr__`, which type checkers do not ask; they read the imports beside it."""
+    import shmrt
+
+    imports = [
+        (node.module, name.asname)
+        for node in ast.walk(ast.parse((ROOT / "shmrt" / "__init__.py").read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+        if name.asname == name.name
+    ]
+    lazy = {name: home for name, home in shmrt._HOME.items() if name != "runtime"}
+    assert len(imports) == len(lazy) and {name: home for home, name in imports} == lazy
 
 
 def test_the_types_of_the_core_are_those_of_the_core() -> None:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from server_kit import World, wait_until, world
+from server_kit import Changed, World, wait_until, world
 
 import shmrt
-from shmrt import Continue, Server, ServerDown, Shutdown, SpecError, call, cast, noreply
-from shmrt.errors import CallTimeout, ChildStateError, Overloaded
+from shmrt import Continue, Server, ServerDown, Shutdown, SpecError, _native, call, cast, noreply
+from shmrt.errors import CallTimeout, ChildStateError, MessageTooLarge, Overloaded, RemoteError
 from shmrt.process.remote import RemoteTraceback
 from shmrt.process.server_words import plain, reason_from
 
@@ -116,6 +116,25 @@ def test_an_exception_that_nobody_waits_for_ends_it_too(w: World, send: Callable
     child = w.begin(Counter)
     send(child.ref)
     assert child.wait()[:2] == ("error", "ValueError")
+
+
+def test_an_exception_that_memory_has_no_room_for_is_told_in_short() -> None:
+    with world("plain") as made:
+        reply = made.calls.reply
+
+        def tight(reference: int, status: int, value: Any) -> bool:
+            if len(_native.encode(value)) > 1000:
+                raise MessageTooLarge("no room", size=2, limit=1)
+            return bool(reply(reference, status, value))
+
+        made.calls = Changed(made.calls, reply=tight)
+        child = made.begin(Counter)
+        with pytest.raises(RemoteError, match=r"^AttributeError: .*x{40}"):
+            child.ref.call("x" * 5000)
+        assert child.ref.add() == 1
+        with pytest.raises(RemoteError, match=r"^KeyError: .*x{40}"):
+            child.ref.fail(KeyError("x" * 5000))
+        assert child.wait()[:2] == ("error", "KeyError"), "the server's reason is whole"
 
 
 def test_an_answer_that_cannot_be_sent_is_an_exception_of_the_handler(w: World) -> None:

@@ -12,7 +12,7 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
-from server_kit import PATIENCE_S, Child, World, wait_until, world
+from server_kit import PATIENCE_S, Changed, Child, World, wait_until, world
 
 import shmrt
 from shmrt import Agent, Continue, Down, Exit, Server, ServerDown, ServerRef, Shutdown, call, cast
@@ -295,9 +295,10 @@ def test_terminate_may_say_another_reason(w: World) -> None:
 # ---- TERM -----------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def restore_term() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def terminated(w: World, cls: type[Script], when: Callable[[], Any], *casts: tuple[str, ...]) -> Child:
@@ -524,17 +525,6 @@ def test_requests_end_in_every_way(w: World) -> None:
     with pytest.raises(RuntimeDown, match="stopped"):
         pending.result(30)
     w.children[2].cls.gate.set()
-
-
-class Changed:
-    """The same calls with another method."""
-
-    def __init__(self, calls: Any, **methods: Any) -> None:
-        self.calls = calls
-        self.__dict__.update(methods)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.calls, name)
 
 
 def test_an_end_that_is_seen_before_the_future_is_known(w: World) -> None:
