@@ -22,11 +22,7 @@ TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
     from shmrt.process.spawn import Job
 
-<<<<<<< HEAD
-__all__ = ["CHLD", "KILL", "TERM", "USR1", "USR2", "die_by", "for_root", "for_template", "for_worker"]
-=======
-__all__ = ["CHLD", "KILL", "TERM", "URG", "USR1", "USR2", "for_root", "for_template", "for_worker"]
->>>>>>> 4b7db134269958e00d233a9fc50d31971e12b4ae
+__all__ = ["CHLD", "KILL", "TERM", "URG", "USR1", "USR2", "die_by", "for_root", "for_template", "for_worker"]
 
 CHLD = int(_signal.SIGCHLD)
 KILL = int(_signal.SIGKILL)
