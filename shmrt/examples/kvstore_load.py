@@ -31,7 +31,18 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from shmrt import CallTimeout, NotFound, Overloaded, Pool, PoolBroken, Runtime, ServerDown, WorkerCrashed, whereis
+from shmrt import (
+    CallTimeout,
+    NotFound,
+    Overloaded,
+    Pool,
+    PoolBroken,
+    Runtime,
+    RuntimeDown,
+    ServerDown,
+    WorkerCrashed,
+    whereis,
+)
 from shmrt.examples import kvstore
 
 __all__ = ["Chaos", "Client", "Verdict", "run"]
@@ -62,6 +73,7 @@ class Verdict(NamedTuple):
     p50_ms: float
     p99_ms: float
     pause_ms: float
+    digest_pause_ms: float
     seed: int
 
     @property
@@ -77,7 +89,7 @@ class Verdict(NamedTuple):
             f"\n  {self.killed} processes killed, {self.crashed} crashed, {self.restarts} restarts; asked again after: "
             f"{retries}\n"
             f"  a call took {self.p50_ms:.3f} ms (median), {self.p99_ms:.3f} ms (p99); longest pause of a client "
-            f"{self.pause_ms:.0f} ms\n"
+            f"{self.pause_ms:.0f} ms, {self.digest_pause_ms:.0f} ms for a digest\n"
             f"  seed {self.seed}; every acknowledged write is there: {'yes' if self.holds else 'NO'}"
         )
 
@@ -100,7 +112,9 @@ class Client(threading.Thread):
         self.counts: Counter[str] = Counter()
         self.retried: Counter[str] = Counter()
         self.times: list[float] = []
-        self.pauses: list[float] = [0.0]
+        """Seconds that calls of the store took which were answered."""
+        self.pauses: dict[str, float] = {"store": 0.0, "digest": 0.0}
+        """The longest time from the first try to the answer."""
         self.mistake: BaseException | None = None
 
     def run(self) -> None:
@@ -136,7 +150,7 @@ class Client(threading.Thread):
         """A worker of the pool asks the store, by name."""
         keys = self.random.sample(list(self.versions), 3)
         token = self.token()
-        answer = self.again(lambda: pool().submit(kvstore.digest, keys, token).result(timeout=STUCK_S))
+        answer = self.again("digest", lambda: pool().submit(kvstore.digest, keys, token).result(timeout=STUCK_S))
         if answer is not None:
             found = self.checked(answer, token)[0]
             for key, (version, value) in zip(keys, found, strict=True):
@@ -158,10 +172,10 @@ class Client(threading.Thread):
     def insist(self, name: str, *args: Any) -> tuple[Any, ...] | None:
         """A call of the store until there is an answer, without its token; None if there is none."""
         token = self.token()
-        answer = self.again(lambda: store().call(name, *args, token), self.times)
+        answer = self.again("store", lambda: store().call(name, *args, token))
         return None if answer is None else self.checked(answer, token)
 
-    def again(self, ask: Callable[[], Any], times: list[float] | None = None) -> Any:
+    def again(self, what: str, ask: Callable[[], Any]) -> Any:
         started = time.monotonic()
         while True:
             begun = time.monotonic()
@@ -175,9 +189,9 @@ class Client(threading.Thread):
                 self.retried["pool closed"] += 1
             else:
                 now = time.monotonic()
-                if times is not None:
-                    times.append(now - begun)
-                self.pauses.append(now - started)
+                if what == "store":
+                    self.times.append(now - begun)
+                self.pauses[what] = max(self.pauses[what], now - started)
                 return answer
             if time.monotonic() - started > STUCK_S:
                 self.counts["stuck"] += 1
@@ -235,8 +249,8 @@ class Chaos(threading.Thread):
         try:
             pids = processes(self.runtime.supervisor())
             workers = pool().stats()["workers_ready"]
-        except FAILURES:
-            return False  # a supervisor ended while it was asked
+        except (*FAILURES, RuntimeDown):
+            return False  # whoever was asked ended meanwhile
         if not pids and not workers:
             return False
         place = self.random.randrange(len(pids) + workers)
@@ -351,7 +365,8 @@ def run(
         retried=dict(sum((client.retried for client in threads), Counter[str]())),
         p50_ms=1e3 * times[len(times) // 2],
         p99_ms=1e3 * times[len(times) * 99 // 100],
-        pause_ms=1e3 * max(pause for client in threads for pause in client.pauses),
+        pause_ms=1e3 * max(client.pauses["store"] for client in threads),
+        digest_pause_ms=1e3 * max(client.pauses["digest"] for client in threads),
         seed=seed,
         **{name: counts[name] for name in ("writes", "reads", "digests", "advice", "misdirected", "stuck")},
     )

@@ -240,18 +240,18 @@ class RootLink(Commands, Controlled, Asking):
         with self._lock:
             if self._channel is not None:
                 self._channel.send(message)
-                if self._channel.pending:
-                    self._poke()
+                self._poke(self._channel.pending)
+            elif message[0] == "ask":  # between two roots: neither would answer
+                self.answered(("answer", message[1], None, "there is none just now"))
 
     def _add(self, pool: _Pool) -> None:
         if self._channel is not None:
-            fds = (pool.lanes_fd, pool.stacks_fd)
-            self._channel.send(("add_pool", pool.id, pool.spec, pool.first, pool.count), fds)
-            if self._channel.pending:
-                self._poke()
+            row = ("add_pool", pool.id, pool.spec, pool.first, pool.count)
+            self._channel.send(row, (pool.lanes_fd, pool.stacks_fd))
+            self._poke(self._channel.pending)
 
-    def _poke(self) -> None:
-        if self._wake >= 0:
+    def _poke(self, needed: object = True) -> None:
+        if needed and self._wake >= 0:
             os.eventfd_write(self._wake, 1)
 
     # ---- the root's life --------------------------------------------------------------------------------------------

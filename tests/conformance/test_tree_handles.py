@@ -71,6 +71,7 @@ def manage(journal: Journal) -> None:
     supervisor = shmrt.runtime().supervisor("workers")
     ref = supervisor.start_child(tree_kit.stay, journal, "made by a child", id="made")
     assert supervisor.which_child(ref)[1] == ref.pid
+    journal.wait("run made by a child", 1)  # ready comes before its first line
     with monitor(ref) as watch:
         kill(ref.pid)
         down = watch.wait(tree_kit.PATIENCE_S)

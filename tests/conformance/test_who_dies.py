@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -136,22 +138,77 @@ def test_the_answer_to_a_dead_caller_is_dropped() -> None:
 
 
 def test_a_killed_root_gives_its_tree_to_the_next() -> None:
-    """The tree is started afresh; calls under way end; what has a name is found again, what was added later is gone."""
+    """It is started afresh; calls end, casts stay; what has a name is found again, what was added later is gone."""
     with Runtime(office()) as runtime:
         clerk, supervisor = whereis("clerk"), runtime.supervisor("office")
         added = supervisor.start_child(Child(Clerk, id="more"))
         before, pid = runtime.pid, clerk.who()
         waiting = [clerk.request("late"), clerk.request("late")]
         until(lambda: clerk.waits() == 2)
+        waiting += [clerk.request("hang"), clerk.request("who")]
+        clerk.see("x")
+        until(lambda: _qsize(clerk) == 2)
         os.kill(before, signal.SIGKILL)
         for request in waiting:
             assert request.exception(30).reason == "noconnection"
         until(lambda: whereis("clerk") is not None)
         assert whereis("clerk").who() == clerk.who() != pid and runtime.pid != before
+        assert clerk.all() == ["x"]
         assert [row[0] for row in supervisor.which_children()] == ["clerk"]
         assert added.pid is None
         with pytest.raises(ServerDown):
             added.who()
+
+
+def test_who_asks_between_two_roots_hears_so() -> None:
+    """At once: neither root would answer. `root_lost` is told when the one is gone and the other not begun."""
+    ends: list[Any] = []
+
+    def ask() -> None:
+        try:
+            ends.append(supervisor.which_children())
+        except shmrt.RuntimeDown as error:
+            ends.append(error.reason)
+
+    def hear(event: Any) -> None:
+        if event[0] == "root_lost":
+            asking = threading.Thread(target=ask, daemon=True)
+            asking.start()
+            asking.join(10)
+            ends.append(asking.is_alive())
+
+    with Runtime(office(), on_event=lambda event: None if isinstance(event, dict) else hear(event)) as runtime:
+        supervisor = runtime.supervisor("office")
+        os.kill(runtime.pid or 0, signal.SIGKILL)
+        until(lambda: len(ends) == 2)
+        assert ends == ["there is none just now", False]
+        until(lambda: whereis("clerk") is not None)
+
+
+class Second(Clerk):
+    """Hangs in its second start."""
+
+    def init(self, path: str) -> None:
+        with open(path, "a") as file:
+            file.write(f"{os.getpid()}\n")
+        with open(path) as file:
+            if len(file.readlines()) == 2:
+                time.sleep(1000)
+        super().init()
+
+
+def test_a_root_that_dies_while_it_plants_gives_its_tree_to_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "starts"
+    with Runtime(Supervisor([Child(Second, str(path), name="clerk")])) as runtime:
+        first = runtime.pid
+        os.kill(first, signal.SIGKILL)
+        until(lambda: len(path.read_text().splitlines()) == 2)
+        second = runtime.pid
+        assert second not in (first, None)
+        os.kill(second, signal.SIGKILL)
+        until(lambda: len(path.read_text().splitlines()) == 3)
+        assert whereis("clerk").call("who", timeout=30) == int(path.read_text().splitlines()[2])
+        assert runtime.wait(0) is None
 
 
 def _qsize(ref: Any) -> int:
