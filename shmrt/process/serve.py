@@ -46,6 +46,7 @@ from shmrt.process.serve_end import (
     without_loop,
 )
 from shmrt.process.server_words import INFO_PICKLED, Continue, Down, Exit, Turn, noreply, plain, reason_from
+from shmrt.process.signals import USR2, die_by
 
 TYPE_CHECKING = False  # children start without typing, which would cost them more than all else
 if TYPE_CHECKING:
@@ -298,7 +299,11 @@ class _Loop:
 
     def _end_by(self, error: BaseException) -> None:
         """The reason to end: the exception, or the exit signal that it stands for."""
-        asked = self.control.take_exit_signal() if self.signalled and isinstance(error, SystemExit) else None
+        asked = None
+        if self.signalled and isinstance(error, SystemExit):
+            asked = self.control.take_exit_signal()
+            if asked is None:
+                die_by(USR2)
         self.reason, self.asked = (reason_of(error), None) if asked is None else (reason_from(asked), asked)
 
     def _refuse(self, reference: int, error: BaseException, what: str) -> None:

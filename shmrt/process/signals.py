@@ -22,11 +22,12 @@ TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
     from shmrt.process.spawn import Job
 
-__all__ = ["CHLD", "KILL", "TERM", "USR1", "USR2", "for_root", "for_template", "for_worker"]
+__all__ = ["CHLD", "KILL", "TERM", "URG", "USR1", "USR2", "die_by", "for_root", "for_template", "for_worker"]
 
 CHLD = int(_signal.SIGCHLD)
 KILL = int(_signal.SIGKILL)
 TERM = int(_signal.SIGTERM)
+URG = int(_signal.SIGURG)
 USR1 = int(_signal.SIGUSR1)
 USR2 = int(_signal.SIGUSR2)
 
@@ -41,6 +42,12 @@ def for_root(wakeup_fd: int) -> None:
         _signal.signal(getattr(_signal, name), _noted)
     for name in ("SIGPIPE", "SIGWINCH", "SIGTTIN", "SIGTTOU", "SIGTSTP"):
         _signal.signal(getattr(_signal, name), _signal.SIG_IGN)
+
+
+def die_by(number: int) -> None:
+    """As if the signal had had its default: it came from somebody who is not the root."""
+    _signal.signal(number, _signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def for_template() -> None:
@@ -60,6 +67,7 @@ def for_worker(job: Job) -> None:
     _native.reset_signals()
     _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
     _signal.signal(_signal.SIGTERM, leave)
+    _signal.signal(_signal.SIGURG, _noted)  # ends a sleep that began with a signal noted (`supervise/nudges.py`)
     # Python's own table still names the root's handlers; a worker that asks finds the default.
     for name in ("SIGHUP", "SIGUSR2", "SIGQUIT", "SIGCHLD", "SIGWINCH", "SIGTTIN", "SIGTTOU", "SIGTSTP"):
         _signal.signal(getattr(_signal, name), _signal.SIG_DFL)

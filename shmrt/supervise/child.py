@@ -16,7 +16,7 @@ import os
 from shmrt import _native
 from shmrt.process import remote, worker
 from shmrt.process.server_words import plain
-from shmrt.process.signals import TERM, USR2
+from shmrt.process.signals import TERM, USR2, die_by
 from shmrt.supervise.inner import link_of
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
@@ -97,7 +97,10 @@ class ChildLoop:
                 raise  # sys.exit(3) is exit code 3
             reason = reason_of(error)[0]
             if self._signalled and _is_shutdown(error):
-                reason = self.link.take_exit_signal() or reason
+                found = self.link.take_exit_signal()
+                if found is None:
+                    die_by(USR2)
+                reason = found
             self.link.send_last(("exit", reason))
             return 0 if _is_shutdown(error) else 1
         self.link.send_last(("exit", "normal"))

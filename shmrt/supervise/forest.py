@@ -83,7 +83,8 @@ class Forest:
     def waits_ns(self, now: int) -> list[int]:
         if self.trees is None or self.asks is None:
             return []
-        return [wait for wait in (self.trees.wait_ns(now), self.asks.timers.wait_ns(now)) if wait is not None]
+        waits = (self.trees.wait_ns(now), self.asks.timers.wait_ns(now), self.trees.nudges.wait_ns(now))
+        return [wait for wait in waits if wait is not None]
 
     def forgive(self, late_ns: int) -> None:
         if self.trees is not None:

@@ -111,6 +111,8 @@ class InnerLink(Commands, Asking):
             for message in self.take():
                 if message[0] == "exit_signal" and message[2] != "normal":
                     return message[2]
+            if self._thread is None:
+                break  # it would have been there
             _native.poll([], 1)
         return None
 

@@ -22,6 +22,7 @@ from shmrt.decide.tree import Tree
 from shmrt.process import signals
 from shmrt.supervise.bonds import Bonds
 from shmrt.supervise.kin import Kin, KinCrew, KinLine, exit_reason, import_cloudpickle
+from shmrt.supervise.nudges import Nudges
 from shmrt.supervise.registry import Registry
 from shmrt.supervise.report import Reports
 
@@ -59,6 +60,7 @@ class Trees:
         self._failed: list[tuple[Kin, Any]] = []  # starts that failed while effects were carried out
         self._lent: list[int] = []  # descriptors that are on their way to the program
         self.bonds = Bonds()
+        self.nudges = Nudges()
         if staff.arena_fd >= 0:
             arena = _native.Arena.attach(staff.arena_fd)
             arena.set_default()  # payloads of what the root itself sends
@@ -140,6 +142,7 @@ class Trees:
 
     def settle(self, now: int) -> None:
         self.return_lent()
+        self.nudges.settle(now)
         failed, self._failed = self._failed, []
         for kin, reason in failed:
             self._exited(kin, reason)
@@ -215,7 +218,7 @@ class Trees:
         elif kin.worker is not None and kin.ready:
             if kin.is_server:
                 self.tell(kin, ("shutdown",))
-            _native.pidfd_signal(kin.worker.pidfd, signals.TERM)
+            self.nudges.send(kin.worker, signals.TERM, monotonic_ns())
 
     def _do_kill(self, key: int) -> None:
         kin = self.kin[key]
@@ -322,6 +325,7 @@ class Trees:
     def caller_gone(self, one: Worker) -> None:
         """Any process of the root's: the replies that it was writing will not come, and nobody waits for those it asked
         for."""
+        self.nudges.forget(one)
         owner = self.staff.slots.info(one.slot)["owner"]
         if not isinstance(one.crew, KinCrew):  # a child's reason is not known yet
             self.calls.fail_taken(owner, "killed")
@@ -347,7 +351,7 @@ class Trees:
         own."""
         self.tell(kin, ("exit_signal", key, reason))
         if reason != "normal" and kin.worker is not None:
-            _native.pidfd_signal(kin.worker.pidfd, signals.USR2)
+            self.nudges.send(kin.worker, signals.USR2, monotonic_ns())
 
     # ---- speaking ---------------------------------------------------------------------------------------------------
     def send_to(self, who: Worker | None, message: tuple[Any, ...]) -> None:

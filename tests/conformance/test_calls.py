@@ -123,10 +123,16 @@ def test_a_call_begun_while_another_thread_collects_ends_in_time() -> None:
 
         def collect() -> None:
             while len(found) < 2:
-                found.extend(here.calls.collect(PATIENCE))
+                found.extend(here.calls.collect(None))
 
-        thread = threading.Thread(target=collect)
+        thread = threading.Thread(target=collect, daemon=True)
         thread.start()
+
+        def sleeps() -> bool:
+            with open(f"/proc/self/task/{thread.native_id}/stat") as file:
+                return here.calls.stats()["idle"] == 1 and file.read().rpartition(")")[2].split()[0] == "S"
+
+        wait_until(sleeps)  # the door is open
         first = here.begin("forget", timeout=0.02)
         wait_until(lambda: found)
         assert found == [(first, TIMEOUT, None)]
@@ -162,6 +168,7 @@ def test_a_forked_child_has_slots_of_its_own() -> None:
         here.serve()
         assert here.call("echo", 1)[0] == REPLY
         watched = here.begin("forget", timeout=None)
+        assert here.call("echo", 2)[0] == REPLY and here.calls.stats()["kept"] == 1
 
         def child() -> None:
             assert here.calls.stats()["kept"] == 0 and here.calls.collect(0) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import select
 import signal
 import struct
 import threading
@@ -167,7 +168,7 @@ def test_a_stopped_holder_makes_nobody_late() -> None:
 def test_a_parked_server_hears_the_root() -> None:
     """Again and again, at every moment of its falling asleep: no wake-up is lost."""
     with office() as here:
-        there, back = os.pipe(), os.pipe()
+        back = os.pipe()
 
         def serve() -> None:
             here.slots.claim(3, 0, 0)
@@ -187,11 +188,12 @@ def test_a_parked_server_hears_the_root() -> None:
                 wait_until(lambda: here.slots.info(3)["phase"] == _native.PHASE_PARKED)
             assert here.slots.send_control(3) == number + 1
             here.mailbox.ring()
+            assert select.select([back[0]], [], [], PATIENCE)[0], "it sleeps on"
             assert os.read(back[0], 1) == b"."
         assert here.slots.control_count(3) == 3000
         assert os.waitpid(pid, 0)[1] == 0
         del here.children[pid]
-        for descriptor in (*there, *back):
+        for descriptor in back:
             os.close(descriptor)
 
 

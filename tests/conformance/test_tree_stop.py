@@ -284,3 +284,27 @@ def test_runtime_stop_is_idempotent_and_wait_says_shutdown(journal: Journal) -> 
     runtime.stop()
     runtime.stop()
     assert runtime.wait(tree_kit.PATIENCE_S) == "shutdown"
+
+
+def sleep_over_it(journal: Journal) -> None:
+    """TERM is noted by another thread, so nothing ends the sleep of the main thread: just what happens to a signal that
+    comes right before a sleep."""
+    noted = threading.Event()
+
+    def take() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        noted.set()
+        tree_kit.wait_for_ever()
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=take, daemon=True).start()
+    noted.wait()
+    tree_kit.stay(journal, "a")
+
+
+def test_nobody_sleeps_over_a_stop(journal: Journal) -> None:
+    """B5. A signal that came a moment before the function fell asleep ends it all the same."""
+    with Runtime(Supervisor([Child(sleep_over_it, journal, shutdown="infinity")])) as runtime:
+        journal.wait("run a")
+        runtime.supervisor().terminate_child("sleep_over_it")
+    assert journal.lines() == ["run a", "shutdown a", "finally a"]

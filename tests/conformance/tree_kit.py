@@ -209,7 +209,7 @@ ENDINGS: dict[str, Any] = {
     "SIGABRT": ("signal", "SIGABRT"),
     "SIGTERM": "shutdown",
     "SIGBUS": ("signal", "SIGBUS"),
-    "SIGUSR2": ("signal", "SIGUSR2"),
+    "SIGALRM": ("signal", "SIGALRM"),
 }
 """How a process ends, and the exit reason that this is (B7)."""
 
