@@ -23,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # the names once more, for type checkers, which do not ask `__getattr__`
     # fmt: off
     # isort: off
-    from shmrt.agent import Agent as Agent
+    from shmrt.agent import Agent as Agent, AgentServer as AgentServer
     from shmrt.children import Child as Child, Supervisor as Supervisor
     from shmrt.errors import AlreadyStarted as AlreadyStarted, BulkheadFull as BulkheadFull, CallTimeout as CallTimeout
     from shmrt.errors import ChildStateError as ChildStateError, CircuitOpen as CircuitOpen, ConfigError as ConfigError
@@ -33,14 +33,16 @@ if TYPE_CHECKING:  # the names once more, for type checkers, which do not ask `_
     from shmrt.errors import SegmentError as SegmentError, ServerDown as ServerDown, ShmrtError as ShmrtError
     from shmrt.errors import Shutdown as Shutdown, SpecError as SpecError, StartError as StartError
     from shmrt.errors import TaskTimeout as TaskTimeout, WorkerCrashed as WorkerCrashed
+    from shmrt.handles import Count as Count, ProcessRef as ProcessRef, SupervisorRef as SupervisorRef
     from shmrt.memory.arrays import empty as empty
     from shmrt.memory.ring import Ring as Ring
     from shmrt.monitors import join as join, leave as leave, link as link, members as members, monitor as monitor
-    from shmrt.monitors import unlink as unlink
+    from shmrt.monitors import Monitor as Monitor, unlink as unlink
     from shmrt.pipeline import DeadLetter as DeadLetter, Pipeline as Pipeline
     from shmrt.pool import Future as Future, Pool as Pool
+    from shmrt.pool_ref import PoolRef as PoolRef
     from shmrt.process.server_words import Continue as Continue, Down as Down, Exit as Exit, Sender as Sender
-    from shmrt.process.server_words import noreply as noreply
+    from shmrt.process.server_words import ignore as ignore, noreply as noreply
     from shmrt.runtimes import Runtime as Runtime
     from shmrt.server import Server as Server, ServerRef as ServerRef, call as call, cast as cast, start as start
     from shmrt.server import whereis as whereis
@@ -81,9 +83,15 @@ _HOME = {
     "monitor": "shmrt.monitors",
     "unlink": "shmrt.monitors",
     "Agent": "shmrt.agent",
+    "AgentServer": "shmrt.agent",
+    "Count": "shmrt.handles",
+    "Monitor": "shmrt.monitors",
+    "PoolRef": "shmrt.pool_ref",
+    "ProcessRef": "shmrt.handles",
+    "SupervisorRef": "shmrt.handles",
 }
 _HOME.update(dict.fromkeys(("Server", "ServerRef", "call", "cast", "start", "whereis"), "shmrt.server"))
-_HOME.update(dict.fromkeys(("Continue", "Down", "Exit", "Sender", "noreply"), "shmrt.process.server_words"))
+_HOME.update(dict.fromkeys(("Continue", "Down", "Exit", "Sender", "ignore", "noreply"), "shmrt.process.server_words"))
 _HOME.update(dict.fromkeys(("cancel_timer", "get_state", "replace_state", "send_after"), "shmrt.server_tools"))
 _ERRORS = (
     *("AlreadyStarted", "BulkheadFull", "CallTimeout", "ChildStateError", "CircuitOpen", "ConfigError", "EndOfRing"),

@@ -9,8 +9,8 @@ The functions run in the agent's process, one at a time, in the order in which t
 others. They may be of any kind: lambdas and closures are sent by value. What one raises, its caller gets, and the agent
 crashes; a supervisor starts it again with its initial value, and what it held is lost. If the process dies, the same.
 
-In a tree it is the server class `AgentServer`: `Child(AgentServer, 0, name="hits")`, then `Agent.of(whereis("hits"))`.
-Rules: Elixir's Agent.
+In a tree: `Child(Agent, 0, name="hits")`, which starts the server class `AgentServer`; then
+`Agent.of(whereis("hits"))`. Rules: Elixir's Agent.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ class Agent:
     __slots__ = ("ref",)
 
     ref: ServerRef
+    child_class = AgentServer  # what `Child(Agent, value)` starts
 
     def __init__(
         self, initial: Any = None, *, name: str | None = None, mailbox: Any = None, restart: str = "temporary"

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Child", "Supervisor", "backoff_of", "check_intensity", "kind_of"]
 
+type_of = type  # `type` is an argument below
 RESTARTS = ("permanent", "transient", "temporary")
 STRATEGIES = ("one_for_one", "one_for_all", "rest_for_one")
 AUTO_SHUTDOWNS = ("never", "any_significant", "all_significant")
@@ -92,6 +93,7 @@ class Child:
         mailbox_on_restart: str = "keep",
         start_timeout: float | None = None,
     ) -> None:
+        start = getattr(start, "child_class", start) if isinstance(start, type_of) else start
         kind = kind_of(start)
         if kind in ("supervisor", "pipeline") and (args or kwargs):
             raise _spec_error(

@@ -84,16 +84,16 @@ class Home(server_home.Home):
 
     # ---- servers outside any tree -----------------------------------------------------------------------------------
     def start(
-        self, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str | None, mailbox: Any, restart: str
+        self, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str | None, restart: str, **options: Any
     ) -> Any:
-        """A server under a supervisor of its own, which ends with it."""
+        """A server under a supervisor of its own, which ends with it. `options` are further ones of `Child`."""
         from shmrt.children import Child, Supervisor
         from shmrt.errors import StartError
         from shmrt.handles import at_fault
         from shmrt.runtimes import current
 
         ends = restart != "permanent"
-        child = Child(cls, *args, kwargs=kwargs, name=name, mailbox=mailbox, restart=restart, significant=ends, id=name)
+        child = Child(cls, *args, kwargs=kwargs, name=name, restart=restart, significant=ends, **options)
         tree = Supervisor([child], auto_shutdown="any_significant" if ends else "never")
         trees = (current() if self.owner is None else self.owner).trees
         try:
@@ -101,7 +101,13 @@ class Home(server_home.Home):
         except StartError as error:  # the supervisor is nothing that the caller knows of
             reason = at_fault(error.reason)[1]
             raise StartError(str(error), reason=reason, child=child.id) from None
-        return top.child(child.id)
+        from shmrt.errors import NotFound
+
+        try:
+            return top.child(child.id)
+        except NotFound:  # its init said that it is not needed
+            top.stop()
+            return None
 
 
 def home(runtime: Any = None) -> Home:

@@ -81,6 +81,11 @@ class RuntimeCommands:
         except RuntimeDown:
             pass  # whoever waits sees the end of the root
 
+    def _do_supervise(self, args: dict[str, Any], waits: Callable[[str], None]) -> dict[str, Any]:
+        from shmrt.runtime_supervise import supervise
+
+        return supervise(self._runtime, args, waits)
+
     # ---- pools ------------------------------------------------------------------------------------------------------
     def _pool(self, args: dict[str, Any]) -> OpenedPool:
         for opened in list(self._runtime._pools.values()):

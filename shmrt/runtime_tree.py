@@ -14,20 +14,19 @@ of a tree are the program's and go on with what they had accepted.
 
 from __future__ import annotations
 
-import sys
 import threading
 from time import monotonic
 
 from shmrt.errors import AlreadyStarted, NotFound, RuntimeDown, StartError
 from shmrt.handles import SupervisorRef, at_fault, explain, make_ref, reason_from
 from shmrt.home import Home, home_of
+from shmrt.in_program import InProgram, in_thread
 from shmrt.planted import NEXT_ROOTS, Planted
 from shmrt.supervise.asking import AskError
 from shmrt.supervise.link import make_spec
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from shmrt.runtimes import Runtime
@@ -65,7 +64,7 @@ class TreeSide:
     def start_tree(self, tree: Any) -> None:
         """The runtime's own, once."""
         if not any(planted.of_runtime for planted in self._planted):
-            self.plant(tree, of_runtime=True)
+            tree._started = self.plant(tree, of_runtime=True)
 
     def plant(self, tree: Any, *, of_runtime: bool = False, again: bool = True) -> SupervisorRef:
         """Starts a top supervisor; returns when its children are up. StartError says which was not."""
@@ -170,7 +169,7 @@ class TreeSide:
             self._planted.remove(planted)
         if planted.of_runtime and not self._stopping:
             self.runtime._down = reason_from(reason)
-            _in_thread("shmrt-end", self.runtime._end_with_tree)
+            in_thread("shmrt-end", self.runtime._end_with_tree)
 
     # ---- what the root says -----------------------------------------------------------------------------------------
     def hear(self, event: tuple[Any, ...]) -> None:
@@ -184,17 +183,17 @@ class TreeSide:
             handle_log(rest[0], 0, rest[1])
         elif verb == "open_child":
             key, incarnation, data, path = rest
-            _in_thread(f"shmrt-open-{data['label']}", lambda: self._open(key, incarnation, data, path))
+            in_thread(f"shmrt-open-{data['label']}", lambda: self._open(key, incarnation, data, path))
         elif verb in ("close_child", "kill_child"):
             inside = self.inside.get(rest[0])
             if inside is not None:
-                _in_thread(f"shmrt-close-{inside.label}", inside.close if verb == "close_child" else inside.kill)
+                in_thread(f"shmrt-close-{inside.label}", inside.close if verb == "close_child" else inside.kill)
         elif verb == "top_ended":
             self._ended(*rest)
         elif verb == "root_lost":
             self._root_lost()
         elif verb == "root_started" and rest[1] > 1:
-            _in_thread("shmrt-replant", self._replant)
+            in_thread("shmrt-replant", self._replant)
 
     def reports(self) -> list[dict[str, Any]]:
         """The last ones, with reasons and ids as the user knows them: unpickled here, in whoever asks."""
@@ -212,8 +211,13 @@ class TreeSide:
         if report["context"] in _LOGGED:
             import logging
 
-            who = "/".join(str(part) for part in report["supervisor"])
-            budget = f", restart {report['used']} of {report['limit']}" if "used" in report else ""
+            top, *below = report["supervisor"]
+            own = any(planted.of_runtime and top in planted.keys | {0} for planted in self._planted)
+            who = "/".join([("tree" if own else "supervisor") if isinstance(top, int) else str(top), *map(str, below)])
+            budget = ""
+            if "used" in report:
+                used, limit = report["used"], report["limit"]
+                budget = f", restart {used} of {limit}" if used <= limit else f", one restart more than {limit} allow"
             logging.getLogger("shmrt.supervisor").error(
                 "%s: %s of %s: %s%s",
                 who,
@@ -281,118 +285,3 @@ class TreeSide:
         """The pool of a tree, for this program."""
         inside = self.inside.get(key)
         return None if inside is None else inside.pool
-
-
-class InProgram:
-    """A pool or a pipeline that is a child of a tree."""
-
-    def __init__(self, side: TreeSide, label: str, path: tuple[Any, ...]) -> None:
-        self.side = side
-        self.label = label
-        self.path = path
-        self.key = self.incarnation = 0
-        self.pool: Any = None
-        self.run: Any = None
-        self.door: Any = None
-        self.is_closing = False
-        self.is_over = False
-
-    def open(self, data: dict[str, Any]) -> None:
-        """Says "ready" or how it failed."""
-        if self.pool is not None or self.run is not None:
-            self._open_door(data)
-            self._say("child_ready")  # it has outlived a root
-            return
-        try:
-            from _pickle import loads
-
-            start, args, kwargs = loads(data["blob"])
-            if data["kind"] == "pool":
-                pool = start(*args, **{"name": data["name"] or data["label"], **kwargs, "runtime": self.side.runtime})
-                self.pool = pool
-                pool.submit(int).result()  # some worker serves
-                self._open_door(data)
-            else:
-                self.run = start.run()
-                _in_thread(f"shmrt-run-{self.label}", self._run)
-        except BaseException as error:
-            self.over(_reason(error))
-            if self.pool is not None:
-                self.pool.terminate_workers()
-            return
-        self._say("child_ready")
-
-    def _open_door(self, data: dict[str, Any]) -> None:
-        """From here on other processes reach it through its mailbox."""
-        self._close_door()
-        if self.pool is not None:
-            from shmrt.pool_ref import Door
-
-            home = self.side.home
-            self.door = Door(home, home.mailbox(data["address"]), self.pool)
-
-    def _close_door(self) -> None:
-        door, self.door = self.door, None
-        if door is not None:
-            door.close()
-
-    def _run(self) -> None:
-        try:
-            with self.run as run:
-                for _ in run:
-                    pass
-        except BaseException as error:
-            self.over(_reason(error))
-        else:
-            self.over("normal")
-
-    def close(self) -> None:
-        """What was accepted is done first."""
-        self.is_closing = True
-        self._close_door()
-        if self.pool is not None:
-            self.pool.shutdown(wait=True)
-        elif self.run is not None:
-            self.run.close()
-        self.over("shutdown")
-
-    def kill(self) -> None:
-        self.is_closing = True
-        self._close_door()
-        if self.pool is not None:
-            self.pool.terminate_workers()
-        elif self.run is not None:
-            self.run.close()
-        self.over("killed")
-
-    def over(self, reason: Any) -> None:
-        """Once."""
-        if not self.is_over:
-            self.is_over = True
-            self.side.inside.pop(self.key, None)
-            if self.door is not None:
-                _in_thread(f"shmrt-close-{self.label}", self._close_door)
-            self._say("child_exited", reason)
-
-    def _say(self, verb: str, *more: Any) -> None:
-        try:
-            self.side.runtime._link.say(verb, self.key, self.incarnation, *more)
-        except RuntimeDown:
-            pass  # nobody is there to hear it
-
-
-def _reason(error: BaseException) -> tuple[Any, ...]:
-    from shmrt.process.remote import pack_exception
-
-    _, name, message, text = pack_exception(error)
-    return ("error", name, message, text)
-
-
-def _in_thread(name: str, work: Callable[[], None]) -> None:
-    def run() -> None:
-        try:
-            work()
-        except Exception:
-            sys.excepthook(*sys.exc_info())
-
-    threading.Thread(target=run, daemon=True, name=name).start()

@@ -122,7 +122,7 @@ class Runtime(RuntimeEvents, RuntimePools):
         name: str | None = None,
         shm_limit: int | str | None = None,
         preload: tuple[str, ...] | list[str] = (),
-        on_event: Callable[[tuple[Any, ...]], None] | None = None,
+        on_event: Callable[[Any], None] | None = None,
     ) -> None:
         check_name(name, "name")
         preload = check_modules(preload, "preload")

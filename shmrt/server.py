@@ -113,7 +113,8 @@ class Server:
 
     # ---- what a subclass defines ------------------------------------------------------------------------------------
     def init(self, *args: Any, **kwargs: Any) -> Any:
-        """Makes the first state. `return Continue(arg)` leaves the slow part to `handle_continue`."""
+        """Makes the first state. `return Continue(arg)` leaves the slow part to `handle_continue`; `return ignore` ends
+        the process again, which is not needed, and `start` returns None."""
 
     def handle_info(self, message: Any) -> Any:
         """Any message that is neither call nor cast; the default logs it."""
@@ -231,26 +232,30 @@ def start(
     mailbox: Any = None,
     restart: str = "temporary",
     kwargs: dict[str, Any] | None = None,
-) -> ServerRef:
+    mailbox_on_restart: str = "keep",
+) -> Any:
     """Starts a server outside any tree of yours, under a supervisor of its own, and returns once its `init` has.
 
-    `mailbox` is a RingSpec: how many messages wait, and what happens to one more. AlreadyStarted if a living server
+    `mailbox` is a RingSpec: how many messages wait, and what happens to one more; `mailbox_on_restart` "keep" or "drop"
+    is what a restart does to them. AlreadyStarted if a living server
     has the name, StartError if `init` fails. (gen_server:start/4)
     """
     if not (isinstance(cls, type) and issubclass(cls, Server)):
         raise TypeError(f"start takes a Server class, not {cls!r}")
     if restart not in ("permanent", "transient", "temporary"):
         raise ValueError(f"restart={restart!r} must be 'permanent', 'transient' or 'temporary'")
-    ref: ServerRef = _home().start(cls, args, kwargs or {}, name=name, mailbox=mailbox, restart=restart)
+    ref: ServerRef | None = _home().start(
+        cls, args, kwargs or {}, name=name, mailbox=mailbox, restart=restart, mailbox_on_restart=mailbox_on_restart
+    )
     return ref
 
 
-def whereis(name: str) -> ServerRef | None:
-    """The living server of this name, None when there is none. (erlang:whereis/1)"""
+def whereis(name: str) -> Any:
+    """The ServerRef of the living server of this name, None when there is none. Of a pool of a tree: in the program the
+    Pool itself, elsewhere a PoolRef; of another child or a supervisor its reference. (erlang:whereis/1)"""
     if not isinstance(name, str):
         raise TypeError(f"name must be a string, not {name!r}")
-    found: ServerRef | None = _home().find(name)
-    return found
+    return _home().find(name)
 
 
 _ = Home  # named in what `_home` returns

@@ -141,8 +141,14 @@ class PartitionSupervisor(Startable):
         )
 
     def partition(self, key: Any) -> Any:
-        """The reference of the partition that `key` belongs to: an int by remainder, anything else by its hash."""
-        number = key % self.partitions if isinstance(key, int) else hash(key) % self.partitions
+        """The reference of the partition that `key` belongs to, the same in every process: an int by its remainder, a
+        string or bytes by their CRC, anything else by that of its repr."""
+        from zlib import crc32
+
+        data = (
+            key if isinstance(key, bytes) else (key if isinstance(key, str) else repr(key)).encode("utf-8", "replace")
+        )
+        number = (key if isinstance(key, int) else crc32(data)) % self.partitions
         return self.handle().child(number)
 
     def specification(self) -> SupervisorSpec:

@@ -162,6 +162,9 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         if arguments.verify:
             hint = "a supervision tree has no answer to compare"
             raise CliError("--verify is for pipelines", hint=hint, code=2)
+        if settings["chaos.kill"]:
+            hint = "`python -m shmrt demo kvstore --chaos kill=20` shows a tree under fire"
+            raise CliError("--chaos is for pipelines: it kills workers of their pools", hint=hint, code=2)
         return serve(target, settings, screen, lambda: settings_of(arguments))
     only_of_trees(settings)
     if arguments.verify and target.serial is not None:

@@ -259,10 +259,11 @@ class Machine:
     def finish(self, reason: Any) -> None:
         """It is over; nothing below it runs any more."""
         self.ended = True
-        self.refuse(self.abandon())
+        tokens = self.abandon()
         for member in reversed(list(self.members.values())):
             self.forget(member)
         self.tree.on_machine_ended(self, reason)
+        self.refuse(tokens)  # whoever hears this knows of the end already
 
     def refuse(self, tokens: list[Any]) -> None:
         for token in tokens:

@@ -45,7 +45,7 @@ from shmrt.process.serve_end import (
     unknown,
     without_loop,
 )
-from shmrt.process.server_words import INFO_PICKLED, Continue, Down, Exit, Turn, noreply, plain, reason_from
+from shmrt.process.server_words import INFO_PICKLED, Continue, Down, Exit, Turn, ignore, noreply, plain, reason_from
 from shmrt.process.signals import USR2, die_by
 
 TYPE_CHECKING = False  # children start without typing, which would cost them more than all else
@@ -114,11 +114,13 @@ class _Loop:
     def run(self, make: bytes, extra: bytes | None, on_ready: Callable[[], object], runtime: Any) -> Any:
         try:
             self.inside = True
-            self._init(make, extra, runtime)
+            needed = self._init(make, extra, runtime)
             self.inside = False
         except BaseException as error:
             self.inside = False
             return plain(reason_of(error))
+        if not needed:
+            return "ignore"
         if self.turn.stop is not None:
             return plain(self.turn.stop)
         on_ready()
@@ -129,7 +131,8 @@ class _Loop:
             self._end_by(error)
         return self._terminate(self.reason)
 
-    def _init(self, make: bytes, extra: bytes | None, runtime: Any) -> None:
+    def _init(self, make: bytes, extra: bytes | None, runtime: Any) -> bool:
+        """False: it has nothing to serve."""
         import pickle
 
         cls, args, kwargs = pickle.loads(make)
@@ -140,7 +143,9 @@ class _Loop:
         self.turn.runtime = runtime
         self.name = self.name or cls.__qualname__
         self.handlers = {name: (getattr(server, name), wants) for name, (_, wants) in cls.__handlers__.items()}
-        self._after(server.init(*args, **(kwargs or {})))
+        value = server.init(*args, **(kwargs or {}))
+        self._after(value)
+        return value is not ignore
 
     def _terminate(self, reason: Any) -> Any:
         """The last word is terminate's: what it raises becomes the reason. A reason that was asked for goes back as it

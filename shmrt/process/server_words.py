@@ -1,5 +1,6 @@
 """The words that a server, its loop and those who talk to it have in common.
 
+    ignore           what `init` returns when there is nothing to serve
     noreply          what a call's handler returns when it answers later, with `reply(sender, value)`
     Continue(arg)    what a handler returns to have `handle_continue(arg)` run before anything else
     Sender           who called, as `reply` needs it; plain, so that another process may answer
@@ -23,7 +24,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["INFO_PICKLED", "Continue", "Down", "Exit", "Sender", "Turn", "explain", "noreply", "plain", "reason_from"]
+__all__ = [
+    "INFO_PICKLED",
+    "Continue",
+    "Down",
+    "Exit",
+    "Sender",
+    "Turn",
+    "explain",
+    "ignore",
+    "noreply",
+    "plain",
+    "reason_from",
+]
 
 INFO_PICKLED = "pickled"
 """The name of an info message whose only argument is a pickle: what a timer puts into a mailbox. The root keeps the
@@ -42,6 +55,20 @@ class _NoReply:
 
 noreply = _NoReply()
 """Returned by a call's handler: the answer comes later, by `reply`, from whichever process."""
+
+
+class _Ignore:
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "ignore"
+
+    def __reduce__(self) -> str:
+        return "ignore"
+
+
+ignore = _Ignore()
+"""Returned by `init`: this server is not needed. The start succeeds, and there is no process (OTP's ignore)."""
 
 
 class _Value:

@@ -2,7 +2,7 @@
 
     status, tree, inspect          made of the tree, the crews and the process table (`views.py`)
     restart of a child             terminated and started again by its supervisor; costs no restart of the budget
-    scale, pause, resume, drain, restart of a pool, reload, stop
+    scale, pause, resume, drain, restart of a pool, reload, stop, supervise
                                    the program's: it dispatches, and it was told what to run (`runtime_commands.py`)
 
 Root to program  ("command", number, verb, args)
@@ -13,6 +13,7 @@ If the program does not answer, its commands wait and `status` says for whom; th
 
 from __future__ import annotations
 
+import marshal
 import os
 from time import monotonic_ns
 
@@ -304,11 +305,14 @@ class Answers:
             raise Refused("failed", f"pool {word!r} was made by a worker, and only that worker can change it")
 
     def _pass_on(self, verb: str, args: dict[str, Any], reply: Any) -> None:
+        try:
+            marshal.dumps(args)
+        except ValueError:
+            raise Refused("bad_request", "the arguments are nested too deeply") from None
         self._count += 1
         self._passed[self._count] = (reply, verb, args)
         reply.wanted = f"the program, process {self.program_pid}, to do it"
-        plain = {key: value for key, value in args.items() if isinstance(value, (str, int, float, bool, type(None)))}
-        self.root.channel.send(("command", self._count, verb, plain))
+        self.root.channel.send(("command", self._count, verb, args))
 
     def heard(self, verb: str, rest: list[Any]) -> None:
         """("command_waits", ...) or ("command_done", ...) from the program."""

@@ -167,8 +167,6 @@ def reason_of(error: BaseException) -> tuple[Any]:
     if _is_shutdown(error):
         info = getattr(error, "info", None)
         return ("shutdown" if info is None else ("shutdown", plain(info)),)
-    if type(error).__name__ == "_Ignore":
-        return ("ignore",)
     _, name, message, text = remote.pack_exception(error)
     return (("error", name, message, text),)
 

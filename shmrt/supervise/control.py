@@ -43,7 +43,7 @@ _OUT_MOST = 8 << 20  # and beyond this it is left: no answer is that large
 _FOLLOW_MOST = 256 << 10  # unread events of a client, before some are dropped
 _EVENTS_KEPT = 1024
 _QUESTIONS = ("status", "tree", "inspect")
-_COMMANDS = ("stop", "restart", "scale", "pause", "resume", "drain", "reload")
+_COMMANDS = ("stop", "restart", "scale", "pause", "resume", "drain", "reload", "supervise")
 _URGENT = ("stop",)
 _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 

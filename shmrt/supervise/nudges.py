@@ -24,19 +24,30 @@ _GROWTH = 3
 class Nudges:
     """Of processes that were asked to end."""
 
-    __slots__ = ("_due",)
+    __slots__ = ("_due", "_ends")
 
     def __init__(self) -> None:
         self._due: dict[Worker, tuple[int, int]] = {}  # when next, and how long after the one before
+        self._ends: dict[Worker, int] = {}  # when whoever is deaf to its exit signal is killed
 
-    def send(self, one: Worker, number: int, now: int) -> None:
-        """A signal, and nudges from now on."""
+    def send(self, one: Worker, number: int, now: int, *, ends_ns: int = 0) -> None:
+        """A signal, and nudges from now on; SIGKILL at `ends_ns`, 0 is never."""
         _native.pidfd_signal(one.pidfd, number)
         self._due[one] = (now + _FIRST_NS, _FIRST_NS)
+        if ends_ns:
+            self._ends.setdefault(one, ends_ns)
 
     def forget(self, one: Worker) -> None:
         """It is gone."""
         self._due.pop(one, None)
+        self._ends.pop(one, None)
+
+    def deaf(self, now: int) -> list[Worker]:
+        """Those whose time is over, once."""
+        over = [one for one, end in self._ends.items() if end <= now]
+        for one in over:
+            del self._ends[one]
+        return over
 
     def settle(self, now: int) -> None:
         for one, (due, distance) in list(self._due.items()):
@@ -45,4 +56,5 @@ class Nudges:
                 self._due[one] = (now + distance * _GROWTH, distance * _GROWTH)
 
     def wait_ns(self, now: int) -> int | None:
-        return max(0, min(due for due, _ in self._due.values()) - now) if self._due else None
+        due = [due for due, _ in self._due.values()] + list(self._ends.values())
+        return max(0, min(due) - now) if due else None

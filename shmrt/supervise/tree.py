@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Trees"]
 
+_DEAF_NS = 5_000_000_000  # what a function has to end after the exit signal of a linked process
+
 
 class Trees:
     """Every tree of the runtime. Made when the first one is planted."""
@@ -143,6 +145,8 @@ class Trees:
     def settle(self, now: int) -> None:
         self.return_lent()
         self.nudges.settle(now)
+        for one in self.nudges.deaf(now):
+            self.staff.order_and_kill(one, _native.KILL_STOP)
         failed, self._failed = self._failed, []
         for kin, reason in failed:
             self._exited(kin, reason)
@@ -214,6 +218,7 @@ class Trees:
             return
         kin.asked_to_end = True
         if kin.in_program:
+            self.registry.leave(kin)  # nobody is to find what takes nothing any more
             self.staff.channel.send(("close_child", kin.key, kin.incarnation))
         elif kin.worker is not None and kin.ready:
             if kin.is_server:
@@ -351,7 +356,9 @@ class Trees:
         own."""
         self.tell(kin, ("exit_signal", key, reason))
         if reason != "normal" and kin.worker is not None:
-            self.nudges.send(kin.worker, signals.USR2, monotonic_ns())
+            now = monotonic_ns()
+            ends = 0 if kin.is_server else now + _DEAF_NS  # a server may trap exits, a function cannot
+            self.nudges.send(kin.worker, signals.USR2, now, ends_ns=ends)
 
     # ---- speaking ---------------------------------------------------------------------------------------------------
     def send_to(self, who: Worker | None, message: tuple[Any, ...]) -> None:
