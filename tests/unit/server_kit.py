@@ -372,7 +372,9 @@ class World:
         child.start()
         return child
 
-    def start(self, cls: Any, args: Any, kwargs: Any, *, name: Any, mailbox: Any, restart: Any) -> ServerRef:
+    def start(
+        self, cls: Any, args: Any, kwargs: Any, *, name: Any, mailbox: Any, restart: Any, mailbox_on_restart: Any
+    ) -> ServerRef:
         return self.begin(cls, *args, name=name, **kwargs).ref
 
     def ask(self, verb: str, *args: Any, timeout: float | None = None) -> Any:
