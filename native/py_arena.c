@@ -223,6 +223,14 @@ static PyObject *arena_reclaim_dead(ShmrtArena *self, PyObject *nothing) {
 	return PyLong_FromUnsignedLongLong(shmrt_arena_reclaim_dead(&self->arena));
 }
 
+/* Without a look at what it has sent: only of a process whose every block in flight lies in a mailbox or a call slot. */
+static PyObject *arena_reclaim_of(ShmrtArena *self, PyObject *owner) {
+	unsigned long who = PyLong_AsUnsignedLong(owner);
+	if (PyErr_Occurred())
+		return NULL;
+	return PyLong_FromUnsignedLongLong(shmrt_arena_reclaim(&self->arena, (uint32_t)who, NULL, NULL));
+}
+
 static PyObject *arena_check(ShmrtArena *self, PyObject *nothing) {
 	(void)nothing;
 	return PyBool_FromLong(shmrt_arena_check(&self->arena) == SHMRT_OK);
@@ -252,6 +260,7 @@ static PyMethodDef arena_methods[] = {
 	{"stats", (PyCFunction)arena_stats, METH_NOARGS, "limit, reserved, blocks_free, blocks_used, bytes_used"},
 	{"trim", (PyCFunction)arena_trim, METH_VARARGS, "trim(keep_bytes=0) -> bytes given back to the system"},
 	{"reclaim_dead", (PyCFunction)arena_reclaim_dead, METH_NOARGS, "free what dead processes held -> how many"},
+	{"reclaim_of", (PyCFunction)arena_reclaim_of, METH_O, "reclaim_of(owner_id): free what that dead process held -> how many"},
 	{"check", (PyCFunction)arena_check, METH_NOARGS, "whether all words are ones that correct writers leave"},
 	{0},
 };

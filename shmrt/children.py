@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from shmrt.decide.specs import SupervisorSpec
 from shmrt.errors import SpecError
-from shmrt.spec import FOREVER, RingSpec, check_count, check_name
+from shmrt.spec import FOREVER, RingSpec, check_count, check_name, check_registered
 from shmrt.startable import Startable
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
@@ -103,7 +103,7 @@ class Child:
         self.args = args
         self.kwargs = dict(kwargs or {})
         self.name = name
-        check_name(name, "name")
+        check_registered(name, "name")
         if id is None:
             id = name or _own_name(start, kind)
         try:

@@ -48,6 +48,9 @@ class RuntimeEvents:
             self._trees.pool_removed(event[1])
         if verb == "orphaned":
             self._arena.reclaim_dead()
+        elif verb == "root_lost":
+            for owner in self._link.lost_owners:
+                self._arena.reclaim_of(owner)
         about_pool = verb in ("removed", "pool_broken", "start_failed", "dropped")
         opened = self._pools.get(event[1]) if about_pool else None
         if opened is not None and verb == "dropped":
@@ -63,7 +66,7 @@ class RuntimeEvents:
         if self._on_event is not None and verb not in _INTERNAL:
             try:
                 self._on_event(event[1] if verb == "event" else event)
-            except Exception:
+            except BaseException:  # of its own; SystemExit, too, must not end this thread
                 sys.excepthook(*sys.exc_info())
 
     def on_stop_command(self, stop: Callable[[bool], None]) -> None:

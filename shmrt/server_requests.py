@@ -9,8 +9,10 @@ thread and its futures stay pending.
 
 from __future__ import annotations
 
+import sys
 import threading
 from concurrent.futures import Future, InvalidStateError
+from time import sleep
 
 from shmrt.errors import RingClosed, RuntimeDown, ServerDown
 
@@ -104,13 +106,23 @@ class Requests:
 
     def _run(self) -> None:
         while self._closed is None:
-            for reference, status, value in self._calls.collect(None):
+            try:
+                ended = self._calls.collect(None)
+            except MemoryError:
+                sleep(0.01)  # whoever frees some has to come to it
+                continue
+            except BaseException:  # an answer raised SystemExit as it was decoded: the next collect has it, as an error
+                continue
+            for reference, status, value in ended:
                 with self._lock:
                     entry = self._open.pop(reference, None)
                     if entry is None:
                         self._early[reference] = (status, value)
                         continue
-                _finish(*entry, status, value)
+                try:
+                    _finish(*entry, status, value)
+                except BaseException:  # of a callback: the others go on
+                    sys.excepthook(*sys.exc_info())
 
 
 def _raiser(error: BaseException) -> Outcome:

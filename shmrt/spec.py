@@ -27,6 +27,7 @@ __all__ = [
     "check_count",
     "check_modules",
     "check_name",
+    "check_registered",
     "check_seconds",
     "parse_duration",
     "parse_size",
@@ -124,6 +125,16 @@ def check_name(value: object, name: str) -> None:
     """Of a pool or a runtime: None, or something that can be shown and be part of a path."""
     if value is not None and not (isinstance(value, str) and value and value.isprintable() and "/" not in value):
         raise ValueError(f"{name}={value!r} must be a printable string without '/'")
+
+
+NAME_BYTES = 179  # of a name or a group, as UTF-8: an entry of the registry without the letter that says which it is
+
+
+def check_registered(value: object, name: str) -> None:
+    """Of a child or a group: a name that fits into the registry, too."""
+    check_name(value, name)
+    if isinstance(value, str) and len(value.encode()) > NAME_BYTES:
+        raise ValueError(f"{name}={value[:20]!r}... has {len(value.encode())} bytes as UTF-8; {NAME_BYTES} are possible")
 
 
 def check_modules(value: Any, name: str) -> tuple[str, ...]:

@@ -12,7 +12,16 @@ import os
 from shmrt import _native
 from shmrt.process.signals import KILL
 
-__all__ = ["children", "describe_status", "kill_group", "kill_session", "kill_survivors", "stat_fields", "wait_gone"]
+__all__ = [
+    "children",
+    "describe_status",
+    "free_after_root",
+    "kill_group",
+    "kill_session",
+    "kill_survivors",
+    "stat_fields",
+    "wait_gone",
+]
 
 
 def stat_fields(pid: int) -> tuple[str, int, int, int] | None:
@@ -130,6 +139,17 @@ def kill_survivors(slots: _native.Slots, root_pid: int) -> list[int]:
             pass  # the root had got as far as GONE itself
     slots.ring_all()
     return gone
+
+
+def free_after_root(slots: _native.Slots, gone: list[int], first: int) -> list[int]:
+    """Frees those from `first` on, whose hubs are among the dead: children of trees, and workers of nested pools. What
+    they and the root were as owners of blocks."""
+    owners = [int(slots.info(_native.SLOT_ROOT)["owner"])]
+    for slot in gone:
+        if slot >= first:
+            owners.append(int(slots.info(slot)["owner"]))
+            slots.free(slot)
+    return owners
 
 
 def describe_status(status: int) -> str:

@@ -38,9 +38,8 @@ def reason_of(error: BaseException) -> Any:
     if isinstance(error, Shutdown):
         return "shutdown" if error.info is None else ("shutdown", error.info)
     if isinstance(error, SystemExit):
-        if error.code is None or error.code == 0:
-            return "normal"
-        return ("exit", error.code & 0xFF if isinstance(error.code, int) else 1)
+        code = 0 if error.code is None else error.code & 0xFF if isinstance(error.code, int) else 1
+        return ("exit", code) if code else "normal"
     return ("error", *pack_exception(error)[1:])
 
 

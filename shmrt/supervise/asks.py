@@ -320,7 +320,11 @@ class Asks:
         return True
 
     def _ask_join(self, token: Any, group: str, key: int | None) -> bool:
-        return self.trees.registry.join(self._own(token) if key is None else self._kin(key), group)
+        kin = self._own(token) if key is None else self._kin(key)
+        try:
+            return self.trees.registry.join(kin, group)
+        except Exception as error:  # no name is left; its class costs more than all else here
+            raise _Refused("overloaded", str(error)) from None
 
     def _ask_leave(self, token: Any, group: str, key: int | None) -> bool:
         return self.trees.registry.quit(self._own(token) if key is None else self._kin(key), group)

@@ -87,6 +87,7 @@ class RootLink(Commands, Controlled, Asking):
         self._memory: Callable[[], tuple[_native.Slots, int]] | None = memory
         self.root_pid = 0
         self.generation = 0
+        self.lost_owners: list[int] = []  # of blocks that nobody but this program can free
         self.owner_pid = os.getpid()
         self.down: str | None = None  # why there will be no root any more
         self._on_event = on_event
@@ -345,9 +346,7 @@ class RootLink(Commands, Controlled, Asking):
         slots, pid = self.slots, self.root_pid
         # Before the root is reaped: its session's number is its own until then.
         gone = death.kill_survivors(slots, pid)
-        for slot in gone:
-            if slot >= FIRST_NESTED:
-                slots.free(slot)  # the hub that would have is among the dead
+        self.lost_owners = death.free_after_root(slots, gone, FIRST_NESTED)
         status = self._reap(pid)
         with self._lock:
             os.close(pidfd)

@@ -3,7 +3,7 @@ asking.
 
 The registry lies in shared memory (`native/names.h`); its only writer is the root. Two kinds of entries:
 
-    a name     at most one living holder; entered when its process is started, gone before a restart is attempted
+    a name     at most one living holder; entered before its process is started, gone before a restart is attempted
     a group    any number of members, each entered once; gone with the member's process
 
 An entry's value says who it is (`address`), which is all that another process needs to send it a message. A mailbox
@@ -55,10 +55,15 @@ class Registry:
         return self._holders.get(name)
 
     def enter(self, kin: Kin) -> None:
+        """Before its process is started, so that a full registry is a start that failed; again when it has a pid."""
         name = kin.data["name"]
-        if name is not None and kin.name_index < 0:
+        if name is None:
+            return
+        if kin.name_index < 0:
             kin.name_index = self.names.put(NAME + name, self.value(kin))
             self._holders[name] = kin.key
+        else:
+            self.names.replace(kin.name_index, self.value(kin))
 
     def leave(self, kin: Kin) -> None:
         """Its process is gone: name and groups are free."""

@@ -187,7 +187,11 @@ class Starting:
         from shmrt.process import template  # most pools have none
 
         job = self.staff.job(crew, None)
-        ours, theirs = _native.socketpair(True)
+        try:
+            ours, theirs = _native.socketpair(True)
+        except OSError as error:
+            self.failed(crew, -1, 0, f"the template's channel: {error}")
+            return
         try:
             pid = fork_child(lambda: template.run(job, theirs))
         except OSError as error:

@@ -63,12 +63,11 @@ class Trees:
         self._lent: list[int] = []  # descriptors that are on their way to the program
         self.bonds = Bonds()
         self.nudges = Nudges()
+        self._arena: _native.Arena | None = None
         if staff.arena_fd >= 0:
-            arena = _native.Arena.attach(staff.arena_fd)
-            arena.set_default()  # payloads of what the root itself sends
-            staff.arena_fd = (
-                arena.fd
-            )  # forked children go on with this very object, so its descriptor is theirs to keep
+            self._arena = _native.Arena.attach(staff.arena_fd)
+            self._arena.set_default()  # payloads of what the root itself sends
+            staff.arena_fd = self._arena.fd  # forked children go on with this very object: it is theirs to keep
         self.calls = _native.Calls(staff.slots)
         self.calls.reserve()
         self.registry = Registry(staff.slots)
@@ -129,7 +128,11 @@ class Trees:
         while effects := self.tree.take_effects():
             for effect in effects:
                 verb, *rest = effect
-                getattr(self, f"_do_{verb}")(*rest)
+                try:
+                    getattr(self, f"_do_{verb}")(*rest)
+                except (TypeError, ValueError, LookupError) as error:
+                    # No asker's mistake: nothing can be trusted any more, and the next root begins anew.
+                    raise RuntimeError(f"effect {verb} of child {rest[0]} failed") from error
         self._acting = False
         for watched in [watched for watched in self.on_end if watched[0].ended]:
             self.on_end.remove(watched)
@@ -171,13 +174,13 @@ class Trees:
                 return
         try:
             self._open(kin)
-        except OSError as error:
+        except Exception as error:  # no room for it: memory, descriptors, slots, or names
             self._exited(kin, ("error", type(error).__name__, str(error), ""))
 
     def _open(self, kin: Kin) -> None:
         self.registry.open_mailbox(kin, self.calls)
+        self.registry.enter(kin)
         if kin.in_program:
-            self.registry.enter(kin)
             data = {**kin.data, "surroundings": None, "address": self.registry.address(kin)}
             self.staff.channel.send(("open_child", kin.key, kin.incarnation, data, kin.path))
             return
@@ -291,6 +294,8 @@ class Trees:
         if had_process:
             reason = exit_reason(kin.said, status, kin.asked_to_end)
             self.calls.fail_taken(owner, reason)
+            if self._arena is not None:
+                self._arena.reclaim_of(owner)  # what it read, and what it was about to send
         else:
             reason = kin.start_failure or ("error", "StartError", "the process could not be made", "")
         if oom:
