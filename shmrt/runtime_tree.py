@@ -14,6 +14,7 @@ of a tree are the program's and go on with what they had accepted.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from time import monotonic
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["TreeSide"]
 
 _EVENTS_MAX = 1000
+_KILLED_S = 5.0  # a root that runs has killed everything long before
 _LOGGED = ("child_terminated", "start_error", "shutdown_error", "shutdown", "out_of_memory")
 
 
@@ -141,8 +143,11 @@ class TreeSide:
             for planted in reversed(list(self._planted)):
                 self._stop(planted, "shutdown", end)
         except BaseException as error:
+            soon = monotonic() + _KILLED_S
             for planted in reversed(list(self._planted)):
-                self._stop(planted, "killed", None)
+                with contextlib.suppress(TimeoutError):  # of a root that is stopped; it is killed next
+                    self._stop(planted, "killed", soon)
+            self._planted.clear()  # nobody is asked again: what is left ends with its root
             if not isinstance(error, TimeoutError):
                 raise
 

@@ -216,8 +216,13 @@ class Runtime(RuntimeEvents, RuntimePools):
         with RuntimeDown), then the root. Nothing is left afterwards. Ctrl-C kills what is left of the trees."""
         if not self._started or not self._is_mine:
             return
-        if self._trees is not None and not self._stopped:
-            self._trees.stop_all()
+        try:
+            if self._trees is not None and not self._stopped:
+                self._trees.stop_all()
+        finally:
+            self._finish_once(grace)
+
+    def _finish_once(self, grace: float) -> None:
         me = threading.current_thread()
         if not self._ending.acquire(blocking=me is not self._dispatcher and me.name != "shmrt-link"):
             return  # another thread is at it, and waits for this one

@@ -104,9 +104,9 @@ class Root:
                 self.prepare()
                 continue
             found = _native.poll(fds, -1 if wait is None else (wait + 999_999) // 1_000_000)
-            late = monotonic_ns() - now - (wait or 0)
-            if wait is not None and late > _GAP_NS:
-                self.forgive(late)
+            slept = monotonic_ns() - now
+            if wait is not None and slept - wait > _GAP_NS:
+                self.forgive(slept)  # all of it: how long it did not run is not known, and late news come first now
             self.handle({fd for fd, _ in found}, handlers)
         self.reaping.end_everybody()
 
