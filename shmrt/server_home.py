@@ -108,12 +108,11 @@ class Home:
         """The same without what keeps it: for who holds it himself."""
         return self.opened(address).box
 
-    def forget(self, address: Address | None) -> None:
+    def forget(self, token: bytes) -> None:
         """That mailbox is closed: nothing of it is kept here."""
-        if address is not None:
-            with self._lock:
-                self._boxes.pop(address[3], None)
-                self._recent.pop(address[3], None)
+        with self._lock:
+            self._boxes.pop(token, None)
+            self._recent.pop(token, None)
 
     def _open(self, address: Address) -> Any:
         root_pid, number, inode, token = address

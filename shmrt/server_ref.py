@@ -25,7 +25,7 @@ answer is dropped. Rules: gen_server:call/3, cast/2, send_request/2, stop/3; erl
 
 from __future__ import annotations
 
-from _thread import get_ident
+from _thread import allocate_lock, get_ident
 
 from shmrt import _native
 from shmrt.errors import CallTimeout, ChildStateError, Overloaded, RingClosed, ServerDown
@@ -65,6 +65,7 @@ class ServerRef:
         self._handlers = handlers
         self._runtime = runtime
         self._home: Home | None = None
+        self._renewing = allocate_lock()
         self._opened: Any = None
         self._box: Any = None
 
@@ -196,30 +197,32 @@ class ServerRef:
         status, value = home.calls.call(box, self._key, name, args, kwargs or None, timeout)
         if status == _native.CALL_REPLY:
             return value
-        if status == _native.CALL_CLOSED and self._renew(home):
+        if status == _native.CALL_CLOSED and self._renew(home, box):
             return self._call(name, args, kwargs, timeout)
         return self._outcome(status, value)
 
     def _begin(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None) -> Future[Any]:
         home = self._reach()
-        if self._box is None:
+        box = self._box  # once: another thread may find it closed meanwhile
+        if box is None:
             from concurrent.futures import Future
 
             future: Future[Any] = Future()
             future.set_exception(self._gone())
             return future
-        return home.requests.begin(self._box, self._key, name, args, kwargs or None, timeout, self._outcome)
+        return home.requests.begin(box, self._key, name, args, kwargs or None, timeout, self._outcome)
 
     def _put(self, kind: int, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None) -> bool:
         home = self._reach()
-        if self._box is None:
+        box = self._box
+        if box is None:
             return False
         if home.key == self._key and home.thread == get_ident():
             timeout = 0.0  # nobody would make room while this waits
         try:
-            return bool(self._box.cast(kind, name, args, kwargs or None, timeout))
+            return bool(box.cast(kind, name, args, kwargs or None, timeout))
         except RingClosed:
-            return self._renew(home) and self._put(kind, name, args, kwargs, timeout)
+            return self._renew(home, box) and self._put(kind, name, args, kwargs, timeout)
 
     def _reach(self) -> Home:
         """The home of its runtime here; opens the mailbox, and leaves `_box` None if that is gone."""
@@ -232,31 +235,34 @@ class ServerRef:
             try:
                 self._open(found)
             except LookupError:
-                self._renew(found)
+                self._renew(found, None)
         return found
 
-    def _renew(self, home: Home) -> bool:
-        """Its mailbox is closed or gone. Maybe the child has another one, since it was stopped and started again; or
-        another child has its name, since a supervisor above it was. False: there is no such server."""
-        before = self._address
-        home.forget(before)
-        self._box = self._opened = None
-        try:
-            who = home.link.ask("who", self._key)
-        except AskError:
-            again = home.find(self._name) if self._name is not None else None
-            if not isinstance(again, ServerRef) or again._key == self._key:
+    def _renew(self, home: Home, closed: Any) -> bool:
+        """`closed`, its mailbox, is closed, or could not be opened (None). Maybe the child has another one, since it
+        was stopped and started again; or another child has its name, since a supervisor above it was. False: there is
+        no such server. Of several threads that find it closed, one asks."""
+        with self._renewing:
+            if self._box is not closed:
+                return self._box is not None
+            stale = self._address[3] if closed is None else closed.token
+            home.forget(stale)
+            self._box = self._opened = None
+            try:
+                address = home.link.ask("who", self._key)["mailbox"]
+            except AskError:
+                again = home.find(self._name) if self._name is not None else None
+                if not isinstance(again, ServerRef) or again._key == self._key:
+                    return False
+                self._key, address = again._key, again._address
+            if address is None or address[3] == stale:
                 return False
-            self._key, self._address = again._key, again._address
-        else:
-            self._address = who["mailbox"]
-        if self._address is None or self._address == before:
-            return False
-        try:
-            self._open(home)
-        except LookupError:
-            return False
-        return True
+            self._address = address
+            try:
+                self._open(home)
+            except LookupError:
+                return False
+            return True
 
     def _open(self, home: Home) -> None:
         self._opened = home.opened(self._address)
@@ -275,7 +281,8 @@ class ServerRef:
         if status == _native.CALL_TIMEOUT:
             raise CallTimeout(f"server {self._label()} did not answer in time")
         if status == _native.CALL_OVERLOADED:
-            capacity = self._box.capacity
+            box = self._box  # None if another thread finds it closed just now
+            capacity = 0 if box is None else box.capacity
             raise Overloaded(
                 f"the mailbox of server {self._label()} is full: {capacity} messages",
                 capacity=capacity,
