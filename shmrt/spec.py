@@ -134,7 +134,9 @@ def check_registered(value: object, name: str) -> None:
     """Of a child or a group: a name that fits into the registry, too."""
     check_name(value, name)
     if isinstance(value, str) and len(value.encode()) > NAME_BYTES:
-        raise ValueError(f"{name}={value[:20]!r}... has {len(value.encode())} bytes as UTF-8; {NAME_BYTES} are possible")
+        raise ValueError(
+            f"{name}={value[:20]!r}... has {len(value.encode())} bytes as UTF-8; {NAME_BYTES} are possible"
+        )
 
 
 def check_modules(value: Any, name: str) -> tuple[str, ...]:

@@ -166,8 +166,11 @@ class Root:
             self.starting.hire_standby(next(crew for crew in self.crews.values() if crew.may_stand_by))
             return
         self.warm = True
-        for name in _WARM:
-            __import__(name)
+        try:
+            for name in _WARM:
+                __import__(name)
+        except OSError:
+            pass  # no descriptor to read it with: workers import it themselves
         gc.collect()
         gc.freeze()
 
@@ -217,11 +220,11 @@ class Root:
             if crew.removing:
                 self.settle_removal(crew, now)
                 continue
-            if crew.keeper.broken and not crew.broken_told:
-                self.starting.break_crew(crew)
             for _ in range(crew.keeper.starts(now, alive=crew.alive)):
                 if not self.starting.start(crew, now):
                     break
+            if crew.keeper.broken and not crew.broken_told:  # after the starts: a failed one may wake nobody
+                self.starting.break_crew(crew)
         self.forest.settle(now)
         if self.staff.strays:
             self.staff.strays = False

@@ -184,23 +184,24 @@ class Starting:
         return crew.template is not None and crew.template.ready and not crew.template.gone
 
     def _start_template(self, crew: Crew) -> None:
-        from shmrt.process import template  # most pools have none
-
-        job = self.staff.job(crew, None)
         try:
+            from shmrt.process import template  # most pools have none; to read it takes a descriptor
+
             ours, theirs = _native.socketpair(True)
         except OSError as error:
             self.failed(crew, -1, 0, f"the template's channel: {error}")
             return
+        job = self.staff.job(crew, None)
         try:
             pid = fork_child(lambda: template.run(job, theirs))
+            pidfd = _native.pidfd_open(pid)
         except OSError as error:
             os.close(ours)
             self.failed(crew, -1, 0, f"fork of the template: {error}")
             return
         finally:
             os.close(theirs)
-        crew.template = Template(pid, _native.pidfd_open(pid), ours)
+        crew.template = Template(pid, pidfd, ours)
 
     @staticmethod
     def _tell_template(crew: Crew, command: tuple[Any, ...], fds: tuple[int, ...] = ()) -> None:
