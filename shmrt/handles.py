@@ -14,6 +14,8 @@ root starts the trees afresh, and references made before are of no use.
 
 from __future__ import annotations
 
+from collections import namedtuple
+
 from shmrt.child_specs import specify, user_id
 from shmrt.children import Child
 from shmrt.errors import AlreadyStarted, ChildStateError, NotFound, ServerDown, SpecError, StartError
@@ -41,18 +43,17 @@ __all__ = [
 ]
 
 
-class Count(tuple[int, int, int, int]):
-    """(specs, active, supervisors, workers), also by these names: OTP's `supervisor:count_children/1`."""
+if TYPE_CHECKING:
+    from typing import NamedTuple
 
-    __slots__ = ()
-
-    specs = property(lambda self: self[0])
-    active = property(lambda self: self[1])
-    supervisors = property(lambda self: self[2])
-    workers = property(lambda self: self[3])
-
-    def __repr__(self) -> str:
-        return f"Count(specs={self[0]}, active={self[1]}, supervisors={self[2]}, workers={self[3]})"
+    class Count(NamedTuple):
+        specs: int
+        active: int
+        supervisors: int
+        workers: int
+else:
+    Count = namedtuple("Count", "specs active supervisors workers", module=__name__)
+    Count.__doc__ = "(specs, active, supervisors, workers), also by these names: OTP's `supervisor:count_children/1`."
 
 
 class Ref:
@@ -175,7 +176,7 @@ class SupervisorRef(Ref):
 
     def count_children(self) -> Count:
         """(specs, active, supervisors, workers)."""
-        return Count(self._ask("count_children"))
+        return Count(*self._ask("count_children"))
 
     def get_childspec(self, which: Any) -> Child:
         """The description that a child was started with. NotFound."""

@@ -137,7 +137,7 @@ class Asks:
     def _ask_plant(
         self, token: Any, spec: Any, surroundings: Any, extra: bytes | None, of_runtime: bool, number: int
     ) -> Any:
-        planted = self._planted(number)
+        planted = self._planted(token[0], number)
         if planted:
             raise _Refused("planted", planted)
         supervisor = SupervisorSpec.from_plain(spec)
@@ -211,10 +211,12 @@ class Asks:
 
     def _ask_stop_planted(self, token: Any, number: int, reason: Any) -> Any:
         """Also one that is not up yet, whose key nobody has been told."""
-        return self._ask_stop_supervisor(token, self._planted(number), reason)
+        return self._ask_stop_supervisor(token, self._planted(token[0], number), reason)
 
-    def _planted(self, number: int) -> int:
-        return next((key for key, top in self.trees.tops.items() if top["number"] == number), 0)
+    def _planted(self, who: Worker | None, number: int) -> int:
+        """Each process numbers its own trees: a worker's first one is not the program's first."""
+        tops = self.trees.tops
+        return next((key for key, top in tops.items() if top["number"] == number and top["token"][0] is who), 0)
 
     # ---- children ---------------------------------------------------------------------------------------------------
     def _ask_stop_child(self, token: Any, key: int, reason: Any) -> Any:

@@ -106,10 +106,12 @@ class Trees:
         return (*owner.path(), owner.members[key].spec.id)
 
     def number_of(self, key: int) -> int:
-        """Which tree of the program's it is in; the same after the root's death."""
+        """Which tree of the program's it is in; the same after the root's death. Negative for a tree of a worker, which
+        no other root gets."""
         while (parent := self.tree.parent_of(key)) is not None:
             key = parent
-        return int(self.tops[key]["number"])
+        top = self.tops[key]
+        return int(top["number"]) if top["token"][0] is None else -key
 
     def supervisor_named(self, name: str) -> int | None:
         """The key of a running supervisor."""

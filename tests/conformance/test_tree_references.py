@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 import shmrt
-from shmrt import Agent, Child, DynamicSupervisor, PartitionSupervisor, Runtime, Supervisor
+from shmrt import Agent, Child, DynamicSupervisor, PartitionSupervisor, Pool, Runtime, Supervisor
 from shmrt.agent import AgentServer
 
 
@@ -39,3 +41,65 @@ def test_what_is_no_reference_is_refused(function) -> None:
         for wrong in (7, "name", object()):
             with pytest.raises(TypeError, match="this takes a reference"):
                 function(wrong)
+
+
+def test_what_a_worker_starts_is_not_what_the_program_started() -> None:
+    """Each process numbers the trees that it starts, and the numbers of one mean nothing to another. Its servers
+    outlive a worker, whether it is killed or not needed any more."""
+    with Runtime():
+        own = Agent("the program's", name="own")
+        for round in range(2):
+            with Pool(1) as pool:
+                theirs = pool.submit(lambda n: [Agent(i, name=f"theirs-{n}-{i}").ref for i in range(3)], round).result()
+            assert [ref.call("get") for ref in theirs] == [0, 1, 2] and own.ref not in theirs
+            assert [ref.name for ref in theirs] == [f"theirs-{round}-{i}" for i in range(3)]
+        with Pool(1) as pool:
+            ref = pool.submit(lambda: Agent(7).ref).result()
+            pool.submit(os.abort).exception()
+        assert ref.call("get") == 7 and own.get() == "the program's"
+
+
+def test_a_reference_that_was_not_used_before_is_of_no_use_in_a_fork() -> None:
+    """RuntimeDown names both processes; no runtime is started to find that out."""
+    with Runtime(Supervisor([Child(AgentServer, 0, name="a")])):
+        ref = shmrt.whereis("a")
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if not pid:
+            try:
+                ref.call("get")
+            except shmrt.RuntimeDown as error:
+                os.write(writer, f"{error.reason} {error}".encode())
+            finally:
+                os._exit(0)
+        os.close(writer)
+        os.waitpid(pid, 0)
+        with open(reader) as file:
+            said = file.read()
+        assert said.startswith("forked") and str(pid) in said and str(os.getpid()) in said
+        assert ref.call("get") == 0
+
+
+def test_count_children_is_a_named_tuple() -> None:
+    with DynamicSupervisor() as supervisor:
+        supervisor.start_child(AgentServer, 0)
+        count = supervisor.count_children()
+        assert count == (1, 1, 0, 1) and count._asdict() == {"specs": 1, "active": 1, "supervisors": 0, "workers": 1}
+
+
+def test_wrong_arguments_name_themselves() -> None:
+    """In the caller, before anything is started, and nothing crashes of it."""
+    with pytest.raises(shmrt.SpecError, match="kwargs=3 must be a dict"):
+        Child(AgentServer, kwargs=3)  # type: ignore[arg-type]
+    with pytest.raises(shmrt.SpecError, match="children must be a list of Child"):
+        Supervisor(print)  # type: ignore[arg-type]
+    for group in (None, 3):
+        with pytest.raises(TypeError, match=f"group must be a string, not {group}"):
+            shmrt.members(group)  # type: ignore[arg-type]
+    with Runtime(), Agent(1) as agent:
+        with pytest.raises(TypeError, match="3"):
+            agent.get(3)  # type: ignore[arg-type]
+        assert agent.get() == 1
+        for function in (shmrt.join, shmrt.leave):
+            with pytest.raises(RuntimeError, match="ref="):
+                function("group")
