@@ -59,8 +59,8 @@ class Home(server_home.Home):
 
     # ---- names ------------------------------------------------------------------------------------------------------
     def entry(self, name: str) -> tuple[Any, ...] | None:
-        """(key, kind, pid, address) of whoever has the name."""
-        value = self.names.find("n" + name)
+        """(key, kind, pid, address) of the child that has the name, else of the supervisor."""
+        value = self.names.find("n" + name) or self.names.find("s" + name)
         return None if value is None else tuple(marshal.loads(value))
 
     def entries(self, group: str) -> list[tuple[Any, ...]]:

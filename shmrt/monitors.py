@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import threading
 
-from shmrt.errors import NotFound, RuntimeDown
+from shmrt import _native
+from shmrt.errors import NotFound, Overloaded, RuntimeDown
 from shmrt.handles import Ref, make_ref, reason_from
 from shmrt.home import home
 from shmrt.process.server_words import Down
@@ -123,6 +124,8 @@ def _own(verb: str, home: Home, *arguments: Any) -> Any:
         if error.code == "not_a_child":
             instead = "name whom: ref=" if verb in ("join", "leave") else "use monitor()"
             raise RuntimeError(f"{verb}() is for the processes of a tree; this one is none ({instead})") from None
+        if error.code == "full":
+            raise Overloaded(error.more, capacity=_native.LAYOUT["NAMES_DEFAULT"], where="names") from None
         raise NotFound(f"{verb}(): {error.more!r} is gone") from None
 
 

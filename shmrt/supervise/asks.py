@@ -27,6 +27,7 @@ from time import monotonic_ns
 
 from shmrt import _native
 from shmrt.decide.specs import ChildSpec, SupervisorSpec
+from shmrt.errors import Overloaded
 from shmrt.supervise.kin import Kin, KinCrew
 from shmrt.supervise.timers import Timers
 
@@ -67,6 +68,9 @@ class Asks:
             value = method(token, *arguments)
         except _Refused as refusal:
             self.answer(token, False, refusal.args)
+            return
+        except Overloaded as error:  # the registry of names
+            self.answer(token, False, ("full", str(error)))
             return
         except (TypeError, ValueError, LookupError) as error:
             self.answer(token, False, ("bad_request", f"{verb}: {error!r}"))

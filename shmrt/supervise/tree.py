@@ -59,6 +59,7 @@ class Trees:
         self.on_end: list[tuple[Machine, Callable[[Any], None]]] = []  # to be called with its reason
         self.monitored: set[Machine] = set()
         self._acting = self._warm = False
+        self._named = 0
         self._failed: list[tuple[Kin, Any]] = []  # starts that failed while effects were carried out
         self._lent: list[int] = []  # descriptors that are on their way to the program
         self.bonds = Bonds()
@@ -129,6 +130,9 @@ class Trees:
             return
         self._acting = True
         while effects := self.tree.take_effects():
+            if self._named != self.tree.machines_seen:
+                self._named = self.tree.machines_seen
+                self.registry.name_supervisors(self.tree.machines)
             for effect in effects:
                 verb, *rest = effect
                 getattr(self, f"_do_{verb}")(*rest)
@@ -165,12 +169,9 @@ class Trees:
             path = (self.number_of(key), *self.path_of(key)[1:])
             kin = self.kin[key] = Kin(key, data, data["surroundings"], path)
         kin.begin()
-        name = data["name"]
-        if name is not None:
-            holder = self.registry.holder(name)
-            if holder is not None and holder != key:
-                self._exited(kin, ("already_started", holder))
-                return
+        if (refusal := self.registry.refusal(kin)) is not None:
+            self._exited(kin, refusal)
+            return
         try:
             self._open(kin)
         except OSError as error:

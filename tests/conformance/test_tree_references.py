@@ -103,3 +103,39 @@ def test_wrong_arguments_name_themselves() -> None:
         for function in (shmrt.join, shmrt.leave):
             with pytest.raises(RuntimeError, match="ref="):
                 function("group")
+
+
+def test_whereis_finds_supervisors_unless_a_child_has_the_name() -> None:
+    """From its start to its end, from any process; a Child's name is that of a supervisor that has none."""
+    inner = [Child(DynamicSupervisor(name="a")), Child(Supervisor([]), name="b"), Child(DynamicSupervisor(name="c"))]
+    with (
+        Runtime(Supervisor([*inner, Child(AgentServer, 0, name="c", id="child")], name="top")) as runtime,
+        Pool(1) as pool,
+    ):
+        for name in ("top", "a", "b"):
+            assert shmrt.whereis(name) == runtime.supervisor(name)
+            assert pool.submit(shmrt.whereis, name).result() == runtime.supervisor(name)
+        assert shmrt.whereis("c") == runtime.supervisor().child("child")
+        runtime.supervisor().terminate_child("b")
+        assert shmrt.whereis("b") is None and shmrt.whereis("a").count_children() == (0, 0, 0, 0)
+        runtime.supervisor().restart_child("b")
+        assert shmrt.whereis("b") == runtime.supervisor("b")
+
+
+def test_the_runtime_outlives_names_that_do_not_fit() -> None:
+    """Too long a name is refused by the caller; when all are taken, whoever wants one more hears so."""
+    with Runtime() as runtime:
+        for wrong in (lambda: Agent(0, name="é" * 90), lambda: DynamicSupervisor(name="x" * 180)):
+            with pytest.raises(ValueError, match="at most 179 bytes, not 180"):
+                wrong()
+        root, agent = runtime.pid, Agent(0)
+        with pytest.raises(shmrt.Overloaded, match="1024 names"):
+            for number in range(2000):
+                shmrt.join(f"group {number}", agent)
+        assert number == 1024 and len(shmrt.members("group 1023")) == 1
+        with pytest.raises(shmrt.StartError, match="1024 names"):
+            Agent(0, name="one more")
+        with DynamicSupervisor(name="not to be found") as supervisor:
+            assert supervisor.count_children() == (0, 0, 0, 0)
+        agent.stop()
+        assert Agent(1, name="one more").get() == 1 and runtime.pid == root
