@@ -20,7 +20,7 @@ from shmrt.child_specs import specify, user_id
 from shmrt.children import Child
 from shmrt.errors import AlreadyStarted, ChildStateError, NotFound, ServerDown, SpecError, StartError
 from shmrt.home import home_by_token
-from shmrt.process.server_words import explain, plain, reason_from
+from shmrt.process.server_words import at_fault, explain, plain, reason_from
 from shmrt.supervise.asking import AskError
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
@@ -277,25 +277,6 @@ def refusal(home: Home, error: AskError, supervisor: Any, about: Any) -> Excepti
     if code in ("noproc", "ended", "down"):
         return ServerDown(f"{supervisor!r} is not running", reason=reason_from(more) if code != "noproc" else "noproc")
     return RuntimeError(f"{supervisor!r} refused: {error}")
-
-
-def at_fault(reason: Any) -> tuple[Any, Any]:
-    """(id of the child that did not start, its reason), of the reason of the supervisors above it.
-
-    >>> at_fault(("shutdown", ("failed_to_start_child", "db", "refused")))
-    ('db', 'refused')
-    >>> at_fault("shutdown")
-    (None, 'shutdown')
-    """
-    child = None
-    while (
-        isinstance(reason, tuple)
-        and len(reason) == 2
-        and isinstance(reason[1], tuple)
-        and reason[1][:1] == ("failed_to_start_child",)
-    ):
-        child, reason = reason[1][1], reason[1][2]
-    return child, reason
 
 
 def make_ref(home: Home, key: int, who: dict[str, Any]) -> Any:

@@ -139,3 +139,12 @@ def test_the_runtime_outlives_names_that_do_not_fit() -> None:
             assert supervisor.count_children() == (0, 0, 0, 0)
         agent.stop()
         assert Agent(1, name="one more").get() == 1 and runtime.pid == root
+
+
+def test_the_log_of_a_start_that_fails_below_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """It says what failed in words, and not the whole chain with its traceback."""
+    below = Supervisor([Child(AgentServer, kwargs={"no such": 1}, id="broken")], name="below")
+    with pytest.raises(shmrt.StartError), Runtime(Supervisor([Child(below)])):
+        pass
+    (said,) = [record.getMessage() for record in caplog.records if "start_error of below" in record.getMessage()]
+    assert "child 'broken' did not start: TypeError: " in said and "\n" not in said
