@@ -256,7 +256,8 @@ class TreeSide:
 
     def key_now(self, key: int) -> int | None:
         """Of a top supervisor that had this key, maybe in a root that is dead."""
-        return next((planted.key for planted in self._planted if key in planted.keys), None)
+        found = next((planted.key for planted in self._planted if key in planted.keys), None)
+        return None if found == NEXT_ROOTS else found  # it is being planted: whoever asks again later finds it
 
     # ---- children in the program ------------------------------------------------------------------------------------
     def _open(self, key: int, incarnation: int, data: dict[str, Any], path: tuple[Any, ...]) -> None:
