@@ -228,6 +228,12 @@ class TreeSide:
             )
 
     def _root_lost(self) -> None:
+        if self._planted and not self._stopping:
+            import logging
+
+            logging.getLogger("shmrt.supervisor").error(
+                "the root supervisor died; the next one starts the trees afresh"
+            )
         home = self.runtime._home
         if home is not None:
             home.names.clear()  # the dead root's; nobody else writes them now
