@@ -91,7 +91,7 @@ class Agent:
 
     def get(self, fn: Callable[..., Any] | None = None, *args: Any, timeout: float | None = CALL_SECONDS) -> Any:
         """fn(value, *args); the value itself without a function."""
-        return self.ref.call("get", fn, *args, timeout=timeout)
+        return self.ref.call("get", None if fn is None else _function(fn), *args, timeout=timeout)
 
     def update(self, fn: Callable[..., Any], *args: Any, timeout: float | None = CALL_SECONDS) -> None:
         """Makes fn(value, *args) the value, and waits until it is."""

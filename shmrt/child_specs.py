@@ -22,6 +22,8 @@ def specify(child: Child) -> ChildSpec:
     nested: SupervisorSpec | None = None
     if kind == "supervisor":
         nested = child.start.specification()
+        if nested.name is None and child.name is not None:
+            nested.name = child.name
         data["extra"] = child.start.extra()
         data["name"] = child.name or child.start.name
     else:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from shmrt.decide.specs import SupervisorSpec
 from shmrt.errors import SpecError
-from shmrt.spec import FOREVER, RingSpec, check_count, check_name, check_registered
+from shmrt.spec import FOREVER, RingSpec, check_count, check_name
 from shmrt.startable import Startable
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
@@ -101,9 +101,9 @@ class Child:
             )
         self.start = start
         self.args = args
-        self.kwargs = dict(kwargs or {})
+        self.kwargs = _keywords(kwargs)
         self.name = name
-        check_registered(name, "name")
+        check_name(name, "name")
         if id is None:
             id = name or _own_name(start, kind)
         try:
@@ -167,7 +167,12 @@ class Supervisor(Startable):
         backoff: Any = None,
         name: str | None = None,
     ) -> None:
-        self.children = tuple(children)
+        try:
+            self.children = tuple(children)
+        except TypeError:
+            raise _spec_error(
+                "invalid_child_spec", f"children must be a list of Child(...), not {children!r}"
+            ) from None
         self.strategy = _one_of(strategy, STRATEGIES, "strategy", "invalid_strategy")
         self.auto_shutdown = _one_of(auto_shutdown, AUTO_SHUTDOWNS, "auto_shutdown", "invalid_auto_shutdown")
         self.max_restarts, self.max_seconds = check_intensity(max_restarts, max_seconds)
@@ -207,6 +212,16 @@ class Supervisor(Startable):
     def extra(self) -> bytes | None:
         """The pickle of what every child's arguments begin with."""
         return None
+
+
+def _keywords(kwargs: Any) -> dict[str, Any]:
+    try:
+        found = dict(kwargs or {})
+    except (TypeError, ValueError):
+        found = {None: None}
+    if not all(isinstance(key, str) for key in found):
+        raise _spec_error("invalid_mfa", f"kwargs={kwargs!r} must be a dict of keyword arguments")
+    return found
 
 
 def kind_of(start: Any) -> str:

@@ -14,11 +14,13 @@ root starts the trees afresh, and references made before are of no use.
 
 from __future__ import annotations
 
+from collections import namedtuple
+
 from shmrt.child_specs import specify, user_id
 from shmrt.children import Child
 from shmrt.errors import AlreadyStarted, ChildStateError, NotFound, ServerDown, SpecError, StartError
 from shmrt.home import home_by_token
-from shmrt.process.server_words import explain, plain, reason_from
+from shmrt.process.server_words import at_fault, explain, plain, reason_from
 from shmrt.supervise.asking import AskError
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
@@ -41,18 +43,17 @@ __all__ = [
 ]
 
 
-class Count(tuple[int, int, int, int]):
-    """(specs, active, supervisors, workers), also by these names: OTP's `supervisor:count_children/1`."""
+if TYPE_CHECKING:
+    from typing import NamedTuple
 
-    __slots__ = ()
-
-    specs = property(lambda self: self[0])
-    active = property(lambda self: self[1])
-    supervisors = property(lambda self: self[2])
-    workers = property(lambda self: self[3])
-
-    def __repr__(self) -> str:
-        return f"Count(specs={self[0]}, active={self[1]}, supervisors={self[2]}, workers={self[3]})"
+    class Count(NamedTuple):
+        specs: int
+        active: int
+        supervisors: int
+        workers: int
+else:
+    Count = namedtuple("Count", "specs active supervisors workers", module=__name__)
+    Count.__doc__ = "(specs, active, supervisors, workers), also by these names: OTP's `supervisor:count_children/1`."
 
 
 class Ref:
@@ -175,7 +176,7 @@ class SupervisorRef(Ref):
 
     def count_children(self) -> Count:
         """(specs, active, supervisors, workers)."""
-        return Count(self._ask("count_children"))
+        return Count(*self._ask("count_children"))
 
     def get_childspec(self, which: Any) -> Child:
         """The description that a child was started with. NotFound."""
@@ -276,25 +277,6 @@ def refusal(home: Home, error: AskError, supervisor: Any, about: Any) -> Excepti
     if code in ("noproc", "ended", "down"):
         return ServerDown(f"{supervisor!r} is not running", reason=reason_from(more) if code != "noproc" else "noproc")
     return RuntimeError(f"{supervisor!r} refused: {error}")
-
-
-def at_fault(reason: Any) -> tuple[Any, Any]:
-    """(id of the child that did not start, its reason), of the reason of the supervisors above it.
-
-    >>> at_fault(("shutdown", ("failed_to_start_child", "db", "refused")))
-    ('db', 'refused')
-    >>> at_fault("shutdown")
-    (None, 'shutdown')
-    """
-    child = None
-    while (
-        isinstance(reason, tuple)
-        and len(reason) == 2
-        and isinstance(reason[1], tuple)
-        and reason[1][:1] == ("failed_to_start_child",)
-    ):
-        child, reason = reason[1][1], reason[1][2]
-    return child, reason
 
 
 def make_ref(home: Home, key: int, who: dict[str, Any]) -> Any:

@@ -59,8 +59,8 @@ class Home(server_home.Home):
 
     # ---- names ------------------------------------------------------------------------------------------------------
     def entry(self, name: str) -> tuple[Any, ...] | None:
-        """(key, kind, pid, address) of whoever has the name."""
-        value = self.names.find("n" + name)
+        """(key, kind, pid, address) of the child that has the name, else of the supervisor."""
+        value = self.names.find("n" + name) or self.names.find("s" + name)
         return None if value is None else tuple(marshal.loads(value))
 
     def entries(self, group: str) -> list[tuple[Any, ...]]:
@@ -143,11 +143,13 @@ def home_of(runtime: Runtime) -> Home:
 
 
 def home_by_token(token: int) -> Home:
-    """That of the runtime with this token. LookupError: this process is not of it."""
+    """That of the runtime with this token. LookupError: this process is not of it; RuntimeDown: it has ended, or
+    belongs to the program that this process was forked from."""
     from shmrt import runtimes
 
-    for runtime in runtimes.living():
+    for runtime in runtimes.known():
         if runtime._home is not None and runtime._home.token == token:
+            runtime._check()  # RuntimeDown in a forked child of its program
             return runtime._home
     mine = _own()
     if mine.token != token:

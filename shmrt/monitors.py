@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import threading
 
+from shmrt import _native
 from shmrt.errors import NotFound, Overloaded, RuntimeDown
 from shmrt.handles import Ref, make_ref, reason_from
 from shmrt.home import home
 from shmrt.process.server_words import Down
-from shmrt.spec import check_registered
+from shmrt.spec import check_name
 from shmrt.supervise.asking import AskError
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
@@ -121,22 +122,29 @@ def _own(verb: str, home: Home, *arguments: Any) -> Any:
         return home.ask(verb, *arguments)
     except AskError as error:
         if error.code == "not_a_child":
-            raise RuntimeError(f"{verb}() is for the processes of a tree; this one is none (use monitor())") from None
-        if error.code == "overloaded":
-            raise Overloaded(f"{verb}(): {error.more}", where="names") from None
+            instead = "name whom: ref=" if verb in ("join", "leave") else "use monitor()"
+            raise RuntimeError(f"{verb}() is for the processes of a tree; this one is none ({instead})") from None
+        if error.code == "full":
+            raise Overloaded(error.more, capacity=_native.LAYOUT["NAMES_DEFAULT"], where="names") from None
         raise NotFound(f"{verb}(): {error.more!r} is gone") from None
 
 
 # ---- groups --------------------------------------------------------------------------------------------------------
+def _check_group(group: object) -> None:
+    if not isinstance(group, str):
+        raise TypeError(f"group must be a string, not {group!r}")
+    check_name(group, "group")
+
+
 def join(group: str, ref: Any = None) -> bool:
     """Makes this child, or the one of `ref`, a member of a group until it ends or leaves. False: it was one already."""
-    check_registered(group, "group")
+    _check_group(group)
     return _grouped("join", group, ref)
 
 
 def leave(group: str, ref: Any = None) -> bool:
     """Undoes `join`. False: it was no member."""
-    check_registered(group, "group")
+    _check_group(group)
     return _grouped("leave", group, ref)
 
 
@@ -150,7 +158,7 @@ def _grouped(verb: str, group: str, ref: Any) -> bool:
 def members(group: str) -> list[Any]:
     """References to the living members of a group, in the order of joining. Read from shared memory: nobody is
     asked."""
-    check_registered(group, "group")
+    _check_group(group)
     here = home()
     found = []
     for key, kind, _pid, address in here.entries(group):

@@ -3,7 +3,7 @@
 In a worker `shmrt.runtime()` is the runtime that owns the worker. Its pools are dispatched by a hub of this process,
 their workers are forked by the root that forked this one, and payloads lie in the same arena, under the same limit.
 They end with this process, however that ends; a death among them concerns this process as little as its own death
-concerns the program's other workers.
+concerns the program's other workers. Servers that it starts are not its own: they go on, however it ends.
 """
 
 from __future__ import annotations
@@ -52,6 +52,12 @@ class InnerRuntime(Runtime):
         self._arena = _native.Arena.default()
         self._hub = _native.Hub(self._slots.fd, self._arena, slot)
         self._hub.start()
+
+    def stop(self, grace: float = 5.0) -> None:
+        """Ends this process's pools. Servers that it started beside any tree are the runtime's and go on, as they do
+        when it is killed."""
+        self._trees = None
+        super().stop(grace)
 
     def _undo_start(self) -> None:
         if self._link is not None:

@@ -233,6 +233,12 @@ class TreeSide:
             )
 
     def _root_lost(self) -> None:
+        if self._planted and not self._stopping:
+            import logging
+
+            logging.getLogger("shmrt.supervisor").error(
+                "the root supervisor died; the next one starts the trees afresh"
+            )
         home = self.runtime._home
         if home is not None:
             home.names.clear()  # the dead root's; nobody else writes them now
@@ -261,7 +267,8 @@ class TreeSide:
 
     def key_now(self, key: int) -> int | None:
         """Of a top supervisor that had this key, maybe in a root that is dead."""
-        return next((planted.key for planted in self._planted if key in planted.keys), None)
+        found = next((planted.key for planted in self._planted if key in planted.keys), None)
+        return None if found == NEXT_ROOTS else found  # it is being planted: whoever asks again later finds it
 
     # ---- children in the program ------------------------------------------------------------------------------------
     def _open(self, key: int, incarnation: int, data: dict[str, Any], path: tuple[Any, ...]) -> None:

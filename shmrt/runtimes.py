@@ -68,6 +68,11 @@ def _finish_all() -> None:
         runtime._at_exit()
 
 
+def known() -> list[Runtime]:
+    """Every runtime that was started and not stopped, in a forked child also those of its parent."""
+    return list(_open)
+
+
 def living() -> list[Runtime]:
     """Every runtime of this process that was started and not stopped."""
     return [runtime for runtime in list(_open) if runtime._is_mine and not runtime._stopped]

@@ -199,6 +199,8 @@ class ServerRef:
             return value
         if status == _native.CALL_CLOSED and self._renew(home, box):
             return self._call(name, args, kwargs, timeout)
+        if status == _native.CALL_TIMEOUT and timeout is not None:
+            raise CallTimeout(f"server {self._label()} did not answer {name!r} within {timeout:g} s")
         return self._outcome(status, value)
 
     def _begin(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None) -> Future[Any]:
@@ -314,7 +316,8 @@ class ServerRef:
         try:
             return found.link.ask(verb, *args, timeout=timeout)
         except TimeoutError:
-            raise CallTimeout(f"server {self._label()} has not done so in time: {verb}") from None
+            what = "did not end" if verb == "stop_child" else f"was not asked to {verb}"
+            raise CallTimeout(f"server {self._label()} {what} within {timeout:g} s") from None
         except AskError as error:
             if error.code in ("exit", "down"):
                 ended = reason_from(error.more)

@@ -27,13 +27,13 @@ __all__ = [
     "check_count",
     "check_modules",
     "check_name",
-    "check_registered",
     "check_seconds",
     "parse_duration",
     "parse_size",
 ]
 
 ON_FULL: tuple[OnFull, ...] = ("block", "raise", "drop_oldest", "drop_newest")
+NAME_BYTES = 179  # what the registry of names (`native/names.h`) has room for, beside a letter that says what has it
 
 _UNITS = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgt", start=1):
@@ -123,20 +123,12 @@ def check_seconds(value: float | None, argument: str, *, allow_zero: bool = True
 
 def check_name(value: object, name: str) -> None:
     """Of a pool or a runtime: None, or something that can be shown and be part of a path."""
-    if value is not None and not (isinstance(value, str) and value and value.isprintable() and "/" not in value):
+    if value is None:
+        return
+    if not (isinstance(value, str) and value and value.isprintable() and "/" not in value):
         raise ValueError(f"{name}={value!r} must be a printable string without '/'")
-
-
-NAME_BYTES = 179  # of a name or a group, as UTF-8: an entry of the registry without the letter that says which it is
-
-
-def check_registered(value: object, name: str) -> None:
-    """Of a child or a group: a name that fits into the registry, too."""
-    check_name(value, name)
-    if isinstance(value, str) and len(value.encode()) > NAME_BYTES:
-        raise ValueError(
-            f"{name}={value[:20]!r}... has {len(value.encode())} bytes as UTF-8; {NAME_BYTES} are possible"
-        )
+    if len(value.encode()) > NAME_BYTES:
+        raise ValueError(f"{name}={value!r:.40}... must have at most {NAME_BYTES} bytes, not {len(value.encode())}")
 
 
 def check_modules(value: Any, name: str) -> tuple[str, ...]:

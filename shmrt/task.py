@@ -6,8 +6,7 @@
     1024
 
     async_         linked to whoever asked: if that process ends, the task does; if the task fails, a child that asked
-    gets its
-                   exit signal (the program and pool workers get it from `result`)
+                   gets its exit signal (the program and pool workers get it from `result`)
     async_nolink   not linked: the task goes on without its owner, its result is dropped
     start_child    nobody waits for it
     stream         one task for each item, a few at a time
@@ -21,7 +20,7 @@ If the task's process dies, `result` raises ServerDown with its exit reason. Rul
 from __future__ import annotations
 
 import os
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -67,11 +66,15 @@ class Task(Future):  # type: ignore[type-arg]
     def _ended(self, request: Future[Any]) -> None:
         if self.done():
             return
-        error = request.exception()
-        if error is not None:
+        if request.cancelled():  # ignored: whoever waits for it among others must not wait for ever
+            self.set_exception(CancelledError())
+        elif (error := request.exception()) is not None:
             self.set_exception(error)
         else:
             self.set_result(request.result())
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Task cannot be sent to another process: only the one that started it can ask for its result")
 
     @property
     def pid(self) -> int | None:
@@ -212,6 +215,8 @@ class TaskSupervisor(DynamicSupervisor):
         """
         from shmrt import _native
 
+        if not callable(fn):
+            raise TypeError(f"a task runs a function, not {fn!r}")
         most = (
             max(1, _native.usable_cpus())
             if max_concurrency is None

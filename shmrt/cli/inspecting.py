@@ -18,7 +18,7 @@ ring R     a ring made by Ring.create(name=R); no runtime is needed
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", metavar="worker|ring", help="what it is")
-    parser.add_argument("which", metavar="NAME", help="which one")
+    parser.add_argument("which", metavar="NAME", nargs="?", help="which one")
 
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
@@ -28,8 +28,11 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     if kind not in ("worker", "ring"):
         from shmrt.cli.main import nearest
 
-        hint = f"python -m shmrt inspect worker {kind}"
+        hint = f"python -m shmrt inspect worker {kind if which is None else which}"
         raise CliError(f"inspect knows no {kind!r}{nearest(kind, ('worker', 'ring'))}", hint=hint, code=2)
+    if which is None:
+        hint = "`tree -o name` lists what can be named" if kind == "worker" else "the name that Ring.create was given"
+        raise CliError(f"inspect {kind} needs a NAME", hint=hint, code=2)
     if kind == "ring":
         body = ring_body(which)
     else:

@@ -239,12 +239,12 @@ def _is_pipeline(value: Any) -> bool:
 def _check(name: str, made: Any) -> None:
     if _is_pipeline(made):
         return
-    kind = type(made).__name__
+    kind = f"a{'n' * (type(made).__name__[0] in 'aeiouAEIOU')} {type(made).__name__}"
     if inspect.iscoroutine(made):
         made.close()
-        kind = "coroutine; it is an async function"
+        kind = "a coroutine; it is an async function"
     raise CliError(
-        f"target {name!r} gave a {kind}, not a Pipeline or a Supervisor",
+        f"target {name!r} gave {kind}, not a Pipeline or a Supervisor",
         hint="return shmrt.Pipeline(...).source(...) or shmrt.Supervisor([...])",
         code=2,
     )

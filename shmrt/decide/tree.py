@@ -67,13 +67,26 @@ def _fits(verb: str, args: tuple[Any, ...]) -> bool:
 class Tree:
     """All supervisors of a root. `random` gives numbers from 0 to 1, for backoff; keys are counted from `first_key`."""
 
-    __slots__ = ("_effects", "_last_key", "_settling", "_work", "machines", "now", "owners", "random", "timers", "tops")
+    __slots__ = (
+        "_effects",
+        "_last_key",
+        "_settling",
+        "_work",
+        "machines",
+        "machines_seen",
+        "now",
+        "owners",
+        "random",
+        "timers",
+        "tops",
+    )
 
     def __init__(self, random: Callable[[], float], first_key: int = 1) -> None:
         self.random = random
         self.now = 0
         self.timers = Timers()
         self.machines: dict[int, Machine] = {}
+        self.machines_seen = 0  # how often a supervisor came or went
         """Running supervisors by key."""
         self.owners: dict[int, Machine] = {}
         """The supervisor of each child key."""
@@ -229,6 +242,7 @@ class Tree:
 
     def on_machine_ended(self, machine: Machine, reason: Any) -> None:
         del self.machines[machine.key]
+        self.machines_seen += 1
         if machine.parent is None:
             self.tops.remove(machine.key)
             self.emit("top_ended", machine.key, reason)
@@ -240,6 +254,7 @@ class Tree:
     def _boot(self, key: int, spec: SupervisorSpec, parent: Machine | None, id: Any) -> None:
         kind = DynamicSupervisor if spec.strategy == "dynamic" else StaticSupervisor
         machine = self.machines[key] = kind(self, key, spec, parent, id)
+        self.machines_seen += 1
         self.post(self._boot_machine, machine)
 
     def _boot_machine(self, machine: Machine) -> None:

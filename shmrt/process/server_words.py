@@ -31,6 +31,7 @@ __all__ = [
     "Exit",
     "Sender",
     "Turn",
+    "at_fault",
     "explain",
     "ignore",
     "noreply",
@@ -215,8 +216,36 @@ def reason_from(reason: Any) -> Any:
     return tuple(map(reason_from, reason))
 
 
+def at_fault(reason: Any) -> tuple[Any, Any]:
+    """(id of the child that did not start, its reason), of the reason of the supervisors above it.
+
+    >>> at_fault(("shutdown", ("failed_to_start_child", "db", "refused")))
+    ('db', 'refused')
+    >>> at_fault("shutdown")
+    (None, 'shutdown')
+    """
+    child = None
+    while (
+        isinstance(reason, tuple)
+        and len(reason) == 2
+        and isinstance(reason[1], tuple)
+        and reason[1][:1] == ("failed_to_start_child",)
+    ):
+        child, reason = reason[1][1], reason[1][2]
+    return child, reason
+
+
 def explain(reason: Any) -> str:
-    """An exit reason in one line."""
+    """An exit reason in one line.
+
+    >>> explain(("shutdown", ("failed_to_start_child", "db", ("signal", "SIGSEGV"))))
+    "child 'db' did not start: signal SIGSEGV"
+    """
+    child, inner = at_fault(reason)
+    if child is not None:
+        return f"child {child!r} did not start: {explain(inner)}"
     if isinstance(reason, tuple) and len(reason) >= 3 and reason[0] == "error":
         return f"{reason[1]}: {reason[2]}"
+    if isinstance(reason, tuple) and len(reason) == 2 and reason[0] in ("signal", "exit"):
+        return f"{'signal' if reason[0] == 'signal' else 'exit code'} {reason[1]}"
     return str(reason) if isinstance(reason, str) else repr(reason)

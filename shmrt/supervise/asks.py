@@ -27,6 +27,7 @@ from time import monotonic_ns
 
 from shmrt import _native
 from shmrt.decide.specs import ChildSpec, SupervisorSpec
+from shmrt.errors import Overloaded
 from shmrt.supervise.kin import Kin, KinCrew
 from shmrt.supervise.timers import Timers
 
@@ -67,6 +68,9 @@ class Asks:
             value = method(token, *arguments)
         except _Refused as refusal:
             self.answer(token, False, refusal.args)
+            return
+        except Overloaded as error:  # the registry of names
+            self.answer(token, False, ("full", str(error)))
             return
         except (TypeError, ValueError, LookupError) as error:
             self.answer(token, False, ("bad_request", f"{verb}: {error!r}"))
@@ -137,7 +141,7 @@ class Asks:
     def _ask_plant(
         self, token: Any, spec: Any, surroundings: Any, extra: bytes | None, of_runtime: bool, number: int
     ) -> Any:
-        planted = self._planted(number)
+        planted = self._planted(token[0], number)
         if planted:
             raise _Refused("planted", planted)
         supervisor = SupervisorSpec.from_plain(spec)
@@ -211,10 +215,12 @@ class Asks:
 
     def _ask_stop_planted(self, token: Any, number: int, reason: Any) -> Any:
         """Also one that is not up yet, whose key nobody has been told."""
-        return self._ask_stop_supervisor(token, self._planted(number), reason)
+        return self._ask_stop_supervisor(token, self._planted(token[0], number), reason)
 
-    def _planted(self, number: int) -> int:
-        return next((key for key, top in self.trees.tops.items() if top["number"] == number), 0)
+    def _planted(self, who: Worker | None, number: int) -> int:
+        """Each process numbers its own trees: a worker's first one is not the program's first."""
+        tops = self.trees.tops
+        return next((key for key, top in tops.items() if top["number"] == number and top["token"][0] is who), 0)
 
     # ---- children ---------------------------------------------------------------------------------------------------
     def _ask_stop_child(self, token: Any, key: int, reason: Any) -> Any:
@@ -320,11 +326,7 @@ class Asks:
         return True
 
     def _ask_join(self, token: Any, group: str, key: int | None) -> bool:
-        kin = self._own(token) if key is None else self._kin(key)
-        try:
-            return self.trees.registry.join(kin, group)
-        except Exception as error:  # no name is left; its class costs more than all else here
-            raise _Refused("overloaded", str(error)) from None
+        return self.trees.registry.join(self._own(token) if key is None else self._kin(key), group)
 
     def _ask_leave(self, token: Any, group: str, key: int | None) -> bool:
         return self.trees.registry.quit(self._own(token) if key is None else self._kin(key), group)

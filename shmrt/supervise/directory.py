@@ -89,8 +89,19 @@ def find(place: str | None = None) -> list[Found]:
         found = []
         for name in sorted(os.listdir(fd)):
             with contextlib.suppress(FileNotFoundError, ConfigError):  # it has just ended, or it is none of ours
-                found.append(_look(fd, name, place))
+                one = _look(fd, name, place)
+                if one.owner or _is_ours(fd, name):
+                    found.append(one)
         return found
+    finally:
+        os.close(fd)
+
+
+def _is_ours(place_fd: int, name: str) -> bool:
+    """Whether nothing lies there but what a runtime makes: a place that the user named may hold others' directories."""
+    fd = open_checked(name, place_fd)
+    try:
+        return all(entry in _FILES or entry.startswith("owner-") for entry in os.listdir(fd))
     finally:
         os.close(fd)
 

@@ -1,9 +1,10 @@
 """Names, groups and mailboxes of children: the root writes them, every process of the runtime reads them without
 asking.
 
-The registry lies in shared memory (`native/names.h`); its only writer is the root. Two kinds of entries:
+The registry lies in shared memory (`native/names.h`); its only writer is the root. Three kinds of entries:
 
-    a name     at most one living holder; entered before its process is started, gone before a restart is attempted
+    a name     at most one living holder; entered when its process is started, gone before a restart is attempted
+    supervisor a name, too, for whoever has no child of that name; while the supervisor is there
     a group    any number of members, each entered once; gone with the member's process
 
 An entry's value says who it is (`address`), which is all that another process needs to send it a message. A mailbox
@@ -15,8 +16,10 @@ from __future__ import annotations
 
 import marshal
 import os
+from contextlib import suppress
 
 from shmrt import _native
+from shmrt.errors import Overloaded
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
@@ -25,10 +28,10 @@ if TYPE_CHECKING:
 
     from shmrt.supervise.kin import Kin
 
-__all__ = ["GROUP", "NAME", "Registry", "read_entry"]
+__all__ = ["GROUP", "NAME", "SUPERVISOR", "Registry", "read_entry"]
 
 ON_FULL = ("block", "raise", "drop_oldest", "drop_newest")
-NAME, GROUP = "n", "g"  # what an entry's name begins with
+NAME, GROUP, SUPERVISOR = "n", "g", "s"  # what an entry's name begins with
 
 
 def read_entry(value: bytes) -> tuple[Any, ...]:
@@ -44,26 +47,31 @@ class Registry:
         self.names = _native.Names(slots)
         self.names.clear()
         self._holders: dict[str, int] = {}
+        self._supervisors: dict[int, int] = {}  # by key: index
         self._groups: dict[int, dict[str, int]] = {}  # by key: group -> index
         self.own_pid = os.getpid()
         self.adopted: dict[tuple[Any, ...], int] = {}  # mailboxes of the root before this one, by path: descriptors
         self.on_mailbox: Callable[[Kin, int], None] = lambda kin, fd: None  # -1: it is closed
 
     # ---- names ------------------------------------------------------------------------------------------------------
-    def holder(self, name: str) -> int | None:
-        """The key of whoever has the name now."""
-        return self._holders.get(name)
+    def refusal(self, kin: Kin) -> tuple[Any, ...] | None:
+        """Why it cannot start under its name: somebody else has that, or there is room for no more."""
+        name, most = kin.data["name"], _native.LAYOUT["NAMES_DEFAULT"]
+        holder = None if name is None else self._holders.get(name)
+        if holder is not None and holder != kin.key:
+            return ("already_started", holder)
+        if name is not None and kin.name_index < 0 and self.names.count >= most:
+            return ("error", "shmrt.errors.Overloaded", f"the registry holds its {most} names", "")
+        return None
 
     def enter(self, kin: Kin) -> None:
-        """Before its process is started, so that a full registry is a start that failed; again when it has a pid."""
         name = kin.data["name"]
-        if name is None:
-            return
-        if kin.name_index < 0:
-            kin.name_index = self.names.put(NAME + name, self.value(kin))
+        if name is not None and kin.name_index < 0:
+            try:
+                kin.name_index = self.names.put(NAME + name, self.value(kin))
+            except Overloaded:  # others came while it started: it lives without
+                return
             self._holders[name] = kin.key
-        else:
-            self.names.replace(kin.name_index, self.value(kin))
 
     def leave(self, kin: Kin) -> None:
         """Its process is gone: name and groups are free."""
@@ -73,6 +81,16 @@ class Registry:
             del self._holders[kin.data["name"]]
         for index in self._groups.pop(kin.key, {}).values():
             self.names.remove(index)
+
+    def name_supervisors(self, machines: dict[int, Any]) -> None:
+        """These are all there are, by key."""
+        names = {key: machine.spec.name for key, machine in machines.items() if machine.spec.name is not None}
+        for key in self._supervisors.keys() - names.keys():
+            self.names.remove(self._supervisors.pop(key))
+        for key in names.keys() - self._supervisors.keys():
+            value = marshal.dumps((key, "supervisor", 0, None), 2)
+            with suppress(Overloaded):
+                self._supervisors[key] = self.names.put(SUPERVISOR + names[key], value)
 
     def join(self, kin: Kin, group: str) -> bool:
         """False: it is a member already."""

@@ -59,13 +59,13 @@ class Trees:
         self.on_end: list[tuple[Machine, Callable[[Any], None]]] = []  # to be called with its reason
         self.monitored: set[Machine] = set()
         self._acting = self._warm = False
+        self._named = 0
         self._failed: list[tuple[Kin, Any]] = []  # starts that failed while effects were carried out
         self._lent: list[int] = []  # descriptors that are on their way to the program
         self.bonds = Bonds()
         self.nudges = Nudges()
-        self._arena: _native.Arena | None = None
-        if staff.arena_fd >= 0:
-            self._arena = _native.Arena.attach(staff.arena_fd)
+        self._arena = _native.Arena.attach(staff.arena_fd) if staff.arena_fd >= 0 else None
+        if self._arena is not None:
             self._arena.set_default()  # payloads of what the root itself sends
             staff.arena_fd = self._arena.fd  # forked children go on with this very object: it is theirs to keep
         self.calls = _native.Calls(staff.slots)
@@ -105,10 +105,12 @@ class Trees:
         return (*owner.path(), owner.members[key].spec.id)
 
     def number_of(self, key: int) -> int:
-        """Which tree of the program's it is in; the same after the root's death."""
+        """Which tree of the program's it is in; the same after the root's death. Negative for a tree of a worker, which
+        no other root gets."""
         while (parent := self.tree.parent_of(key)) is not None:
             key = parent
-        return int(self.tops[key]["number"])
+        top = self.tops[key]
+        return int(top["number"]) if top["token"][0] is None else -key
 
     def supervisor_named(self, name: str) -> int | None:
         """The key of a running supervisor."""
@@ -126,12 +128,14 @@ class Trees:
             return
         self._acting = True
         while effects := self.tree.take_effects():
+            if self._named != self.tree.machines_seen:
+                self._named = self.tree.machines_seen
+                self.registry.name_supervisors(self.tree.machines)
             for effect in effects:
                 verb, *rest = effect
                 try:
                     getattr(self, f"_do_{verb}")(*rest)
-                except (TypeError, ValueError, LookupError) as error:
-                    # No asker's mistake: nothing can be trusted any more, and the next root begins anew.
+                except (TypeError, ValueError, LookupError) as error:  # no asker's mistake: the next root begins anew
                     raise RuntimeError(f"effect {verb} of child {rest[0]} failed") from error
         self._acting = False
         for watched in [watched for watched in self.on_end if watched[0].ended]:
@@ -166,12 +170,9 @@ class Trees:
             path = (self.number_of(key), *self.path_of(key)[1:])
             kin = self.kin[key] = Kin(key, data, data["surroundings"], path)
         kin.begin()
-        name = data["name"]
-        if name is not None:
-            holder = self.registry.holder(name)
-            if holder is not None and holder != key:
-                self._exited(kin, ("already_started", holder))
-                return
+        if (refusal := self.registry.refusal(kin)) is not None:
+            self._exited(kin, refusal)
+            return
         try:
             self._open(kin)
         except Exception as error:  # no room for it: memory, descriptors, slots, or names
@@ -179,8 +180,8 @@ class Trees:
 
     def _open(self, kin: Kin) -> None:
         self.registry.open_mailbox(kin, self.calls)
-        self.registry.enter(kin)
         if kin.in_program:
+            self.registry.enter(kin)
             data = {**kin.data, "surroundings": None, "address": self.registry.address(kin)}
             self.staff.channel.send(("open_child", kin.key, kin.incarnation, data, kin.path))
             return
@@ -294,8 +295,8 @@ class Trees:
         if had_process:
             reason = exit_reason(kin.said, status, kin.asked_to_end)
             self.calls.fail_taken(owner, reason)
-            if self._arena is not None:
-                self._arena.reclaim_of(owner)  # what it read, and what it was about to send
+            if self._arena is not None:  # what it read, and what it was about to send
+                self._arena.reclaim_of(owner)
         else:
             reason = kin.start_failure or ("error", "StartError", "the process could not be made", "")
         if oom:

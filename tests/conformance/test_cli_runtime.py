@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from shmrt.cli.drive import SAME_S
+
 ROOT = Path(__file__).resolve().parents[2]
 WATCHDOG_S = 120
 
@@ -221,6 +223,8 @@ def test_a_second_signal_stops_now(place: Place) -> None:
     pid = place.row("tree/stubborn")["pid"]
     one.send_signal(signal.SIGINT)
     place.until(lambda: place.json("tree")["supervisors"][0]["state"] == "stopping")
+    stopping = time.monotonic()
+    place.until(lambda: time.monotonic() - stopping > SAME_S)  # sooner it would be the first one again
     os.kill(pid, 0)
     one.send_signal(signal.SIGINT)
     place.end(one, -signal.SIGINT)

@@ -59,9 +59,10 @@ def test_a_long_c_call_within_its_time_is_healthy() -> None:
 def test_a_deadline_drops_what_has_not_begun_and_nothing_else(tmp_path: Path) -> None:
     started, go, ran = str(tmp_path / "started"), str(tmp_path / "go"), str(tmp_path / "ran")
     with Pool(1) as pool:
-        running = pool.options(deadline=0.2).submit(tasks.started_then_wait, started, go, "ran on")
+        assert pool.submit(tasks.same, 1).result(LIMIT_S) == 1  # its worker is there: the next one begins in time
+        running = pool.options(deadline=1.0).submit(tasks.started_then_wait, started, go, "ran on")
         tasks.until(lambda: tasks.notes(started))
-        late = [pool.options(deadline=0.2).submit(tasks.note_and_return, ran, number) for number in range(100)]
+        late = [pool.options(deadline=1.0).submit(tasks.note_and_return, ran, number) for number in range(100)]
         plain = [pool.submit(tasks.same, number) for number in range(100)]
         for future in late:
             error = future.exception(LIMIT_S)  # while the worker is still busy

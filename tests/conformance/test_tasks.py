@@ -4,6 +4,7 @@ deaths."""
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 import time
@@ -118,13 +119,16 @@ def test_shutdown_of_tasks(tasks: TaskSupervisor) -> None:
     assert killed.shutdown() == ("exit", "killed")
 
 
-def test_an_ignored_task_goes_on_and_its_result_is_dropped(tasks: TaskSupervisor, tmp_path: Path) -> None:
-    """Task.ignore."""
+def test_an_ignored_task_goes_on_and_its_result_is_dropped(
+    tasks: TaskSupervisor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Task.ignore. Whoever waits for it among others does not wait for ever."""
     journal = Journal(tmp_path / "journal")
     task = tasks.async_nolink(hold, journal, "a")
     journal.wait("begun a")
     pid = task.pid
     assert task.ignore() is None and alive(pid)
+    assert task.done() and not caplog.records
     with pytest.raises(RuntimeError, match="ignored"):
         task.result()
     with monitor(task.ref) as watch:
@@ -134,8 +138,10 @@ def test_an_ignored_task_goes_on_and_its_result_is_dropped(tasks: TaskSupervisor
 
 
 def test_only_its_owner_may_ask(tasks: TaskSupervisor) -> None:
-    """A fork of the owner is another process."""
+    """A fork of the owner is another process, and a task cannot be sent to one."""
     task = tasks.async_nolink(square, 2)
+    with pytest.raises(TypeError, match="only the one that started it"):
+        pickle.dumps(task)
     task.result(PATIENCE_S)
     pid = os.fork()
     if not pid:
@@ -294,6 +300,8 @@ def test_wrong_arguments_of_a_stream(tasks: TaskSupervisor, wrong: dict[str, Any
     """At the call, naming the argument."""
     with pytest.raises(ValueError, match=message):
         tasks.stream(square, [1], **wrong)
+    with pytest.raises(TypeError, match="a task runs a function, not 3"):
+        tasks.stream(3, [1])  # type: ignore[arg-type]
 
 
 def test_the_current_runtime_is_used() -> None:

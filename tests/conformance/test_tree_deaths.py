@@ -243,7 +243,9 @@ def test_a_child_that_dies_at_any_moment_of_its_start(rng: random.Random, number
                 ), outcome.reason
             else:
                 seen["started"] += 1
-                if number == signal.SIGTERM:  # one that came too early for anybody to hear it
+                if not isinstance(pid, int):  # it was up before its pid was seen
+                    kill(outcome.pid)
+                elif number == signal.SIGTERM:  # one that came too early for anybody to hear it
                     with contextlib.suppress(ServerDown):
                         outcome.stop()
                 until(lambda: supervisor.count_children().specs == 0, supervisor.which_children)

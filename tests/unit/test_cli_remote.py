@@ -327,7 +327,9 @@ def test_inspect(tmp_path: Path) -> None:
         refused(cli(place, "inspect", "task", "x"), 2, "inspect task is not available in this version")
         refused(cli(place, "inspect", "rong", "x"), 2, "did you mean 'ring'")
         refused(cli(place, "inspect", "ring", "no-such-ring-anywhere"), 2, "no-such-ring-anywhere")
-        refused(cli(place, "inspect", "worker"), 2, "NAME")
+        refused(cli(place, "inspect", "worker"), 2, "inspect worker needs a NAME")
+        refused(cli(place, "inspect", "x"), 2, "python -m shmrt inspect worker x")
+        refused(cli(place, "inspect", "wroker", "x"), 2, "python -m shmrt inspect worker x")
 
 
 def test_inspect_of_a_named_ring(tmp_path: Path) -> None:

@@ -114,6 +114,15 @@ def test_clean_removes_only_what_is_stale(where: str) -> None:
     one.remove()
 
 
+def test_what_lies_in_a_place_and_is_no_runtime_is_not_listed(where: str) -> None:
+    """`clean` would offer to remove it, and stop at it."""
+    killed_owner(where)
+    Path(where, "_", "photos").mkdir(parents=True)
+    Path(where, "_").chmod(0o700)
+    Path(where, "file").touch()
+    assert [found.name for found in find(where)] == ["a"]
+
+
 def test_a_pid_alone_proves_nothing(where: str) -> None:
     """The same pid with another start time, or of another boot, is another process."""
     one = RuntimeDirectory.claim("a", where)
