@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["TreeSide"]
 
 _EVENTS_MAX = 1000
+_TRIES = 4  # to plant a tree in the next root
 _KILLED_S = 5.0  # a root that runs has killed everything long before
 _LOGGED = ("child_terminated", "start_error", "shutdown_error", "shutdown", "out_of_memory")
 
@@ -254,16 +255,29 @@ class TreeSide:
                 if not planted.again:
                     self._planted.remove(planted)
                     continue
-                try:
-                    planted.key = NEXT_ROOTS
-                    self._ask_to_plant(planted)
-                except RuntimeDown:
+                if not self._plant_again(planted):
                     return  # that root is gone, too: the next one gets what this one has not kept
-                except Exception as error:
+
+    def _plant_again(self, planted: Planted) -> bool:
+        """In the next root. A child that dies in its start ends the start of its tree, so there are some tries. False:
+        that root is dead, too."""
+        for left in reversed(range(_TRIES)):
+            try:
+                planted.key = NEXT_ROOTS
+                self._ask_to_plant(planted)
+                return True
+            except RuntimeDown:
+                return False
+            except Exception as error:
+                if left and isinstance(error, StartError) and not self._stopping:
+                    continue
+                if planted in self._planted:
                     self._planted.remove(planted)
-                    if planted.of_runtime:
-                        self.runtime._down = getattr(error, "reason", None) or str(error)
-                        self.runtime._end_with_tree()
+                if planted.of_runtime:
+                    self.runtime._down = getattr(error, "reason", None) or str(error)
+                    self.runtime._end_with_tree()
+                return True
+        return True
 
     def key_now(self, key: int) -> int | None:
         """Of a top supervisor that had this key, maybe in a root that is dead."""

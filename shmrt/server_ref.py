@@ -187,7 +187,9 @@ class ServerRef:
         self._ask("stop_child", self._key, plain(reason), timeout=timeout)
 
     # ---- how --------------------------------------------------------------------------------------------------------
-    def _call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None) -> Any:
+    def _call(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None, *, renewed: bool = False
+    ) -> Any:
         home = self._reach()
         if home.key == self._key:
             self._check_not_self(home)
@@ -197,8 +199,8 @@ class ServerRef:
         status, value = home.calls.call(box, self._key, name, args, kwargs or None, timeout)
         if status == _native.CALL_REPLY:
             return value
-        if status == _native.CALL_CLOSED and self._renew(home, box):
-            return self._call(name, args, kwargs, timeout)
+        if status == _native.CALL_CLOSED and not renewed and self._renew(home, box):
+            return self._call(name, args, kwargs, timeout, renewed=True)
         if status == _native.CALL_TIMEOUT and timeout is not None:
             raise CallTimeout(f"server {self._label()} did not answer {name!r} within {timeout:g} s")
         return self._outcome(status, value)
@@ -215,16 +217,19 @@ class ServerRef:
         return home.requests.begin(box, self._key, name, args, kwargs or None, timeout, self._outcome)
 
     def _put(self, kind: int, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None) -> bool:
-        home = self._reach()
-        box = self._box
-        if box is None:
-            return False
-        if home.key == self._key and home.thread == get_ident():
-            timeout = 0.0  # nobody would make room while this waits
-        try:
-            return bool(box.cast(kind, name, args, kwargs or None, timeout))
-        except RingClosed:
-            return self._renew(home, box) and self._put(kind, name, args, kwargs, timeout)
+        for _ in range(2):  # the second time with another mailbox
+            home = self._reach()
+            box = self._box
+            if box is None:
+                return False
+            if home.key == self._key and home.thread == get_ident():
+                timeout = 0.0  # nobody would make room while this waits
+            try:
+                return bool(box.cast(kind, name, args, kwargs or None, timeout))
+            except RingClosed:
+                if not self._renew(home, box):
+                    return False
+        return False
 
     def _reach(self) -> Home:
         """The home of its runtime here; opens the mailbox, and leaves `_box` None if that is gone."""

@@ -47,6 +47,7 @@ from shmrt.process.serve_end import (
 )
 from shmrt.process.server_words import INFO_PICKLED, Continue, Down, Exit, Turn, ignore, noreply, plain, reason_from
 from shmrt.process.signals import USR2, die_by
+from shmrt.process.spawn import leave_copy
 
 TYPE_CHECKING = False  # children start without typing, which would cost them more than all else
 if TYPE_CHECKING:
@@ -74,7 +75,10 @@ def serve(
     its exit reason, plain. `extra` is a pickle of arguments that go before its own. `on_ready` is called after `init`;
     returning without it was a start failure. `control` has `take()`, a list of the root's messages that waits for none,
     and `send(message)`."""
+    import os
+
     loop = _Loop(mailbox, calls, slots, index, control, name)
+    os.register_at_fork(after_in_child=loop.on_fork)
     if catch_term:
         import _signal  # type: ignore[import-not-found]  # `signal` would import enum
 
@@ -106,6 +110,7 @@ class _Loop:
         self.reason: Any = None  # why to end, as the user gave it; None: go on
         self.asked: Any = None  # that reason as it came, if somebody else gave it
         self.inside = False
+        self.is_copy = False  # a fork that the server's own code made: it serves nobody
         self.signalled = False  # it was interrupted by the exit signal of a linked process
         self.term = False  # TERM came while nothing could be interrupted
         self.idle_from = 0
@@ -116,8 +121,12 @@ class _Loop:
             self.inside = True
             needed = self._init(make, extra, runtime)
             self.inside = False
+            if self.is_copy:
+                leave_copy()
         except BaseException as error:
             self.inside = False
+            if self.is_copy:
+                leave_copy(error)
             return plain(reason_of(error))
         if not needed:
             return "ignore"
@@ -156,6 +165,10 @@ class _Loop:
             reason, self.asked = reason_of(error), None
         log_end(self.name, reason)
         return plain(reason) if self.asked is None else self.asked
+
+    def on_fork(self) -> None:
+        """In the copy, before its first step."""
+        self.is_copy = True
 
     def on_term(self, number: int, frame: object) -> None:
         """The handler of TERM: interrupts the server's own code, else wakes the loop."""
@@ -260,12 +273,16 @@ class _Loop:
             self.inside = False
         except BaseException as error:
             self.inside = False
+            if self.is_copy:
+                leave_copy(error)
             self.turn.reference = 0
             if fits_not(error):
                 self._refuse(reference, error, f"a message that {name} does not take")
             else:
                 self._crash(reference, without_loop(error))
             return
+        if self.is_copy:
+            leave_copy()
         self.turn.reference = 0
         if reference and value is not noreply and type(value) is not Continue:
             try:
@@ -282,8 +299,12 @@ class _Loop:
             self.inside = False
         except BaseException as error:
             self.inside = False
+            if self.is_copy:
+                leave_copy(error)
             self._crash(0, without_loop(error))
         else:
+            if self.is_copy:
+                leave_copy()
             self._after(value)
 
     def _after(self, value: Any) -> None:

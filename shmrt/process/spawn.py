@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from shmrt import _native
 
-__all__ = ["STACK_BYTES", "Job", "close_all_but", "die_first", "fork_child"]
+__all__ = ["STACK_BYTES", "Job", "close_all_but", "die_first", "fork_child", "leave_copy"]
 
 #: Bytes of the pool's stack file that belong to each worker, at pair * STACK_BYTES.
 STACK_BYTES = 65536
@@ -90,6 +90,26 @@ def fork_child(run: Callable[[], int]) -> int:
             pass
     finally:
         os._exit(code)
+
+
+def leave_copy(error: BaseException | None = None) -> None:
+    """Ends a fork of a child that comes back from the user's code: it is nobody's child and must neither serve nor
+    speak in the name of the process that it is a copy of."""
+    import sys
+
+    code = 0
+    if error is not None:
+        code = 1
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+        else:
+            sys.excepthook(type(error), error, error.__traceback__)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            pass
+    os._exit(code & 0xFF)
 
 
 def die_first(adjustment: int = 1000) -> None:

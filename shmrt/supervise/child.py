@@ -17,6 +17,7 @@ from shmrt import _native
 from shmrt.process import remote, worker
 from shmrt.process.server_words import plain
 from shmrt.process.signals import TERM, USR2, die_by
+from shmrt.process.spawn import leave_copy
 from shmrt.supervise.inner import link_of
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
@@ -91,8 +92,12 @@ class ChildLoop:
                 self._on_term(TERM, None)
             start(*args, **kwargs)
             self._inside = False
+            if os.getpid() != self.job.own_pid:
+                leave_copy()
         except BaseException as error:
             self._inside = False
+            if os.getpid() != self.job.own_pid:
+                leave_copy(error)
             if isinstance(error, SystemExit) and not _is_shutdown(error):
                 raise  # sys.exit(3) is exit code 3
             reason = reason_of(error)[0]
