@@ -32,6 +32,7 @@ Rules: gen_server (loop, handle_msg, terminate), proc_lib (stop), sys (get_state
 
 from __future__ import annotations
 
+from _weakrefset import WeakSet  # loaded in every interpreter
 from time import monotonic_ns
 
 from shmrt import _native
@@ -57,6 +58,15 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 
+_loops: WeakSet[_Loop] = WeakSet()  # of this process: one, but where a test runs several
+
+
+def _forked() -> None:
+    """In the copy, before its first step."""
+    for loop in _loops:
+        loop.is_copy = True
+
+
 def serve(
     make: bytes,
     mailbox: Any,
@@ -78,7 +88,9 @@ def serve(
     import os
 
     loop = _Loop(mailbox, calls, slots, index, control, name)
-    os.register_at_fork(after_in_child=loop.on_fork)
+    if not _loops:
+        os.register_at_fork(after_in_child=_forked)
+    _loops.add(loop)
     if catch_term:
         import _signal  # type: ignore[import-not-found]  # `signal` would import enum
 
@@ -165,10 +177,6 @@ class _Loop:
             reason, self.asked = reason_of(error), None
         log_end(self.name, reason)
         return plain(reason) if self.asked is None else self.asked
-
-    def on_fork(self) -> None:
-        """In the copy, before its first step."""
-        self.is_copy = True
 
     def on_term(self, number: int, frame: object) -> None:
         """The handler of TERM: interrupts the server's own code, else wakes the loop."""
