@@ -124,6 +124,7 @@ class _Loop:
         self.inside = False
         self.is_copy = False  # a fork that the server's own code made: it serves nobody
         self.signalled = False  # it was interrupted by the exit signal of a linked process
+        self.urgent = False  # a signal came that ends whatever its own code would begin now
         self.term = False  # TERM came while nothing could be interrupted
         self.idle_from = 0
         self.rested = False  # the idle timeout of 0 that follows the last message has been told
@@ -181,11 +182,9 @@ class _Loop:
     def on_term(self, number: int, frame: object) -> None:
         """The handler of TERM: interrupts the server's own code, else wakes the loop."""
         if self.inside and not (self.server is not None and self.server.trap_exit):
-            self.inside = False  # once: what cleans up after it is left alone
-            from shmrt.errors import Shutdown  # loaded already, with the server's class
-
-            raise Shutdown()
+            self._interrupt()
         self.term = True
+        self.urgent = self.server is not None and not self.server.trap_exit
         self.slots.send_control(self.index)
         self.mailbox.ring()
 
@@ -193,11 +192,17 @@ class _Loop:
         """The handler of USR2: a linked process ended abnormally, as the root has said. Interrupts the server's own
         code."""
         if self.inside and not (self.server is not None and self.server.trap_exit):
-            self.inside = False
             self.signalled = True
-            from shmrt.errors import Shutdown
+            self._interrupt()
+        elif self.server is not None and not self.server.trap_exit:
+            self.signalled = self.urgent = True
 
-            raise Shutdown()
+    def _interrupt(self) -> None:
+        """Ends what the server's own code is doing, or is about to do: the signal came after the loop's last look."""
+        self.inside = False  # once: what cleans up after it is left alone
+        from shmrt.errors import Shutdown  # loaded already, with the server's class
+
+        raise Shutdown()
 
     # ---- what comes next --------------------------------------------------------------------------------------------
     def _loop(self) -> None:
@@ -277,6 +282,8 @@ class _Loop:
             kwargs = {**(kwargs or {}), "sender": self.server.sender}
         try:
             self.inside = True
+            if self.urgent:
+                self._interrupt()
             value = handler(*args, **kwargs) if kwargs else handler(*args)
             self.inside = False
         except BaseException as error:
@@ -303,6 +310,8 @@ class _Loop:
         """Everything but calls and casts."""
         try:
             self.inside = True
+            if self.urgent:
+                self._interrupt()
             value = function(argument)
             self.inside = False
         except BaseException as error:
