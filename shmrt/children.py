@@ -102,6 +102,7 @@ class Child:
         self.start = start
         self.args = args
         self.kwargs = _keywords(kwargs)
+        _check_in_program(kind, start, args, self.kwargs)
         self.name = name
         check_name(name, "name")
         if id is None:
@@ -332,6 +333,19 @@ def _one_of(value: Any, allowed: Sequence[str], argument: str, problem: str) -> 
     if value not in allowed:
         raise _spec_error(problem, f"{argument}={value!r} must be one of {', '.join(allowed)}")
     return str(value)
+
+
+def _check_in_program(kind: str, start: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """What the program would find only when it opens the child."""
+    if kind == "pipeline" and not start.has_source:
+        raise _spec_error("invalid_mfa", f"{start!r} has no source to run from; give it one with .source(...)")
+    if kind == "pool":
+        from inspect import signature
+
+        try:
+            signature(start).bind(*args, **kwargs)
+        except TypeError as error:
+            raise _spec_error("invalid_mfa", f"Pool does not take that: {error}") from None
 
 
 def _own_name(start: Any, kind: str) -> str:

@@ -145,3 +145,17 @@ def test_an_open_pool_is_no_description() -> None:
     """SpecError says how to write it."""
     with Pool(1) as pool, pytest.raises(SpecError, match=r"Child\(Pool"):
         Child(pool)
+
+
+@pytest.mark.parametrize(
+    ("describe", "message"),
+    [
+        (lambda: Child(Pipeline("empty").map(double)), "has no source"),
+        (lambda: Child(Pool, 2, worker=3), "unexpected keyword|got an unexpected"),
+        (lambda: Child(Pool, kwargs={"workers": 2}), "unexpected keyword"),
+    ],
+)
+def test_what_could_not_be_opened_is_refused_where_it_is_described(describe: Any, message: str) -> None:
+    """SpecError or TypeError in the caller, not a failed start later."""
+    with pytest.raises((SpecError, TypeError), match=message):
+        describe()
