@@ -62,7 +62,7 @@ class Forest:
         elif verb == "exit" and who is not None and self.owns(who.crew):
             who.crew.kin.said = tuple(rest)  # type: ignore[attr-defined]
         elif verb == "log" and who is not None and self.owns(who.crew):
-            self.staff.channel.send(("log", who.crew.kin.data["label"], rest[0]))  # type: ignore[attr-defined]
+            self.staff.channel.tell(("log", who.crew.kin.data["label"], rest[0]))  # type: ignore[attr-defined]
         elif verb == "system_reply":
             self.asks.system_reply(*rest)
         elif verb == "child_ready" and who is None:

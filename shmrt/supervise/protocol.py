@@ -58,7 +58,8 @@ Root to program
     ("stopped",)
 
 Both ends are non-blocking: what the socket does not take stays in `pending` until it is writable. A
-peer that does not read therefore stops nobody.
+peer that does not read therefore stops nobody. "event" and "log" come without being asked for, as long as the peer
+does not read: they go by `tell`, which leaves them out while TELL_MAX messages wait.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["FIRST_KIN", "FIRST_NESTED", "FIRST_WORKER", "Channel", "ProtocolError"]
+__all__ = ["FIRST_KIN", "FIRST_NESTED", "FIRST_WORKER", "TELL_MAX", "Channel", "ProtocolError"]
 
 FIRST_WORKER = 2  # slots 0 and 1 are the program's and the root's
 FIRST_NESTED = 512  # from here on slots are the root's to give: to children of trees, and to workers that make pools
@@ -79,6 +80,7 @@ FIRST_KIN = 1 << 25  # crews of children of trees are numbered from here; those 
 
 _HEADER = 8  # 5 bytes of length, 3 bytes of descriptor count
 _MESSAGE_MAX = 1 << 30
+TELL_MAX = 4096
 
 
 class ProtocolError(Exception):
@@ -112,6 +114,15 @@ class Channel:
         header = len(body).to_bytes(5, "little") + len(fds).to_bytes(3, "little")
         self._out.append((header + body, fds))
         self.flush()
+
+    def tell(self, message: tuple[Any, ...]) -> bool:
+        """Sends what the peer can do without. False, and nothing queued, while TELL_MAX messages wait for it."""
+        if len(self._out) >= TELL_MAX:
+            self.flush()
+        if len(self._out) >= TELL_MAX:
+            return False
+        self.send(message)
+        return True
 
     def flush(self) -> None:
         while self._out and not self.closed:

@@ -387,7 +387,7 @@ class Trees:
 
     def note(self, report: dict[str, Any]) -> None:
         """Keeps a report and tells the program of it."""
-        self.staff.channel.send(("event", self.reports.keep(report)))
+        self.staff.channel.tell(("event", self.reports.keep(report)))
 
     @staticmethod
     def offender(kin: Kin) -> dict[str, Any]:
