@@ -12,6 +12,7 @@ import gc
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -101,6 +102,11 @@ def settled(look: object, *arguments: object) -> object:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A script that starts the tests with `&` has the shell ignore Ctrl-C for them, and for every program they start.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGQUIT) == signal.SIG_IGN:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     if MARK not in os.environ:
         os.environ[MARK] = secrets.token_hex(8)
         # Named runtimes of tests have their directories here, not beside those of whoever runs the tests.
