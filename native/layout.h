@@ -13,7 +13,7 @@
 #include "base.h"
 #include <pthread.h>
 
-#define SHMRT_LAYOUT_VERSION 2
+#define SHMRT_LAYOUT_VERSION 3
 #define SHMRT_MAGIC UINT64_C(0x54524D48530A1A00) /* "..\nSHMRT" */
 
 _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2, "a lock cannot cross a process");
@@ -159,7 +159,7 @@ struct shmrt_control {
 	uint32_t name_count;
 	_Atomic uint32_t extended; /* 1: memory is behind calls and names */
 	uint8_t reserved[SHMRT_LINE - 44];
-	struct shmrt_slot slots[]; /* slot_count of them */
+	struct shmrt_slot slots[]; /* slot_count of them, then a struct shmrt_guards */
 };
 _Static_assert(offsetof(struct shmrt_control, slots) == 2 * SHMRT_LINE, "shared layout changed");
 
@@ -356,5 +356,6 @@ _Static_assert(sizeof(struct shmrt_ring_shared) == 7 * SHMRT_LINE, "shared layou
 
 #include "layout_calls.h" /* call slots and mailboxes: the same, continued */
 #include "layout_names.h" /* the registry of names: the same, continued */
+#include "layout_guards.h" /* breakers, bulkheads, rate limits: the same, continued */
 
 #endif

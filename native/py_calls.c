@@ -190,7 +190,7 @@ static PyObject *calls_reserve(CallsObject *self, PyObject *nothing) {
 	if (atomic_load_explicit(&control->extended, memory_order_relaxed) != 0) /* a flag: whoever finds 0 does it again */
 		Py_RETURN_NONE;
 	struct shmrt_shortage shortage = {0};
-	uint64_t offset = control->calls_offset, end = shmrt_control_bytes(control->slot_count);
+	uint64_t offset = control->calls_offset, end = shmrt_control_names_end(control->slot_count);
 	int outcome = shmrt_segment_reserve(((SlotsObject *)self->slots)->fd, offset, end - offset, &shortage);
 	if (outcome == SHMRT_NO_SPACE)
 		return shmrt_raise_shortage(&shortage);

@@ -85,3 +85,11 @@ PyObject *shmrt_take_exception(void) {
 	return value;
 #endif
 }
+
+void shmrt_give_exception(PyObject *error) {
+#if PY_VERSION_HEX >= 0x030C0000
+	PyErr_SetRaisedException(error);
+#else
+	PyErr_Restore(Py_NewRef((PyObject *)Py_TYPE(error)), error, PyException_GetTraceback(error));
+#endif
+}

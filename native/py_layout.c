@@ -279,6 +279,7 @@ static const struct {
 	CONSTANT(NAME_VALUE_BYTES_MAX),
 	CONSTANT(NAME_WORDS),
 	CONSTANT(NAME_VALUE_WORDS),
+#include "py_layout_guards.h"
 };
 
 static int add_number(PyObject *numbers_by_name, const char *name, uint64_t value) {

@@ -17,6 +17,7 @@ static const struct {
 	{shmrt_py_add_slots},
 	{shmrt_py_add_death_watch},
 	{shmrt_py_add_names},
+	{shmrt_py_add_guards},
 	{shmrt_py_add_message},
 	{shmrt_py_add_block},
 	{shmrt_py_add_arena},

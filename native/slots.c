@@ -20,6 +20,7 @@
  * is poked after STARTING, so that it takes the new one.
  */
 #include "slots.h"
+#include "guards.h"
 
 #include "watch.h"
 
@@ -40,6 +41,7 @@ void shmrt_control_format(struct shmrt_control *control, uint32_t slot_count) {
 	atomic_store_explicit(&control->extended, 0, memory_order_relaxed);        /* S1: magic follows */
 	atomic_store_explicit(&control->root_generation, 0, memory_order_relaxed); /* S1 */
 	memset(control->slots, 0, (size_t)slot_count * sizeof(struct shmrt_slot));
+	shmrt_guards_format(shmrt_guards_of(control), shmrt_control_guards_offset(slot_count));
 }
 
 int shmrt_control_check(const struct shmrt_control *control, uint64_t size) {
@@ -53,7 +55,7 @@ int shmrt_control_check(const struct shmrt_control *control, uint64_t size) {
 	    control->calls_offset != shmrt_control_table_bytes(count) ||
 	    control->names_offset != control->calls_offset + SHMRT_CALLS_DEFAULT * sizeof(struct shmrt_call_slot))
 		return SHMRT_CORRUPT;
-	return SHMRT_OK;
+	return shmrt_guards_check(control, size);
 }
 
 /* ---- the death mutex ----------------------------------------------------------------------------- */

@@ -27,17 +27,25 @@
 #include "bell.h"
 #include "layout.h"
 
-/* The part that has memory from the start: header, geometry and slots. A multiple of SHMRT_LINE. */
+/* The part that has memory from the start: header, geometry, slots and the head of the guards. A multiple of SHMRT_LINE. */
 static inline uint64_t shmrt_control_table_bytes(uint32_t slot_count) {
-	return sizeof(struct shmrt_control) + (uint64_t)slot_count * sizeof(struct shmrt_slot);
+	return sizeof(struct shmrt_control) + (uint64_t)slot_count * sizeof(struct shmrt_slot) + sizeof(struct shmrt_guards);
 }
-/* All of it: call slots and names behind the table. */
-static inline uint64_t shmrt_control_bytes(uint32_t slot_count) {
+/* With call slots and names behind the table. */
+static inline uint64_t shmrt_control_names_end(uint32_t slot_count) {
 	return shmrt_control_table_bytes(slot_count) + SHMRT_CALLS_DEFAULT * sizeof(struct shmrt_call_slot) +
 	       SHMRT_NAMES_AREA_BYTES;
 }
+/* Where guards begin: whole pages, so that memory can be put behind them alone. */
+static inline uint64_t shmrt_control_guards_offset(uint32_t slot_count) {
+	return shmrt_align_up(shmrt_control_names_end(slot_count), SHMRT_GUARD_STEP_BYTES);
+}
+/* All of it. */
+static inline uint64_t shmrt_control_bytes(uint32_t slot_count) {
+	return shmrt_control_guards_offset(slot_count) + SHMRT_GUARD_AREA_BYTES;
+}
 void shmrt_control_format(struct shmrt_control *, uint32_t slot_count);
-/* CORRUPT when slots, call slots or names do not fit `size`. */
+/* CORRUPT when slots, call slots, names or guards do not fit `size`. */
 SHMRT_MUST_USE int shmrt_control_check(const struct shmrt_control *, uint64_t size);
 
 /* EMPTY -> STARTING; resets every line and the mutex, raises the epoch. By the root (slot 0 and 1: by

@@ -33,6 +33,9 @@ if TYPE_CHECKING:  # the names once more, for type checkers, which do not ask `_
     from shmrt.errors import SegmentError as SegmentError, ServerDown as ServerDown, ShmrtError as ShmrtError
     from shmrt.errors import Shutdown as Shutdown, SpecError as SpecError, StartError as StartError
     from shmrt.errors import TaskTimeout as TaskTimeout, WorkerCrashed as WorkerCrashed
+    from shmrt.guard.breaker import CircuitBreaker as CircuitBreaker
+    from shmrt.guard.bulkhead import Bulkhead as Bulkhead
+    from shmrt.guard.rate import RateLimit as RateLimit
     from shmrt.handles import Count as Count, ProcessRef as ProcessRef, SupervisorRef as SupervisorRef
     from shmrt.memory.arrays import empty as empty
     from shmrt.memory.ring import Ring as Ring
@@ -75,6 +78,9 @@ _HOME = {
     "PartitionSupervisor": "shmrt.supervisors",
     "TaskSupervisor": "shmrt.task",
     "Task": "shmrt.task",
+    "Bulkhead": "shmrt.guard.bulkhead",
+    "CircuitBreaker": "shmrt.guard.breaker",
+    "RateLimit": "shmrt.guard.rate",
     "Shutdown": "shmrt.errors",
     "join": "shmrt.monitors",
     "leave": "shmrt.monitors",

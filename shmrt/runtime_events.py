@@ -36,12 +36,16 @@ class RuntimeEvents:
     _trees: TreeSide | None
     _named: NamedSide | None = None
 
+    @property
+    def trees(self) -> TreeSide:
+        raise NotImplementedError
+
     # ---- events ---------------------------------------------------------------------------------------------------
     def _handle_event(self, event: tuple[Any, ...]) -> None:
         """In the thread shmrt-link."""
         verb = event[0]
-        if self._trees is not None and verb in _OF_TREES:
-            self._trees.hear(event)
+        if verb == "event" or (self._trees is not None and verb in _OF_TREES):
+            self.trees.hear(event)
         if self._named is not None:
             self._named.hear(event)
         if self._trees is not None and verb == "removed":

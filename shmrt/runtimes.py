@@ -154,6 +154,7 @@ class Runtime(RuntimeEvents, RuntimePools):
         self._link: Any = None
         self._hub: Any = None
         self._slots: Any = None
+        self._guards: Any = None  # its breakers, bulkheads and rate limits, once one is used here
 
     # ---- life -----------------------------------------------------------------------------------------------------
     @property
@@ -183,6 +184,7 @@ class Runtime(RuntimeEvents, RuntimePools):
                 raise
             _finish_at_exit(self)
             self._started = True
+            _native.guards_moved()
         if self.tree is not None:
             try:
                 self.trees.start_tree(self.tree)
@@ -258,6 +260,10 @@ class Runtime(RuntimeEvents, RuntimePools):
     def _end(self, grace: float) -> None:
         if self._home is not None:
             self._home.close(self._down or "it was stopped")
+        if self._guards is not None:
+            from shmrt.guard import place
+
+            place.leave(self)
         self._link.close(grace)
         self._hub.stop()
         self._slots.close()
@@ -273,6 +279,7 @@ class Runtime(RuntimeEvents, RuntimePools):
         self.start()
         with _lock:
             _current.append(self)
+        _native.guards_moved()
         return self
 
     def __exit__(
@@ -281,6 +288,7 @@ class Runtime(RuntimeEvents, RuntimePools):
         with _lock:
             if self in _current:
                 _current.remove(self)
+        _native.guards_moved()
         try:
             if kind is None:
                 for opened in self._loose_pools():

@@ -33,6 +33,9 @@ Root to child of a tree, each with a rise of its slot's control count
     ("exit_signal", key, reason)          somebody linked to it has ended
     ("system", number, verb, payload)     stop, get_state, replace_state
 
+Program, worker and child of a tree to root
+    ("note", report)                      what a breaker did, say: for the log
+
 Worker to root, besides all of these but the first and the last
     ("open_hub",)                         answer: ("hub", slot)
     ("allot", slot_count)                 answer: ("allotted", pool, first_slot), for its "add_pool"

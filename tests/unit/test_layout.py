@@ -75,7 +75,7 @@ def test_fields_lie_inside_their_struct() -> None:
         if "." in name:
             struct, field = name.split(".")
             size = _native.LAYOUT[struct]
-            assert value < size or (field in {"slots", "data"} and value == size), name
+            assert value < size or (field in {"slots", "data", "trials", "sides", "words"} and value == size), name
 
 
 if __name__ == "__main__":

@@ -1,0 +1,227 @@
+/* breaker_gate.c -- how the processes of a runtime share what a breaker knows: see breaker.h.
+ *
+ * A change: lock, copy the side that counts onto the other one, decide there, store the gate, unlock. Nothing that a death
+ * leaves behind counts, so EOWNERDEAD (SHMRT_STALE) needs no repair.
+ */
+#include "breaker.h"
+
+#define SIDE_SHIFT 3
+#define WATCHED_SHIFT 4
+#define COMMITS_SHIFT 8
+#define COMMITS_MASK UINT64_C(0xFFFFFF)
+#define CARRY_PATIENCE_NS INT64_C(1000000000)
+#define LOOKS_MAX 1024 /* then the side has moved under our eyes so often that any answer is as good */
+
+static struct shmrt_breaker_side *side_of(const struct shmrt_breaker *breaker, uint32_t which) {
+	return (struct shmrt_breaker_side *)(void *)((uint8_t *)(uintptr_t)breaker->sides + which * breaker->side_bytes);
+}
+static uint32_t which_of(uint64_t gate) { return (uint32_t)(gate >> SIDE_SHIFT & 1); }
+static void *window_of(struct shmrt_breaker *breaker) { return (uint8_t *)breaker + breaker->window_offset; }
+
+static uint64_t gate_for(const struct shmrt_breaker *breaker, const struct shmrt_breaker_side *side, uint32_t which, uint64_t commits) {
+	const struct shmrt_breaker_settings *s = &breaker->settings;
+	bool closed = side->state == SHMRT_BREAKER_CLOSED;
+	bool watched = side->state == SHMRT_BREAKER_HALF_OPEN ||
+		       (closed && (side->row != 0 || s->window != SHMRT_WINDOW_NONE || s->slow_ns != 0));
+	return (uint64_t)side->era << 32 | (commits & COMMITS_MASK) << COMMITS_SHIFT | (uint64_t)watched << WATCHED_SHIFT |
+	       (uint64_t)which << SIDE_SHIFT | side->state;
+}
+
+/* ---- making ------------------------------------------------------------------------------------- */
+
+uint64_t shmrt_breaker_body_bytes(const struct shmrt_breaker_settings *settings) {
+	return sizeof(struct shmrt_breaker) - sizeof(struct shmrt_guard) + 2 * shmrt_breaker_side_bytes(settings) +
+	       shmrt_breaker_window_bytes(settings);
+}
+
+int shmrt_breaker_fill(struct shmrt_guard *guard, const void *settings) {
+	struct shmrt_breaker *breaker = (struct shmrt_breaker *)(void *)guard;
+	breaker->settings = *(const struct shmrt_breaker_settings *)settings;
+	breaker->side_bytes = (uint32_t)shmrt_breaker_side_bytes(&breaker->settings);
+	breaker->window_offset = (uint32_t)sizeof(struct shmrt_breaker) + 2 * breaker->side_bytes;
+	side_of(breaker, 0)->since_ns = shmrt_now_ns();
+	/* G1 or a process of its own */
+	atomic_store_explicit(&breaker->gate, gate_for(breaker, side_of(breaker, 0), 0, 0), memory_order_release); /* Q1 */
+	return SHMRT_OK;
+}
+
+bool shmrt_breaker_is_sound(const struct shmrt_breaker *breaker) {
+	const struct shmrt_breaker_settings *s = &breaker->settings;
+	return breaker->guard.kind == SHMRT_GUARD_BREAKER && breaker->guard.size >= sizeof(*breaker) &&
+	       shmrt_breaker_settings_are_sound(s) && breaker->side_bytes == shmrt_breaker_side_bytes(s) &&
+	       breaker->window_offset == sizeof(*breaker) + 2 * breaker->side_bytes &&
+	       breaker->guard.size == shmrt_guard_bytes(shmrt_breaker_body_bytes(s));
+}
+
+/* ---- a change ----------------------------------------------------------------------------------- */
+
+static void copy_side(const struct shmrt_breaker *breaker, struct shmrt_breaker_side *to, const struct shmrt_breaker_side *from) {
+	uint64_t bytes = sizeof(*from);
+	if (from->state == SHMRT_BREAKER_HALF_OPEN)
+		bytes += breaker->settings.half_open_max * sizeof(struct shmrt_trial);
+	memcpy(to, from, bytes);
+}
+
+/* Under the mutex: a copy of what counts, to be decided on. */
+static struct shmrt_breaker_side *begin(struct shmrt_breaker *breaker, uint64_t *gate) {
+	*gate = atomic_load_explicit(&breaker->gate, memory_order_relaxed); /* the mutex orders it */
+	atomic_thread_fence(memory_order_release); /* Q2: who still reads the side written now finds that the gate has moved */
+	struct shmrt_breaker_side *next = side_of(breaker, which_of(*gate) ^ 1);
+	copy_side(breaker, next, side_of(breaker, which_of(*gate)));
+	return next;
+}
+
+static void commit(struct shmrt_breaker *breaker, uint64_t gate, const struct shmrt_breaker_side *next, struct shmrt_breaker_change *change) {
+	*change = (struct shmrt_breaker_change){shmrt_gate_state(gate), (enum shmrt_breaker_state)next->state};
+	uint64_t commits = (gate >> COMMITS_SHIFT & COMMITS_MASK) + 1;
+	atomic_store_explicit(&breaker->gate, gate_for(breaker, next, which_of(gate) ^ 1, commits), memory_order_release); /* Q1 */
+	if (change->to != change->from && change->to == SHMRT_BREAKER_OPEN)
+		shmrt_guard_count(&breaker->guard, SHMRT_BREAKER_OPENED, 1);
+	if (change->to != change->from && change->to == SHMRT_BREAKER_CLOSED)
+		shmrt_guard_count(&breaker->guard, SHMRT_BREAKER_CLOSED_AGAIN, 1);
+}
+
+static int enter(struct shmrt_breaker *breaker, int64_t patience_ns) {
+	int outcome = shmrt_guard_lock(&breaker->guard, patience_ns);
+	return outcome == SHMRT_STALE ? SHMRT_OK : outcome;
+}
+
+/* HALF_OPEN: trials that will have no result. */
+static void look_for_the_lost(struct shmrt_breaker *breaker, const struct shmrt_control *control, struct shmrt_breaker_side *side,
+			      uint64_t now) {
+	const struct shmrt_breaker_settings *s = &breaker->settings;
+	for (uint32_t i = 0; i < s->half_open_max && side->state == SHMRT_BREAKER_HALF_OPEN; i++) {
+		const struct shmrt_trial *trial = &side->trials[i];
+		if (trial->owner == 0)
+			continue;
+		struct shmrt_holder holder = {trial->owner, trial->slot};
+		if (now <= trial->until_ns && shmrt_holder_is_alive(control, holder))
+			continue;
+		shmrt_guard_count(&breaker->guard, SHMRT_BREAKER_LOST, 1);
+		shmrt_breaker_decide_lose(s, side, i, now);
+	}
+}
+
+int shmrt_breaker_admit(struct shmrt_breaker *breaker, const struct shmrt_control *control, struct shmrt_holder holder, uint64_t now,
+			int64_t patience_ns, struct shmrt_admission *admission, uint64_t *retry_ns, struct shmrt_breaker_change *change) {
+	uint64_t gate = shmrt_breaker_gate(breaker);
+	*retry_ns = 0;
+	*change = (struct shmrt_breaker_change){shmrt_gate_state(gate), shmrt_gate_state(gate)};
+	*admission = (struct shmrt_admission){.era = shmrt_gate_era(gate)};
+	if (change->from == SHMRT_BREAKER_CLOSED || change->from == SHMRT_BREAKER_DISABLED)
+		return SHMRT_OK;
+	if (change->from == SHMRT_BREAKER_OPEN) { /* refused, most of the time: no need for the mutex then */
+		uint64_t until = atomic_load_explicit(&side_of(breaker, which_of(gate))->open_until_ns, memory_order_relaxed); /* Q2 */
+		atomic_thread_fence(memory_order_acquire); /* Q2 */
+		if (atomic_load_explicit(&breaker->gate, memory_order_relaxed) == gate && now <= until) { /* Q2 */
+			*retry_ns = until - now;
+			shmrt_guard_count(&breaker->guard, SHMRT_BREAKER_REFUSED, 1);
+			return SHMRT_FULL;
+		}
+	}
+	int outcome = enter(breaker, patience_ns);
+	if (outcome != SHMRT_OK)
+		return outcome;
+	struct shmrt_breaker_side *side = begin(breaker, &gate);
+	if (side->state == SHMRT_BREAKER_HALF_OPEN)
+		look_for_the_lost(breaker, control, side, now);
+	outcome = shmrt_breaker_decide_admit(&breaker->settings, side, holder, now, admission, retry_ns);
+	commit(breaker, gate, side, change);
+	shmrt_guard_unlock(&breaker->guard);
+	if (outcome == SHMRT_FULL)
+		shmrt_guard_count(&breaker->guard, SHMRT_BREAKER_REFUSED, 1);
+	else if (admission->trial != 0)
+		shmrt_guard_count(&breaker->guard, SHMRT_BREAKER_TRIALS, 1);
+	return outcome;
+}
+
+int shmrt_breaker_settle(struct shmrt_breaker *breaker, const struct shmrt_admission *admission, enum shmrt_outcome result, bool slow,
+			 uint64_t now, int64_t patience_ns, struct shmrt_breaker_change *change) {
+	static const int counters[] = {SHMRT_BREAKER_SUCCESSES, SHMRT_BREAKER_FAILURES, SHMRT_BREAKER_IGNORED};
+	uint64_t gate = shmrt_breaker_gate(breaker);
+	*change = (struct shmrt_breaker_change){shmrt_gate_state(gate), shmrt_gate_state(gate)};
+	bool current = shmrt_gate_era(gate) == admission->era;
+	bool idle = change->from == SHMRT_BREAKER_DISABLED || (change->from == SHMRT_BREAKER_CLOSED && !shmrt_gate_is_watched(gate));
+	bool told = !current || (idle && (result != SHMRT_OUTCOME_FAILURE || change->from == SHMRT_BREAKER_DISABLED));
+	if (!told && (result != SHMRT_OUTCOME_IGNORED || admission->trial != 0)) {
+		int outcome = enter(breaker, patience_ns);
+		if (outcome != SHMRT_OK)
+			return outcome;
+		struct shmrt_breaker_side *side = begin(breaker, &gate);
+		current = shmrt_breaker_decide_settle(&breaker->settings, side, window_of(breaker), admission, result, slow, now);
+		if (current)
+			commit(breaker, gate, side, change);
+		shmrt_guard_unlock(&breaker->guard);
+	}
+	shmrt_guard_count(&breaker->guard, counters[result], 1);
+	if (slow)
+		shmrt_guard_count(&breaker->guard, SHMRT_BREAKER_SLOW, 1);
+	if (!current)
+		shmrt_guard_count(&breaker->guard, SHMRT_BREAKER_LATE, 1);
+	return SHMRT_OK;
+}
+
+int shmrt_breaker_set(struct shmrt_breaker *breaker, enum shmrt_breaker_state state, uint64_t now, int64_t patience_ns,
+		      struct shmrt_breaker_change *change) {
+	uint64_t gate;
+	int outcome = enter(breaker, patience_ns);
+	if (outcome != SHMRT_OK)
+		return outcome;
+	struct shmrt_breaker_side *side = begin(breaker, &gate);
+	shmrt_breaker_decide_set(&breaker->settings, side, state, now);
+	commit(breaker, gate, side, change);
+	shmrt_guard_unlock(&breaker->guard);
+	return SHMRT_OK;
+}
+
+/* ---- looks -------------------------------------------------------------------------------------- */
+
+void shmrt_breaker_look(const struct shmrt_breaker *breaker, struct shmrt_breaker_side *side, uint32_t *trials) {
+	for (int tries = 0; tries < LOOKS_MAX; tries++) {
+		uint64_t gate = shmrt_breaker_gate(breaker);
+		const struct shmrt_breaker_side *counts = side_of(breaker, which_of(gate));
+		uint32_t held = 0;
+		memcpy(side, counts, sizeof(*side));
+		if (trials != NULL && side->state == SHMRT_BREAKER_HALF_OPEN)
+			for (uint32_t i = 0; i < breaker->settings.half_open_max; i++)
+				held += counts->trials[i].owner != 0;
+		if (trials != NULL)
+			*trials = held;
+		atomic_thread_fence(memory_order_acquire); /* Q2 */
+		if (atomic_load_explicit(&breaker->gate, memory_order_relaxed) == gate) /* Q2 */
+			return;
+	}
+}
+
+enum shmrt_breaker_state shmrt_breaker_state_at(const struct shmrt_breaker *breaker, uint64_t now, uint64_t *left_ns) {
+	struct shmrt_breaker_side side;
+	shmrt_breaker_look(breaker, &side, NULL);
+	*left_ns = 0;
+	if (side.state != SHMRT_BREAKER_OPEN)
+		return (enum shmrt_breaker_state)side.state;
+	uint64_t until = atomic_load_explicit(&side.open_until_ns, memory_order_relaxed); /* a copy of our own */
+	if (now > until)
+		return SHMRT_BREAKER_HALF_OPEN;
+	*left_ns = until - now;
+	return SHMRT_BREAKER_OPEN;
+}
+
+void shmrt_breaker_carry(struct shmrt_breaker *to, const struct shmrt_breaker_side *from, bool only_fresh) {
+	uint64_t gate = shmrt_breaker_gate(to);
+	if ((only_fresh && shmrt_gate_era(gate) != 0) || enter(to, CARRY_PATIENCE_NS) != SHMRT_OK)
+		return;
+	struct shmrt_breaker_side *side = begin(to, &gate);
+	struct shmrt_breaker_change change;
+	uint32_t era = side->era;
+	memcpy(side, from, sizeof(*side));
+	side->era = era + 1;
+	side->results = side->failed = side->slow = 0;
+	side->bucket_calls = side->bucket_failed = side->bucket_slow = 0;
+	if (side->state == SHMRT_BREAKER_HALF_OPEN) { /* its trials stay behind: the next call is tried anew */
+		side->state = SHMRT_BREAKER_OPEN;
+		atomic_store_explicit(&side->open_until_ns, side->since_ns, memory_order_relaxed); /* Q1 follows */
+		side->row = 0;
+	}
+	commit(to, gate, side, &change);
+	shmrt_guard_unlock(&to->guard);
+}

@@ -1,0 +1,373 @@
+/* py_bulkhead.c -- permits as a Python type: bulkhead.h around a call.
+ *
+ * PermitPool is the base of shmrt.Bulkhead. The permits of one object are worth the same, whichever thread took them, so the object
+ * keeps them on a stack and gives the last one back. While one waits, the GIL is free.
+ */
+#include "py_guard.h"
+#include "bulkhead.h"
+#include "py_deadline.h"
+#include "py_message.h"
+
+#include <structmember.h>
+
+typedef struct {
+	GuardObject base;
+	struct shmrt_permit *held; /* a stack */
+	uint32_t held_count, held_room;
+	uint32_t held_by;     /* a forked child holds nothing */
+	PyObject *held_area;  /* where they were taken; compared only */
+	bool may_wait;
+	int64_t timeout_ns; /* how long a call or a with block waits */
+} BulkheadObject;
+
+static bool is_sound(const struct shmrt_guard *guard) { return shmrt_bulkhead_is_sound((const struct shmrt_bulkhead *)(const void *)guard); }
+
+static PyObject *around(PyObject *guard, PyObject *fn, PyObject *const *args, size_t nargsf, PyObject *names);
+
+static const struct shmrt_py_guard_kind bulkhead_kind = {
+	.kind = SHMRT_GUARD_BULKHEAD, .word = "bulkhead", .fill = shmrt_bulkhead_fill, .is_sound = is_sound, .around = around, .carry = NULL};
+
+static struct shmrt_bulkhead *bulkhead_of(BulkheadObject *self) { return (struct shmrt_bulkhead *)(void *)self->base.guard; }
+
+/* ---- permits of this object --------------------------------------------------------------------- */
+
+/* What was taken before a fork, or where the object is joined no more, is not there to be given back. */
+static void forget_foreign(BulkheadObject *self) {
+	uint32_t me = shmrt_owner_self();
+	if (self->held_by == me && self->held_area == (PyObject *)self->base.area)
+		return;
+	self->held_count = 0;
+	self->held_by = me;
+	self->held_area = (PyObject *)self->base.area;
+}
+
+static int make_room(BulkheadObject *self) {
+	if (self->held_count < self->held_room)
+		return 0;
+	uint32_t room = self->held_room ? self->held_room * 2 : 8;
+	struct shmrt_permit *held = realloc(self->held, room * sizeof(*held));
+	if (held == NULL) {
+		PyErr_NoMemory();
+		return -1;
+	}
+	self->held = held;
+	self->held_room = room;
+	return 0;
+}
+
+static int enter(BulkheadObject *self) {
+	if (shmrt_py_guard_enter(&self->base) < 0)
+		return -1;
+	forget_foreign(self);
+	return 0;
+}
+
+/* Whatever happens the place is left; an exception that is set stays. */
+static void leave_line(struct shmrt_bulkhead *bulkhead, struct shmrt_permit *place) {
+	if (place->word == 0)
+		return;
+	int outcome;
+	Py_BEGIN_ALLOW_THREADS
+	outcome = shmrt_bulkhead_leave_line(bulkhead, SHMRT_PY_GUARD_SLICE_NS, place);
+	Py_END_ALLOW_THREADS
+	(void)outcome; /* behind a stopped process: whoever comes later finds that we do not look any more */
+}
+
+/* One try. OK, EMPTY (in the line now, if there is a place), FULL, or -1 with an exception. *bell is for the wait that follows. */
+static int try_once(BulkheadObject *self, struct shmrt_permit *place, uint32_t *bell) {
+	struct shmrt_permit permit;
+	if (make_room(self) < 0)
+		return -1;
+	struct shmrt_holder holder = shmrt_py_guard_holder(&self->base);
+	int outcome = shmrt_bulkhead_take(bulkhead_of(self), shmrt_py_guard_control(&self->base), holder, 0, &permit, place, bell);
+	while (outcome == SHMRT_INTERRUPTED || outcome == SHMRT_CORRUPT) {
+		if (shmrt_py_guard_again(&self->base, outcome) < 0)
+			return -1;
+		struct shmrt_bulkhead *bulkhead = bulkhead_of(self);
+		const struct shmrt_control *control = shmrt_py_guard_control(&self->base);
+		PyObject *area = Py_XNewRef((PyObject *)self->base.area);
+		Py_BEGIN_ALLOW_THREADS
+		outcome = shmrt_bulkhead_take(bulkhead, control, holder, SHMRT_PY_GUARD_SLICE_NS, &permit, place, bell);
+		Py_END_ALLOW_THREADS
+		Py_XDECREF(area);
+	}
+	if (outcome == SHMRT_OK) {
+		if (make_room(self) < 0) /* other threads may have filled it while the GIL was free */
+			return -1;
+		self->held[self->held_count++] = permit;
+	}
+	return outcome;
+}
+
+/* 1: there is a permit; 0: there is none in time; -1: an exception. */
+static int acquire(BulkheadObject *self, int64_t timeout_ns) {
+	struct shmrt_permit place = {0};
+	struct deadline deadline = shmrt_py_deadline_after(timeout_ns);
+	bool waits = self->may_wait && timeout_ns > 0, waited = false;
+	for (;;) {
+		uint32_t bell = 0;
+		if (enter(self) < 0)
+			return -1;
+		struct shmrt_bulkhead *bulkhead = bulkhead_of(self);
+		AreaObject *area = (AreaObject *)Py_XNewRef((PyObject *)self->base.area); /* the mapping stays meanwhile */
+		uint64_t epoch = shmrt_py_guards_epoch;
+		int outcome = try_once(self, waits ? &place : NULL, &bell);
+		int64_t left = outcome == SHMRT_EMPTY && waits ? shmrt_py_time_left(&deadline) : 0;
+		if (outcome == SHMRT_EMPTY && left > 0) {
+			if (!waited)
+				shmrt_guard_count(&bulkhead->guard, SHMRT_BULKHEAD_WAITED, 1);
+			waited = true;
+			int woken;
+			Py_BEGIN_ALLOW_THREADS
+			woken = shmrt_futex_wait(&bulkhead->bell, bell, left < SHMRT_BULKHEAD_SLICE_NS ? left : SHMRT_BULKHEAD_SLICE_NS);
+			Py_END_ALLOW_THREADS
+			(void)woken; /* whatever it was, the next look tells */
+			int signalled = PyErr_CheckSignals();
+			if (signalled < 0 || epoch != shmrt_py_guards_epoch) /* or it belongs to another runtime now */
+				leave_line(bulkhead, &place);
+			Py_XDECREF((PyObject *)area);
+			if (signalled < 0)
+				return -1;
+			continue;
+		}
+		leave_line(bulkhead, &place);
+		if (outcome == SHMRT_EMPTY || outcome == SHMRT_FULL)
+			shmrt_guard_count(&bulkhead->guard, waited ? SHMRT_BULKHEAD_TIMED_OUT : SHMRT_BULKHEAD_REFUSED, 1);
+		Py_XDECREF((PyObject *)area);
+		return outcome == SHMRT_OK ? 1 : outcome == SHMRT_EMPTY || outcome == SHMRT_FULL ? 0 : -1;
+	}
+}
+
+/* Gives the permit back that was taken last. Never raises for a lack of permits: see forget_foreign. */
+static int give_back(BulkheadObject *self) {
+	if (self->held_by != shmrt_owner_self() || self->held_count == 0 || self->held_area != (PyObject *)self->base.area)
+		return 0;
+	struct shmrt_permit permit = self->held[--self->held_count];
+	struct shmrt_bulkhead *bulkhead = bulkhead_of(self);
+	int outcome = shmrt_bulkhead_give_back(bulkhead, 0, &permit);
+	PyObject *area = Py_XNewRef((PyObject *)self->base.area);
+	while (outcome == SHMRT_INTERRUPTED) { /* a permit is given back whatever signals say */
+		Py_BEGIN_ALLOW_THREADS
+		outcome = shmrt_bulkhead_give_back(bulkhead, SHMRT_PY_GUARD_SLICE_NS, &permit);
+		Py_END_ALLOW_THREADS
+	}
+	Py_XDECREF(area);
+	return outcome == SHMRT_OK ? 0 : shmrt_py_guard_again(&self->base, outcome);
+}
+
+static PyObject *refuse(BulkheadObject *self) {
+	PyObject *error = PyObject_CallMethod((PyObject *)self, "_refusal", NULL);
+	if (error != NULL)
+		PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+	Py_XDECREF(error);
+	return NULL;
+}
+
+/* ---- methods ------------------------------------------------------------------------------------ */
+
+/* _acquire(timeout_ns; < 0: for ever) -> bool */
+static PyObject *bulkhead_acquire(BulkheadObject *self, PyObject *argument) {
+	long long timeout = PyLong_AsLongLong(argument);
+	if (timeout == -1 && PyErr_Occurred())
+		return NULL;
+	int outcome = acquire(self, timeout < 0 ? SHMRT_FOREVER : (int64_t)timeout);
+	return outcome < 0 ? NULL : PyBool_FromLong(outcome);
+}
+
+static PyObject *bulkhead_try_acquire(BulkheadObject *self, PyObject *unused) {
+	(void)unused;
+	int outcome = acquire(self, 0);
+	return outcome < 0 ? NULL : PyBool_FromLong(outcome);
+}
+
+static PyObject *bulkhead_release(BulkheadObject *self, PyObject *unused) {
+	(void)unused;
+	if (self->held_count == 0 || self->held_by != shmrt_owner_self()) {
+		PyErr_Format(PyExc_RuntimeError, "bulkhead %R has no permit of this process to give back", self->base.name);
+		return NULL;
+	}
+	if (give_back(self) < 0)
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+static PyObject *bulkhead_enter(BulkheadObject *self, PyObject *unused) {
+	(void)unused;
+	int outcome = acquire(self, self->timeout_ns);
+	if (outcome == 0)
+		return refuse(self);
+	return outcome < 0 ? NULL : Py_NewRef((PyObject *)self);
+}
+
+static PyObject *bulkhead_exit(BulkheadObject *self, PyObject *const *args, Py_ssize_t count) {
+	(void)args, (void)count;
+	if (give_back(self) < 0)
+		return NULL;
+	Py_RETURN_FALSE;
+}
+
+static PyObject *around(PyObject *guard, PyObject *fn, PyObject *const *args, size_t nargsf, PyObject *names) {
+	BulkheadObject *self = (BulkheadObject *)guard;
+	int outcome = acquire(self, self->timeout_ns);
+	if (outcome <= 0)
+		return outcome == 0 ? refuse(self) : NULL;
+	PyObject *value = PyObject_Vectorcall(fn, args, nargsf, names);
+	PyObject *error = value ? NULL : shmrt_take_exception();
+	if (give_back(self) < 0)
+		Py_CLEAR(value);
+	if (error != NULL) {
+		PyErr_Clear();
+		shmrt_give_exception(error);
+	}
+	return value;
+}
+
+/* _poll(place) -> (whether there is a permit, place): for an event loop, which may not sleep here. A place is (index, word), or None. */
+static PyObject *bulkhead_poll(BulkheadObject *self, PyObject *argument) {
+	struct shmrt_permit place = {0};
+	unsigned long long word = 0;
+	uint32_t bell;
+	if (argument != Py_None && !PyArg_ParseTuple(argument, "IK", &place.index, &word))
+		return NULL;
+	place.word = word;
+	if (enter(self) < 0)
+		return NULL;
+	int outcome = try_once(self, self->may_wait ? &place : NULL, &bell);
+	if (outcome == SHMRT_EMPTY && word == 0 && place.word != 0)
+		shmrt_guard_count(&self->base.guard[0], SHMRT_BULKHEAD_WAITED, 1);
+	if (outcome == SHMRT_FULL || (outcome == SHMRT_EMPTY && place.word == 0)) {
+		shmrt_guard_count(&self->base.guard[0], SHMRT_BULKHEAD_REFUSED, 1);
+		Py_RETURN_NONE;
+	}
+	if (outcome != SHMRT_OK && outcome != SHMRT_EMPTY)
+		return NULL;
+	return Py_BuildValue("(O(IK))", outcome == SHMRT_OK ? Py_True : Py_False, place.index, (unsigned long long)place.word);
+}
+
+static PyObject *bulkhead_give_up(BulkheadObject *self, PyObject *args) {
+	struct shmrt_permit place;
+	unsigned long long word;
+	int timed_out;
+	if (!PyArg_ParseTuple(args, "(IK)p", &place.index, &word, &timed_out) || enter(self) < 0)
+		return NULL;
+	place.word = word;
+	leave_line(bulkhead_of(self), &place);
+	if (timed_out)
+		shmrt_guard_count(self->base.guard, SHMRT_BULKHEAD_TIMED_OUT, 1);
+	Py_RETURN_NONE;
+}
+
+static PyObject *bulkhead_resize(BulkheadObject *self, PyObject *argument) {
+	unsigned long limit = PyLong_AsUnsignedLong(argument);
+	if ((limit == (unsigned long)-1 && PyErr_Occurred()) || enter(self) < 0)
+		return NULL;
+	int outcome;
+	while ((outcome = shmrt_bulkhead_resize(bulkhead_of(self), SHMRT_PY_GUARD_SLICE_NS, limit > UINT32_MAX ? UINT32_MAX : (uint32_t)limit)) !=
+	       SHMRT_OK) {
+		if (outcome == SHMRT_INVALID)
+			return PyErr_Format(PyExc_ValueError, "max_concurrent=%lu of bulkhead %R must be from 1 to %u: it was made with room for so "
+							      "many; make it with a larger max_concurrent",
+					    limit, self->base.name, bulkhead_of(self)->capacity);
+		if (shmrt_py_guard_again(&self->base, outcome) < 0)
+			return NULL;
+	}
+	Py_RETURN_NONE;
+}
+
+static PyObject *bulkhead_look(BulkheadObject *self, PyObject *unused) {
+	(void)unused;
+	uint32_t used = 0, waiting = 0;
+	if (enter(self) < 0)
+		return NULL;
+	int outcome;
+	while ((outcome = shmrt_bulkhead_look(bulkhead_of(self), shmrt_py_guard_control(&self->base), SHMRT_PY_GUARD_SLICE_NS, &used, &waiting)) !=
+	       SHMRT_OK)
+		if (shmrt_py_guard_again(&self->base, outcome) < 0)
+			return NULL;
+	const struct shmrt_bulkhead *b = bulkhead_of(self);
+	return Py_BuildValue("(IIIIII)", used, waiting, atomic_load_explicit(&b->limit, memory_order_relaxed), b->capacity, /* numbers by themselves */
+			     atomic_load_explicit(&b->high_water, memory_order_relaxed), self->held_count);
+}
+
+/* _set_up(name, text, max_concurrent, capacity, max_waiting, timeout_ns) */
+static PyObject *bulkhead_set_up(BulkheadObject *self, PyObject *args) {
+	struct shmrt_bulkhead_settings s;
+	PyObject *name, *text;
+	long long timeout;
+	if (!PyArg_ParseTuple(args, "UUIIIL:_set_up", &name, &text, &s.limit, &s.capacity, &s.most_waiting, &timeout))
+		return NULL;
+	if (s.limit < 1 || s.limit > s.capacity || s.capacity > SHMRT_PERMITS_MAX || s.most_waiting > SHMRT_WAITERS_MAX) {
+		PyErr_SetString(PyExc_ValueError, "these settings make no bulkhead");
+		return NULL;
+	}
+	memcpy(&self->base.settings, &s, sizeof(s));
+	self->may_wait = s.most_waiting != 0;
+	self->timeout_ns = timeout < 0 ? SHMRT_FOREVER : (int64_t)timeout;
+	if (shmrt_py_guard_set_up(&self->base, &bulkhead_kind, shmrt_bulkhead_body_bytes(&s), name, text, Py_None) < 0)
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+static int bulkhead_traverse(BulkheadObject *self, visitproc visit, void *arg) { return shmrt_py_guard_visit(&self->base, visit, arg); }
+
+/* What nobody gave back is free again: nobody can, any more. */
+static void bulkhead_dealloc(BulkheadObject *self) {
+	PyTypeObject *type = Py_TYPE(self);
+	PyObject_GC_UnTrack(self);
+	if (self->base.guard != NULL && self->held_by == shmrt_owner_self() && self->held_area == (PyObject *)self->base.area)
+		while (self->held_count > 0)
+			if (shmrt_bulkhead_give_back(bulkhead_of(self), SHMRT_PY_GUARD_SLICE_NS, &self->held[--self->held_count]) != SHMRT_OK)
+				break; /* behind a stopped process; they are free when this one is gone */
+	free(self->held);
+	shmrt_py_guard_release(&self->base);
+	type->tp_free(self);
+	Py_DECREF(type);
+}
+
+static PyMethodDef bulkhead_methods[] = {
+	{"_set_up", (PyCFunction)bulkhead_set_up, METH_VARARGS, "by the constructor, once"},
+	{"call", (PyCFunction)(void (*)(void))shmrt_py_guard_call, METH_FASTCALL | METH_KEYWORDS,
+	 "call(fn, /, *args, **kwargs)\n--\n\nCalls it with a permit. BulkheadFull: there was none in time, and nothing was called."},
+	{"_wrap", (PyCFunction)shmrt_py_guard_wrap, METH_O, "_wrap(fn) -> a callable with the bulkhead around fn"},
+	{"__enter__", (PyCFunction)bulkhead_enter, METH_NOARGS, NULL},
+	{"__exit__", (PyCFunction)(void (*)(void))bulkhead_exit, METH_FASTCALL, NULL},
+	{"try_acquire", (PyCFunction)bulkhead_try_acquire, METH_NOARGS,
+	 "try_acquire()\n--\n\nA permit, for release(), if one is free now."},
+	{"_acquire", (PyCFunction)bulkhead_acquire, METH_O, "_acquire(timeout_ns; below 0: for ever) -> whether there is a permit now"},
+	{"release", (PyCFunction)bulkhead_release, METH_NOARGS,
+	 "release()\n--\n\nGives a permit back that acquire took. RuntimeError if this process has none."},
+	{"_poll", (PyCFunction)bulkhead_poll, METH_O, "_poll(place or None) -> (taken, place), or None: refused"},
+	{"_give_up", (PyCFunction)bulkhead_give_up, METH_VARARGS, "_give_up(place, timed_out)"},
+	{"_resize", (PyCFunction)bulkhead_resize, METH_O, "_resize(max_concurrent)"},
+	{"_look", (PyCFunction)bulkhead_look, METH_NOARGS, "(used, waiting, limit, capacity, high water, held by this object)"},
+	{"_leave", (PyCFunction)shmrt_py_guard_leave, METH_O, "_leave(area): out of it, if it is in it"},
+	{NULL, NULL, 0, NULL},
+};
+static PyGetSetDef bulkhead_getset[] = {
+	SHMRT_PY_GUARD_GETSET,
+	{NULL, NULL, NULL, NULL, NULL},
+};
+static PyMemberDef bulkhead_members[] = {
+	{"__weaklistoffset__", T_PYSSIZET, offsetof(BulkheadObject, base.weakrefs), READONLY, NULL},
+	{NULL, 0, 0, 0, NULL},
+};
+static PyType_Slot bulkhead_slots[] = {
+	{Py_tp_doc, "The base of Bulkhead: permits that processes share."},
+	{Py_tp_dealloc, bulkhead_dealloc},
+	{Py_tp_traverse, bulkhead_traverse},
+	{Py_tp_methods, bulkhead_methods},
+	{Py_tp_getset, bulkhead_getset},
+	{Py_tp_members, bulkhead_members},
+	{0, NULL},
+};
+static PyType_Spec bulkhead_spec = {
+	.name = "shmrt._native.PermitPool",
+	.basicsize = sizeof(BulkheadObject),
+	.flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+	.slots = bulkhead_slots,
+};
+
+int shmrt_py_add_bulkhead(PyObject *module) {
+	PyObject *type = PyType_FromSpec(&bulkhead_spec);
+	return type ? PyModule_AddObjectRef(module, "PermitPool", type) : -1;
+}
