@@ -36,6 +36,7 @@ static int future_traverse(PyObject *future, visitproc visit, void *arg) {
 		Py_VISIT(self->watch->condition);
 		Py_VISIT(self->watch->waiters);
 		Py_VISIT(self->watch->callbacks);
+		Py_VISIT(self->watch->guard);
 	}
 	return 0;
 }
@@ -51,6 +52,7 @@ static int future_clear(PyObject *future) {
 		Py_XDECREF(watch->condition);
 		Py_XDECREF(watch->waiters);
 		Py_XDECREF(watch->callbacks);
+		Py_XDECREF(watch->guard);
 		PyMem_Free(watch);
 	}
 	Py_CLEAR(self->value);
@@ -81,6 +83,9 @@ static PyMethodDef future_methods[] = {
 	METHOD(cancelled, METH_NOARGS, "cancelled($self)\n--\n\nTrue if it was cancelled."),
 	METHOD(running, METH_NOARGS, "running($self)\n--\n\nTrue while a worker executes the task."),
 	METHOD(cancel, METH_NOARGS, "cancel($self)\n--\n\nTake the task back if no worker has begun it; True if that worked."),
+	{"_set_guard", (PyCFunction)(void (*)(void))shmrt__future_set_guard, METH_FASTCALL,
+	 "_set_guard(fn, wants_value): fn(future, outcome, exception, value or None), once, before anybody else hears of it"},
+	{"_refuse", shmrt__future_refuse, METH_O, "_refuse(exception) -> whether it had not begun, and has ended with that now"},
 	METHOD(kill, METH_NOARGS,
 	       "kill($self)\n--\n\nEnd the task even if it runs, by killing its worker; the future ends in CancelledError. "
 	       "False if it was done already."),

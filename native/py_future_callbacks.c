@@ -82,6 +82,40 @@ PyObject *shmrt__future_add_done_callback(PyObject *future, PyObject *const *arg
 	Py_RETURN_NONE;
 }
 
+/* ---- the guard ---- */
+
+void shmrt__future_tell_guard(struct core_future *self, enum shmrt_outcome outcome, PyObject *object) {
+	PyObject *guard = self->watch ? self->watch->guard : NULL;
+	if (guard == NULL)
+		return;
+	self->watch->guard = NULL;
+	PyObject *answer = PyObject_CallFunction(guard, "OiO", (PyObject *)self, (int)outcome, object ? object : Py_None);
+	if (answer == NULL)
+		PyErr_WriteUnraisable(guard);
+	Py_XDECREF(answer);
+	Py_DECREF(guard);
+}
+
+PyObject *shmrt__future_set_guard(PyObject *future, PyObject *const *args, Py_ssize_t count) {
+	struct core_future *self = core(future);
+	int wants_value = count == 2 ? PyObject_IsTrue(args[1]) : -1;
+	if (wants_value < 0)
+		return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "_set_guard(fn, wants_value)");
+	if (self->state == STATE_FINISHED && (wants_value || self->outcome == SHMRT_OUTCOME_EXCEPTION) && shmrt__future_need_value(self) < 0)
+		return NULL;
+	struct watch *watch = shmrt__future_need_watch(self);
+	if (watch == NULL)
+		return NULL;
+	Py_XSETREF(watch->guard, Py_NewRef(args[0]));
+	watch->guard_wants_value = wants_value;
+	if (!is_done(self)) {
+		shmrt__future_tell_watch(self);
+		Py_RETURN_NONE;
+	}
+	shmrt__future_tell_guard(self, self->state == STATE_FINISHED ? self->outcome : SHMRT_OUTCOME_CANCELLED, self->value);
+	Py_RETURN_NONE;
+}
+
 /* ---- waiters ---- */
 
 void shmrt__future_tell_waiters(struct core_future *self, const char *verb) {

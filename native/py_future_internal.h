@@ -21,6 +21,8 @@ struct watch {
 	PyObject *condition; /* NULL until asked for; then every change of state takes it */
 	PyObject *waiters;   /* NULL until asked for */
 	PyObject *callbacks; /* NULL until asked for */
+	PyObject *guard;     /* told of the outcome before anybody else is; NULL: nobody asked for that, or it was told */
+	bool guard_wants_value;
 };
 
 struct core_future {
@@ -97,6 +99,10 @@ static inline void shmrt__future_unlock(PyObject *held) {
 
 /* ---- py_future_callbacks.c: who is told of a change ---- */
 int shmrt__future_run_callbacks(struct core_future *self, bool propagate); /* -1: one raised no Exception, and `propagate` */
+PyObject *shmrt__future_set_guard(PyObject *future, PyObject *const *args, Py_ssize_t count);
+PyObject *shmrt__future_refuse(PyObject *future, PyObject *exception);
+/* Tells the guard, once: outcome, and the exception, the value if it wants that, or None. */
+void shmrt__future_tell_guard(struct core_future *self, enum shmrt_outcome outcome, PyObject *object);
 void shmrt__future_tell_waiters(struct core_future *self, const char *verb);
 void shmrt__future_notify(struct core_future *self);
 

@@ -46,11 +46,33 @@ static void settle(struct core_future *self, const struct completion *completion
 	Py_XDECREF(old_worker);
 }
 
+/* Before the state changes: whoever has the result finds that the guard has it, too. What it wants to see is decoded for that;
+ * a value that cannot be is an exception, as it will be for whoever asks. */
+static void tell_guard(struct core_future *self, struct completion *completion) {
+	if (SHMRT_LIKELY(self->watch == NULL || self->watch->guard == NULL) || is_done(self))
+		return;
+	bool wanted = completion->outcome == SHMRT_OUTCOME_EXCEPTION || self->watch->guard_wants_value;
+	if (completion->state == STATE_FINISHED && wanted && completion->value == NULL && completion->payload != NULL) {
+		PyObject *object = self->origin->decode(self->origin_object, completion->payload, completion->outcome);
+		if (object == NULL) {
+			object = shmrt_take_exception();
+			completion->outcome = SHMRT_OUTCOME_EXCEPTION;
+		}
+		void *payload = completion->payload;
+		completion->payload = NULL;
+		completion->value = object;
+		shmrt__future_drop_payload(self, payload);
+	}
+	enum shmrt_outcome outcome = completion->state == STATE_FINISHED ? completion->outcome : SHMRT_OUTCOME_CANCELLED;
+	shmrt__future_tell_guard(self, outcome, completion->value);
+}
+
 /* For the origin: cannot fail, and a future that is done already swallows the completion. */
-static void complete(struct core_future *self, const struct completion *completion) {
+static void complete(struct core_future *self, struct completion *completion) {
 	PyObject *held;
 	bool interrupted = false;
 	Py_INCREF(self);
+	tell_guard(self, completion);
 	while (shmrt__future_lock(self, &held) < 0) {
 		bool again = PyErr_ExceptionMatches(PyExc_KeyboardInterrupt);
 		if (!again) {
@@ -154,9 +176,38 @@ PyObject *shmrt__future_cancel(PyObject *future, PyObject *Py_UNUSED(ignored)) {
 						  .outcome = SHMRT_OUTCOME_CANCELLED});
 	bool cancelled = is_cancelled(self);
 	shmrt__future_unlock(held);
+	if (mine)
+		shmrt__future_tell_guard(self, SHMRT_OUTCOME_CANCELLED, NULL);
 	if (mine && shmrt__future_run_callbacks(self, true) < 0)
 		return NULL;
 	return PyBool_FromLong(cancelled);
+}
+
+/* A task that has not begun is taken back, as by cancel, and ends with the exception. */
+PyObject *shmrt__future_refuse(PyObject *future, PyObject *exception) {
+	struct core_future *self = core(future);
+	PyObject *held;
+	if (self->state != STATE_PENDING || self->origin_object == NULL)
+		Py_RETURN_FALSE;
+	if (!self->taken_back) {
+		PyObject *origin_object = Py_NewRef(self->origin_object);
+		if (self->origin->cancel(origin_object, self->token) > 0)
+			self->taken_back = 1;
+		Py_DECREF(origin_object);
+	}
+	if (!self->taken_back)
+		Py_RETURN_FALSE;
+	shmrt__future_tell_guard(self, SHMRT_OUTCOME_CANCELLED, NULL); /* it did not run: that says nothing */
+	if (shmrt__future_lock(self, &held) < 0)
+		return NULL;
+	bool mine = self->state == STATE_PENDING;
+	if (mine)
+		settle(self, &(struct completion){
+				     .state = STATE_FINISHED, .outcome = SHMRT_OUTCOME_EXCEPTION, .value = Py_NewRef(exception)});
+	shmrt__future_unlock(held);
+	if (mine && shmrt__future_run_callbacks(self, true) < 0)
+		return NULL;
+	return PyBool_FromLong(mine);
 }
 
 PyObject *shmrt__future_kill(PyObject *future, PyObject *ignored) {

@@ -20,6 +20,7 @@ import sys
 import threading
 import weakref
 from concurrent.futures import Executor
+from functools import partial
 
 from shmrt import _native
 from shmrt.pool_opened import OpenedPool
@@ -158,8 +159,8 @@ class Pool(_native.PoolFront, Executor):
     # ---- calls: submit itself is native/py_front.c ------------------------------------------------------------------
     def _submit_with(self, options: TaskOptions, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self._max_pending is None:
-            return self._core.submit_with(options.packed(), fn, *args, **kwargs)
-        return self._submit_bounded(self._core.submit_with, options.packed(), fn, *args, **kwargs)
+            return options.submit(self._core.submit_with, fn, *args, **kwargs)
+        return options.submit(partial(self._submit_bounded, self._core.submit_with), fn, *args, **kwargs)
 
     def _submit_bounded(self, submit: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         return self._opened.submit_bounded(False, submit, *args, **kwargs)
@@ -173,7 +174,8 @@ class Pool(_native.PoolFront, Executor):
 
     def options(self, **options: Any) -> PoolView:
         """A view on this pool whose calls have these options: timeout, deadline (seconds), max_attempts, retry_on
-        (exception types), priority (higher first)."""
+        (exception types), priority (higher first), breaker (a CircuitBreaker: `submit` raises CircuitOpen while it
+        refuses; exceptions, deaths of workers and timeouts count as failures)."""
         return PoolView(self, self._defaults.replace(**options))
 
     def submit_stage(

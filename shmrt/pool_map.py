@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from functools import partial
 from queue import Empty, Full, SimpleQueue
 
 from shmrt import _native
@@ -35,7 +36,8 @@ _WINDOW_PER_WORKER = 512  # enough to keep the lanes of no-ops full; each pendin
 
 
 class _Feed:
-    """Pulls argument tuples and submits them. It holds no Pool: see `Results.__del__`."""
+    """Pulls argument tuples and submits them. It holds no Pool: see `Results.__del__`. What a breaker refuses is that
+    item's outcome."""
 
     def __init__(
         self,
@@ -55,6 +57,7 @@ class _Feed:
         self.opened = pool._opened
         self.fn = fn
         self.packed = options.packed()
+        self.breaker = options.breaker
         self.window = max(_WINDOW_PER_WORKER, 2 * chunk) * pool._max_workers
         if buffersize is not None:
             self.window = check_count(buffersize, "buffersize")
@@ -87,11 +90,15 @@ class _Feed:
                 self.ended = True
                 raise
         opened = self.opened
+        submit = opened.core.submit_with
         try:
-            if opened.max_pending is None:
-                future = opened.core.submit_with(self.packed, self.fn, *self._held)
-            else:
-                future = opened.submit_bounded(wait, opened.core.submit_with, self.packed, self.fn, *self._held)
+            if opened.max_pending is not None:
+                submit = partial(opened.submit_bounded, wait, submit)
+            if self.breaker is not None:
+                from shmrt.guard.tasks import submit_guarded
+
+                submit = partial(submit_guarded, self.breaker, submit)
+            future = submit(self.packed, self.fn, *self._held)
         except Exception as error:
             if _is_refusal(error):
                 raise

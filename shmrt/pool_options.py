@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
+    from shmrt.guard.breaker import CircuitBreaker
     from shmrt.pool import Pool
 
 __all__ = ["PoolView", "TaskOptions", "check_attempts", "nanoseconds"]
@@ -32,7 +33,7 @@ def check_attempts(value: int) -> int:
 class TaskOptions:
     """How one call is run. Seconds; None is no limit. Not changed after it was made."""
 
-    __slots__ = ("affinity", "deadline", "max_attempts", "priority", "retry_on", "timeout")
+    __slots__ = ("affinity", "breaker", "deadline", "max_attempts", "priority", "retry_on", "timeout")
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class TaskOptions:
         retry_on: tuple[type[BaseException], ...] = (),
         priority: int = 0,
         affinity: int = -1,
+        breaker: CircuitBreaker | None = None,
     ) -> None:
         self.timeout = timeout
         self.deadline = deadline
@@ -50,6 +52,7 @@ class TaskOptions:
         self.retry_on = retry_on
         self.priority = priority
         self.affinity = affinity
+        self.breaker = breaker
 
     def replace(self, **options: Any) -> TaskOptions:
         """These options with some changed; each is checked and named if wrong."""
@@ -65,6 +68,10 @@ class TaskOptions:
             options["max_attempts"] = check_attempts(options["max_attempts"])
         if "priority" in options:
             options["priority"] = check_count(options["priority"], "priority", least=-(2**31))
+        if "breaker" in options:
+            from shmrt.guard.tasks import check_breaker
+
+            options["breaker"] = check_breaker(options["breaker"])
         if "retry_on" in options:
             retry_on = options["retry_on"]
             if isinstance(retry_on, type):
@@ -77,6 +84,14 @@ class TaskOptions:
                     raise TypeError(f"retry_on must name exception types, not {kind!r}")
             options["retry_on"] = retry_on
         return TaskOptions(**{name: options.get(name, getattr(self, name)) for name in self.__slots__})
+
+    def submit(self, submit: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """submit(packed, *args, **kwargs), if the breaker, if there is one, lets it."""
+        if self.breaker is None:
+            return submit(self.packed(), *args, **kwargs)
+        from shmrt.guard.tasks import submit_guarded
+
+        return submit_guarded(self.breaker, submit, self.packed(), *args, **kwargs)
 
     def packed(self) -> tuple[Any, ...]:
         """What the C side takes."""

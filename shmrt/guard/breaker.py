@@ -114,6 +114,7 @@ class CircuitBreaker(_native.Breaker):
         self._settings = settings
         self._failure_if = failure_if
         self._on_state_change = on_state_change
+        self._pending: set[Any] = set()  # futures of tasks that it let through
         self._set_up(name, settings.text, clock, *settings.packed(), settings.types, settings.excluded_if, failure_if)
         place.know(self)
 
