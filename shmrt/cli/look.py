@@ -16,9 +16,12 @@ from shmrt.cli.tables import branches, duration_text, fit, table
 __all__ = ["Verb", "status", "tree"]
 
 _COLOURS = {
-    **dict.fromkeys(("running", "busy", "idle", "ready"), "green"),
-    **dict.fromkeys(("degraded", "restarting", "starting", "paused", "backoff", "stopping", "stopped"), "yellow"),
-    **dict.fromkeys(("dead", "broken", "failed"), "red"),
+    **dict.fromkeys(("running", "busy", "idle", "ready", "closed"), "green"),
+    **dict.fromkeys(
+        ("half_open", "disabled", "degraded", "restarting", "starting", "paused", "backoff", "stopping", "stopped"),
+        "yellow",
+    ),
+    **dict.fromkeys(("dead", "broken", "failed", "open", "forced_open"), "red"),
 }
 
 
@@ -88,11 +91,31 @@ def show_status(body: dict[str, Any], screen: Screen) -> None:
             screen.line(line)
     else:
         screen.line("no tree and no pools")
+    for row in body.get("guards", ()):
+        screen.line(fit(guard_text(row, screen), width))
     for row in body["operations"]:
         waits = f", waits for {row['waits_for']}" if row.get("waits_for") else ""
         screen.line(fit(f"operation {row['id']}: {row['verb']} {row['state']}{waits}", width))
     for row in body["problems"]:
         screen.line(f"{screen.paint('!', 'yellow', sys.stdout)} {row['what']}\n  -> {row['next']}")
+
+
+def guard_text(row: dict[str, Any], screen: Screen) -> str:
+    """`breaker lsh-store  half_open  41 refused`."""
+    counted = row.get("counters", {})
+    if row["kind"] == "bulkhead":
+        how = f"{row['in_use']}/{row['max_concurrent']} {'FULL' if row['state'] == 'full' else ''}".strip()
+    elif row["kind"] == "rate_limit":
+        how = f"{row['tokens']}/{row['burst']} tokens"
+    else:
+        how = painted(screen, row["state"])
+        if row.get("retry_after"):
+            how += f" {row['retry_after']:.3g}s"
+    counts = [f"{value} {key}" for key, value in counted.items() if value and key in _SHOWN_COUNTS]
+    return "  ".join([f"{row['kind'].replace('_', ' ')} {row['name']}", how, *counts])
+
+
+_SHOWN_COUNTS = ("refused", "opened", "lost", "timed_out", "waited")
 
 
 def status_rows(body: dict[str, Any]) -> Iterator[list[str]]:

@@ -51,6 +51,7 @@ VERBS = {
     "resume": "shmrt.cli.steer:resume",
     "drain": "shmrt.cli.steer:drain",
     "reload": "shmrt.cli.steer:reload",
+    "breaker": "shmrt.cli.breaker",
     "clean": "shmrt.cli.clean",
     "demo": "shmrt.cli.demo",
     "version": "shmrt.cli.version",

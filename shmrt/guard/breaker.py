@@ -29,8 +29,8 @@ import inspect
 from shmrt import _native
 from shmrt.guard import place
 from shmrt.guard.breaker_settings import Settings
-from shmrt.guard.words import BREAKER, STATES, counters
 from shmrt.guard.wrapping import wrap_call
+from shmrt.memory.guard_words import BREAKER, STATES, counters
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:

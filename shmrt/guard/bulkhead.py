@@ -21,8 +21,8 @@ from time import monotonic
 
 from shmrt import _native
 from shmrt.guard import place
-from shmrt.guard.words import BULKHEAD, counters
 from shmrt.guard.wrapping import wrap_call
+from shmrt.memory.guard_words import BULKHEAD, counters
 from shmrt.memory.names import check_name
 from shmrt.spec import FOREVER, check_count, check_seconds
 

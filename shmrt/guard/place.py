@@ -84,7 +84,7 @@ def leave(runtime: Runtime) -> None:
 
 def table(area: _native.GuardArea | None = None) -> list[dict[str, Any]]:
     """A row of every guard of the runtime that this process belongs to: kind, name, settings, and how it stands."""
-    from shmrt.guard.words import row
+    from shmrt.memory.guard_words import row
 
     area = _area() if area is None else area
     return [] if area is None else [row(*facts) for facts in area.list()]

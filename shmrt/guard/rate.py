@@ -18,7 +18,7 @@ import time
 
 from shmrt import _native
 from shmrt.guard import place
-from shmrt.guard.words import BUCKET, counters
+from shmrt.memory.guard_words import BUCKET, counters
 from shmrt.memory.names import check_name
 from shmrt.spec import FOREVER, check_count, check_seconds
 

@@ -1,6 +1,6 @@
 """The root's answers to control clients: what it knows it says at once, what belongs to the program it passes on.
 
-    status, tree, inspect          made of the tree, the crews and the process table (`views.py`)
+    status, tree, inspect, breaker made of the tree, the crews and the process table (`views.py`)
     restart of a child             terminated and started again by its supervisor; costs no restart of the budget
     scale, pause, resume, drain, restart of a pool, reload, stop, supervise
                                    the program's: it dispatches, and it was told what to run (`runtime_commands.py`)
@@ -19,7 +19,7 @@ from time import monotonic_ns
 
 from shmrt import _native
 from shmrt.process.death import stat_fields
-from shmrt.supervise import views
+from shmrt.supervise import guards, views
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
@@ -79,11 +79,14 @@ class Answers:
             if verb == "status":
                 processes, pools = self._processes(), self._pools()
                 operations = self.operations()
-                reply(True, views.status_body(self._facts(), self._tree(), processes, pools, operations))
+                body = views.status_body(self._facts(), self._tree(), processes, pools, operations)
+                reply(True, {**body, "guards": guards.rows(self.root.slots)})
             elif verb == "tree":
                 reply(True, views.tree_body(self._facts(), self._tree(), self._processes(), self._pools()))
             elif verb == "inspect":
                 reply(True, self._inspect(str(args.get("worker", ""))))
+            elif verb == "breaker":
+                reply(True, self._breaker(args))
             elif verb == "restart":
                 self._restart(args, reply)
             else:
@@ -92,6 +95,23 @@ class Answers:
                 self._pass_on(verb, args, reply)
         except Refused as refusal:
             reply(False, refusal.body)
+
+    def _breaker(self, args: dict[str, Any]) -> dict[str, Any]:
+        name, to = str(args.get("name", "")), str(args.get("to", ""))
+        try:
+            body = guards.steer(self.root.slots, name, to)
+        except KeyError as error:
+            known = ", ".join(error.args[1]) or "none yet: a breaker is known once a process of the runtime has used it"
+            raise Refused(
+                "not_found", f"no breaker is called {name!r}; there are: {known}", "`status` lists them"
+            ) from None
+        except ValueError:
+            raise Refused("usage", f"to={to!r} must be open, close or auto") from None
+        except TimeoutError as error:
+            raise Refused("busy", str(error), "continue or kill that process") from None
+        if not body["already"] and self.trees is not None:
+            self.trees.note(guards.steered(body))
+        return body
 
     @property
     def trees(self) -> Any:

@@ -43,5 +43,7 @@ class Service:
         return self._control.fds()
 
     def report(self, report: dict[str, Any]) -> None:
-        top, *below = report["supervisor"]
-        self._control.publish(*views.event_of({**report, "supervisor": (self._answers.label_of(top), *below)}))
+        path = report["supervisor"]
+        if path:  # what a breaker did belongs to no supervisor
+            path = (self._answers.label_of(path[0]), *path[1:])
+        self._control.publish(*views.event_of({**report, "supervisor": path}))

@@ -355,4 +355,8 @@ def event_of(report: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any
         "restart": offender.get("restart"),
         "pid": offender.get("pid"),
     }
+    name = str(report.get("event", ""))
+    if name and not name.startswith("supervisor."):  # it has a name of its own
+        metadata = {key: value for key, value in metadata.items() if value} | {"was": report.get("was")}
+        return name, measurements, metadata
     return _EVENTS.get(str(report.get("context")), "supervisor.report"), measurements, metadata
