@@ -45,9 +45,8 @@ class RuntimeEvents:
         @property
         def _is_mine(self) -> bool: ...
 
-    @property
-    def trees(self) -> TreeSide:
-        raise NotImplementedError
+        @property
+        def trees(self) -> TreeSide: ...
 
     # ---- events ---------------------------------------------------------------------------------------------------
     def _handle_event(self, event: tuple[Any, ...]) -> None:
