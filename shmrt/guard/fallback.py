@@ -141,8 +141,8 @@ class Fallback:
         they have a pool or a timeout."""
         return _answer(await self._aask(args, kwargs))
 
-    # These return the exception, too: one that is kept in a variable of a frame on its own traceback is not freed
-    # before the collector comes.
+    # These return the exception, too, and keep nothing: a frame that an exception's traceback leads to, also by its
+    # caller, and that has a variable with that exception is not freed before the collector comes.
     def _ask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome | BaseException:
         limit, walk = self._limit(), self._walk(args, kwargs)
         told: Any = None
@@ -150,6 +150,7 @@ class Fallback:
             try:
                 ask = walk.send(told)
             except StopIteration as end:
+                told = None
                 return end.value  # type: ignore[no-any-return]
             told = _told(ask, limit, args, kwargs)
 
@@ -160,16 +161,18 @@ class Fallback:
             try:
                 ask = walk.send(told)
             except StopIteration as end:
+                told = None
                 return end.value  # type: ignore[no-any-return]
             told = await _atold(ask, limit, args, kwargs)
 
     def value(self, /, *args: Any, **kwargs: Any) -> Any:
         """The value alone; a coroutine of it if a source is a coroutine function."""
         if self.is_async:
-            return self._avalue(args, kwargs)
+            return self.avalue(*args, **kwargs)
         return self(*args, **kwargs).value
 
-    async def _avalue(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def avalue(self, /, *args: Any, **kwargs: Any) -> Any:
+        """The value alone, as `acall` gives the outcome."""
         return (await self.acall(*args, **kwargs)).value
 
     def _walk(

@@ -59,7 +59,9 @@ def _function(fn: Any, what: str) -> Any:
     if not callable(fn):
         raise TypeError(f"{what} must be a function, not {fn!r}; a plain value is what default= is for")
     # Another Fallback as a source gives its value: an outcome within an outcome helps nobody.
-    return fn.value if hasattr(type(fn), "acall") and hasattr(fn, "sources") else fn
+    if hasattr(type(fn), "avalue"):
+        return fn.avalue if fn.is_async else fn.value
+    return fn
 
 
 def types_of(value: Any, argument: str) -> tuple[type[Exception], ...]:

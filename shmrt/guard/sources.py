@@ -39,8 +39,6 @@ def is_async(fn: Any) -> bool:
     """Whether calling it makes a coroutine: an `async def`, a partial of one, or an object whose call is one."""
     from inspect import iscoroutinefunction
 
-    if getattr(fn, "is_async", None) is True:  # another Fallback
-        return True
     call = getattr(type(fn), "__call__", None)  # noqa: B004 (of the class: what an instance's call will run)
     return iscoroutinefunction(fn) or (not isinstance(fn, type) and iscoroutinefunction(call))
 
