@@ -64,7 +64,8 @@ class Bulkheads(Mapping[str, Pool]):
         common = _mapping(defaults, "the defaults of bulkheads")
         self._options: dict[str, dict[str, Any]] = {}
         for name, value in given.items():
-            self._options[_name(name)] = _pool_options(name, value, common)
+            _check_bulkhead_name(name)
+            self._options[name] = _pool_options(name, value, common)
         self._pools: dict[str, Pool] = {}
         self._opening = {name: threading.Lock() for name in given}
         self._closed = False
@@ -261,13 +262,12 @@ def _mapping(value: Any, what: str) -> dict[str, Any]:
     return dict(value)
 
 
-def _name(name: Any) -> str:
+def _check_bulkhead_name(name: Any) -> None:
     if not isinstance(name, str) or not name:
         raise TypeError(f"the name of a bulkhead must be a string with something in it, not {name!r}")
     check_name(name, "the name of a bulkhead")
     if name.startswith("_") or any(name in vars(base) for base in Bulkheads.__mro__):
         raise ValueError(f"a bulkhead cannot be called {name!r}: that has a meaning as an attribute of Bulkheads")
-    return name
 
 
 def _pool_options(name: str, value: Any, common: dict[str, Any]) -> dict[str, Any]:
