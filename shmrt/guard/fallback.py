@@ -105,7 +105,11 @@ class Fallback:
         }
         self._sources = {
             source: Source(
-                source, fn, pool_is_own=isinstance(pool, dict), **{key: by.get(source) for key, by in guards.items()}
+                source,
+                fn,
+                pool_by_name=isinstance(pool, dict),
+                timed=self._deadline is not None,
+                **{key: by.get(source) for key, by in guards.items()},
             )
             for source, fn in functions.items()
         }

@@ -60,23 +60,33 @@ class Misuse(TypeError):
 
 
 class Source:
-    """See the module. `timeout` in seconds; each guard is None where there is none."""
+    """See the module. `timeout` in seconds; each guard is None where there is none. timed: there is a deadline for all.
+    pool_by_name: the pool was given for this source by name."""
 
     __slots__ = ("breaker", "fn", "is_async", "name", "pool", "retry", "timeout")
 
     def __init__(
-        self, name: str, fn: Callable[..., Any], *, timeout: Any, pool: Any, breaker: Any, retry: Any, pool_is_own: bool
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        *,
+        timeout: Any,
+        pool: Any,
+        breaker: Any,
+        retry: Any,
+        pool_by_name: bool,
+        timed: bool,
     ) -> None:
         self.name = name
         self.fn = fn
         self.is_async = is_async(fn)
         self.timeout = check_seconds(timeout, "timeout", allow_zero=False)
         if pool is not None and self.is_async:
-            if pool_is_own:
+            if pool_by_name:
                 raise TypeError(f"source {name!r} is a coroutine function, which runs in the event loop, not in a pool")
             pool = None  # it was given for all that can run in one
         if pool is not None and pool is not OWN:
-            _check_pool(pool, timed=self.timeout is not None)
+            _check_pool(pool, timed=timed or self.timeout is not None)
         self.pool = pool
         if breaker is not None and not callable(getattr(breaker, "call", None)):
             raise TypeError(f"breaker must have a function call(fn, *args), as CircuitBreaker has, not {breaker!r}")
@@ -200,8 +210,8 @@ def _check_pool(pool: Any, *, timed: bool) -> None:
         return
     if not callable(getattr(pool, "options", None)):
         raise TypeError(
-            f"a timeout needs a pool whose workers can be killed, a shmrt.Pool, not {type(pool).__name__}; leave out "
-            "pool= or timeout="
+            f"a timeout or deadline needs a pool whose workers can be killed, a shmrt.Pool, not {type(pool).__name__}; "
+            "leave that out, or pool="
         )
     opened: Any = getattr(getattr(pool, "_pool", pool), "_opened", None)
     if getattr(opened, "max_pending", None) is not None and opened.on_full == "block":

@@ -478,6 +478,8 @@ def test_a_pool_of_threads_cannot_keep_a_timeout() -> None:
         assert Fallback(len, pool=threads)("ab").value == 2
         with pytest.raises(TypeError, match=r"workers can be killed, a shmrt\.Pool, not ThreadPoolExecutor"):
             Fallback(len, pool=threads, timeout=1)
+        with pytest.raises(TypeError, match="a timeout or deadline needs a pool"):
+            Fallback(len, pool=threads, deadline=1)
 
 
 @pytest.mark.parametrize(
