@@ -36,6 +36,10 @@ if TYPE_CHECKING:  # the names once more, for type checkers, which do not ask `_
     from shmrt.guard.breaker import CircuitBreaker as CircuitBreaker
     from shmrt.guard.bulkhead import Bulkhead as Bulkhead
     from shmrt.guard.rate import RateLimit as RateLimit
+    from shmrt.guard.bulkheads import Bulkheads as Bulkheads
+    from shmrt.guard.fallback import Fallback as Fallback, fallback as fallback
+    from shmrt.guard.outcome import Outcome as Outcome
+    from shmrt.guard.stale import StaleCache as StaleCache
     from shmrt.handles import Count as Count, ProcessRef as ProcessRef, SupervisorRef as SupervisorRef
     from shmrt.memory.arrays import empty as empty
     from shmrt.memory.ring import Ring as Ring
@@ -95,6 +99,11 @@ _HOME = {
     "PoolRef": "shmrt.pool_ref",
     "ProcessRef": "shmrt.handles",
     "SupervisorRef": "shmrt.handles",
+    "Bulkheads": "shmrt.guard.bulkheads",
+    "Fallback": "shmrt.guard.fallback",
+    "fallback": "shmrt.guard.fallback",
+    "Outcome": "shmrt.guard.outcome",
+    "StaleCache": "shmrt.guard.stale",
 }
 _HOME.update(dict.fromkeys(("Server", "ServerRef", "call", "cast", "start", "whereis"), "shmrt.server"))
 _HOME.update(dict.fromkeys(("Continue", "Down", "Exit", "Sender", "ignore", "noreply"), "shmrt.process.server_words"))

@@ -23,8 +23,9 @@ WATCHDOG_S = 120
 """Only ends a hang; nothing is measured by it."""
 
 
-UNSAID = {"supervision.md": "import logging; logging.getLogger('shmrt').addHandler(logging.NullHandler())\n"}
-"""What goes before each example of a page: deaths are logged, and that page is about deaths."""
+QUIET = "import logging; logging.getLogger('shmrt').addHandler(logging.NullHandler())\n"
+UNSAID = dict.fromkeys(("supervision.md", "resilience.md", "resilience-fallback.md"), QUIET)
+"""What goes before each example of a page: deaths and failures are logged, and those pages are about them."""
 
 
 def blocks(name: str) -> list[str]:
