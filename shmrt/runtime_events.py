@@ -22,6 +22,9 @@ _OF_TREES = ("event", "log", "open_child", "close_child", "kill_child", "top_end
 _INTERNAL = ("log", "command", "open_child", "close_child", "kill_child", "top_ended")
 
 
+_NOTICES_MOST = 1000
+
+
 class RuntimeEvents:
     """Mixed into Runtime."""
 
@@ -34,6 +37,7 @@ class RuntimeEvents:
     _hub: Any
     _arena: Any
     _trees: TreeSide | None
+    _notices: list[dict[str, Any]]  # what was reported before there was a tree
     _named: NamedSide | None = None
 
     # ---- events ---------------------------------------------------------------------------------------------------
@@ -42,6 +46,9 @@ class RuntimeEvents:
         verb = event[0]
         if self._trees is not None and verb in _OF_TREES:
             self._trees.hear(event)
+        elif verb == "event":
+            self._notices.append(event[1])
+            del self._notices[:-_NOTICES_MOST]
         if self._named is not None:
             self._named.hear(event)
         if self._trees is not None and verb == "removed":
@@ -149,3 +156,5 @@ class RuntimeEvents:
             del opened.start_failures[:-50]
         elif kind == _native.NOTE_REPLACE:
             self._link.replace(slot, epoch)
+        elif kind == _native.NOTE_EXPIRED:
+            opened.admission.look()

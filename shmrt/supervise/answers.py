@@ -130,6 +130,8 @@ class Answers:
         for key, kin in ({} if trees is None else trees.kin).items():
             one = kin.worker
             found[key] = {"kind": kin.data["kind"], "label": kin.data["label"], "pid": kin.pid}
+            if kin.mailbox is not None:
+                found[key]["mailbox"] = views.mailbox_row(kin.mailbox.stats())
             if kin.in_program and kin.data["kind"] == "pool":
                 found[key]["activity"] = pools.get(kin.data["label"])
             if one is not None:
@@ -175,6 +177,7 @@ class Answers:
             "reasons": list(crew.keeper.reasons),
             "removing": crew.removing,
             "paused": crew.id in self._paused,
+            "overload": self.root.staff.full_pools.get(crew.id),
             "restarts": dict(crew.restarts),
             "wait_ns": crew.keeper.wait_ns(now, alive=crew.alive),
             "workers": [self._worker(one) for one in crew.workers.values()],

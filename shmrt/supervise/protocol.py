@@ -20,6 +20,7 @@ Program to root
     ("command_done", number, ok, value)   and this is what came of it
     ("ask", number, verb, ...)            about trees (`asks.py`); answer: ("answer", number, ok, value)
     ("mailboxes", paths)                  of the root before; descriptors: one each
+    ("notice", name, measurements, metadata)           a place was full (`overloads.py`); from workers and children, too
     ("child_ready", key, incarnation)     a pool or pipeline of a tree is open
     ("child_exited", key, incarnation, reason)         it is closed, or could not be opened
 
