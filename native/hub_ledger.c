@@ -182,8 +182,11 @@ int shmrt_hub_kill_task(struct shmrt_hub *hub, uint64_t id) {
 	int known = task != NULL;
 	if (task) {
 		task->flags |= SHMRT_TASK_KILL;
-		if (take_back(task))
+		if (take_back(task)) {
+			struct shmrt_hub_pool *pool = task->pool;
 			shmrt_hub__finish(task, SHMRT_TASK_CANCELLED);
+			pool->full = false; /* its place is free, and no result will say so */
+		}
 	}
 	pthread_mutex_unlock(&hub->mutex);
 	if (known)
