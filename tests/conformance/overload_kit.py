@@ -108,9 +108,7 @@ def stopped(pid: int) -> Iterator[None]:
 
 def overloads(runtime: Runtime, where: str) -> list[dict[str, Any]]:
     """The reports of one place so far."""
-    return [
-        event for event in runtime.events() if event["event"] == "overload" and event["metadata"]["where"] == where
-    ]
+    return [event for event in runtime.events() if event["event"] == "overload" and event["metadata"]["where"] == where]
 
 
 def told(runtime: Runtime, where: str, key: str) -> int:

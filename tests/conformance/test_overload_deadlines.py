@@ -119,6 +119,7 @@ def test_one_with_little_patience_does_not_end_the_server_that_it_calls(tmp_path
 
 # ---- pools
 
+
 def test_tasks_behind_a_stopped_worker_expire(tmp_path: Path) -> None:
     """They lie in its lane; it goes on and does not begin them, though it may have claimed one."""
     path = tmp_path / "trace"

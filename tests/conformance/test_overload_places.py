@@ -1,4 +1,5 @@
-"""Every bounded place answers by its policy and counts it: what the caller gets, what is counted, and who may die meanwhile.
+"""Every bounded place answers by its policy and counts it: what the caller gets, what is counted, and who may die
+meanwhile.
 
 The table below is the one of docs/resilience-overload.md, row by row; a test compares the two.
 """
@@ -71,9 +72,10 @@ def test_a_full_ring(policy: str) -> None:
     words, counts = RINGS[policy]
     ring = ring_of(policy)
     before = ring.stats()
-    assert outcome(lambda: ring.put("c", timeout=0.01)) == words.replace("waits; ", "").partition(" after")[0].partition(
-        ";"
-    )[0]
+    assert (
+        outcome(lambda: ring.put("c", timeout=0.01))
+        == words.replace("waits; ", "").partition(" after")[0].partition(";")[0]
+    )
     after = ring.stats()
     assert {key: after[key] - before[key] for key in ("refused", "drops") if after[key] != before[key]} == counts
     left = {"drop_oldest": ["b", "c"]}.get(policy, ["a", "b"])
@@ -98,7 +100,9 @@ def test_a_ring_is_called_by_its_name() -> None:
     ring = Ring.create(RingSpec(slots=1, on_full="raise"), name=name)
     try:
         ring.put(1)
-        with pytest.raises(Overloaded, match=rf"the ring {name} holds its 1 messages; take some out.*more slots") as caught:
+        with pytest.raises(
+            Overloaded, match=rf"the ring {name} holds its 1 messages; take some out.*more slots"
+        ) as caught:
             ring.put(2)
         assert (caught.value.capacity, caught.value.where) == (1, name)
         assert Ring.attach(name).stats().refused == 1  # of the ring, not of this object
@@ -166,7 +170,9 @@ def test_requests_and_infos_name_the_server(tmp_path: Path) -> None:
     holding = hold_server(ref, path)
     ref.note("a")
     for put in (lambda: ref.info("x"), lambda: ref.request("ask"), lambda: ref.ask(), lambda: ref.note("b")):
-        with pytest.raises(Overloaded, match="the mailbox of server named is full: 1 messages; call less often") as caught:
+        with pytest.raises(
+            Overloaded, match="the mailbox of server named is full: 1 messages; call less often"
+        ) as caught:
             put()
         assert (caught.value.capacity, caught.value.where) == (1, "named")
     assert ref.mailbox_stats()["refused"] == 4
@@ -203,7 +209,9 @@ def test_a_full_pool(policy: Any, tmp_path: Path) -> None:
     with Pool(1, max_pending=2, on_full=policy, name="full") as pool:
         first, second = pool.submit(held, str(path)), pool.submit(os.getpid)
         if policy == "raise":
-            with pytest.raises(Overloaded, match="pool full has 2 tasks pending, its max_pending; wait for some") as caught:
+            with pytest.raises(
+                Overloaded, match="pool full has 2 tasks pending, its max_pending; wait for some"
+            ) as caught:
                 pool.submit(os.getpid)
             assert (caught.value.capacity, caught.value.where) == (2, "full")
         else:
@@ -228,7 +236,9 @@ def test_the_table_of_the_manual_is_this_one() -> None:
         for place, table in (("Ring", RINGS), ("Mailbox", MAILBOXES), ("Pool", POOLS))
         for policy, (words, counts) in table.items()
     }
-    written = {(place, policy): (words, set(re.findall(r"`(refused|drops)`", counts))) for place, policy, words, counts in rows}
+    written = {
+        (place, policy): (words, set(re.findall(r"`(refused|drops)`", counts))) for place, policy, words, counts in rows
+    }
     assert written == known
 
 
