@@ -144,6 +144,7 @@ def test_a_full_mailbox(policy: Any, tmp_path: Path) -> None:
     assert (after["blocked_full"] > 0) == (policy == "block")
     let_go(path)
     assert holding.result(PATIENCE_S) == "went on"
+    until(lambda: ref.mailbox_stats()["depth"] == 0)
     ref.ask("end")
     assert lines(path)[1:] == (["b", "cast", "end"] if policy == "drop_oldest" else ["a", "b", "end"])
     ref.stop()
