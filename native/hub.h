@@ -20,6 +20,9 @@
  *   VICTIM   its worker died while running it; the exit status is awaited to tell why
  *   DONE     outcome known; in the completed list, or handed over to its future
  *
+ * A deadline goes along with its task, as the absolute time on the monotonic clock: the hub takes the task back when it is over,
+ * and a worker that finds it over does not begin (SHMRT_RECORD_EXPIRED), whether the hub has had the time to look or not.
+ *
  * Claim word of a TASK record (record header), low bits: 0 offered, 1 taken by the worker, 2 taken back by the
  * hub. Both sides change it by compare-and-swap from 0, so a task that has not begun can be cancelled, can expire, or
  * can go to an idle neighbour. A worker that died right after claiming has not begun: the phase word decides.
@@ -187,6 +190,9 @@ struct shmrt_hub_pool {
 	bool retires; /* some worker was ever told to leave before the pool ends */
 	bool broken, closed, stopping, paused;
 	uint64_t submitted, completed, failed, cancelled, crashed, timed_out, retried, requeued, stale, poisoned;
+	uint64_t expired;        /* of timed_out: their deadline was over before they began */
+	uint64_t pending_most;   /* the most that were ever pending at once */
+	uint64_t told_expired_ns; /* when a note last spoke of some */
 	uint64_t restarts, killed, log_dropped;
 	uint64_t buried_busy_ns, buried_blocked_ns; /* of workers that are gone */
 };
@@ -197,6 +203,7 @@ enum shmrt_note_kind {
 	SHMRT_NOTE_START_FAILED = 3, /* payload: packed exception */
 	SHMRT_NOTE_REPLACE = 5,      /* this worker should be replaced: slot, epoch */
 	SHMRT_NOTE_GONE = 6,         /* a worker ended: crash says how */
+	SHMRT_NOTE_EXPIRED = 7,      /* tasks were dropped since their deadline was over; at most one a second for each pool */
 };
 struct shmrt_note {
 	struct shmrt_note *next;

@@ -68,6 +68,10 @@ static void outcome_of(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *wor
 		return;
 	}
 	shmrt_list_remove(&worker->lane, task);
+	if (header->kind == SHMRT_RECORD_EXPIRED) {
+		shmrt_hub__finish(task, task->flags & SHMRT_TASK_KILL ? SHMRT_TASK_CANCELLED : SHMRT_TASK_EXPIRED);
+		return;
+	}
 	task->begun++;
 	bool again = header->kind == SHMRT_RECORD_ERROR && header->attempt /* the worker's word: in retry_on */ &&
 		     task->begun < task->max_attempts && !(task->flags & SHMRT_TASK_KILL);
@@ -102,6 +106,7 @@ bool shmrt_hub__drain(struct shmrt_hub_pool *pool, uint32_t offset, uint32_t mos
 		switch (header.kind) {
 		case SHMRT_RECORD_RESULT:
 		case SHMRT_RECORD_ERROR:
+		case SHMRT_RECORD_EXPIRED:
 			outcome_of(pool, worker, &header, body);
 			break;
 		case SHMRT_RECORD_LOG:

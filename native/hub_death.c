@@ -283,6 +283,7 @@ static void watch_time(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *wor
 			sooner(next_ns, later->deadline_ns);
 		else if (shmrt_hub__revoke(later)) {
 			shmrt_hub__finish(later, SHMRT_TASK_EXPIRED);
+			pool->full = false; /* its place is free, and no result will say so */
 			sooner(next_ns, now_ns);
 			return; /* the list changed; the next round goes on */
 		}

@@ -43,10 +43,12 @@ static struct shmrt_task_list *next_list(struct shmrt_hub_pool *pool, struct shm
 	return NULL;
 }
 
-static int write_message(struct shmrt_hub_worker *worker, const struct shmrt_payload *payload, uint8_t kind,
+/* deadline_ns: 0, or it follows the body. */
+static int write_message(struct shmrt_hub_worker *worker, const struct shmrt_payload *payload, uint8_t kind, uint64_t deadline_ns,
 			 struct shmrt_record_header **record) {
 	uint64_t references = (uint64_t)payload->block_count * sizeof(struct shmrt_block_reference);
-	int result = shmrt_lane_reserve(&worker->tasks, references + payload->size, record);
+	uint64_t more = deadline_ns ? sizeof(deadline_ns) : 0;
+	int result = shmrt_lane_reserve(&worker->tasks, references + payload->size + more, record);
 	if (result != SHMRT_OK)
 		return result;
 	struct shmrt_record_header *header = *record;
@@ -58,6 +60,8 @@ static int write_message(struct shmrt_hub_worker *worker, const struct shmrt_pay
 	if (references)
 		memcpy(body, payload->blocks, references);
 	memcpy(body + references, payload->bytes, payload->size);
+	if (more)
+		memcpy(body + references + payload->size, &deadline_ns, sizeof(deadline_ns));
 	return SHMRT_OK;
 }
 
@@ -67,19 +71,19 @@ static int place(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker, s
 	uint32_t number = task->function;
 	bool known = worker->known_functions[number / 64] >> (number % 64) & 1;
 	if (!known) {
-		int result = write_message(worker, &pool->functions[number].pickle, SHMRT_RECORD_FUNCTION, &record);
+		int result = write_message(worker, &pool->functions[number].pickle, SHMRT_RECORD_FUNCTION, 0, &record);
 		if (result != SHMRT_OK)
 			return result;
 		record->function = number;
 	}
-	int result = write_message(worker, &task->arguments, SHMRT_RECORD_TASK, &record);
+	int result = write_message(worker, &task->arguments, SHMRT_RECORD_TASK, task->deadline_ns, &record);
 	if (result != SHMRT_OK) {
 		shmrt_lane_abort(&worker->tasks);
 		return result;
 	}
 	record->id = task->id;
 	record->function = number;
-	record->attempt = task->begun + 1;
+	record->attempt = (task->begun + 1) | (task->deadline_ns ? SHMRT_ATTEMPT_DEADLINE : 0);
 	record->claim = task->max_attempts > 1 ? 0x100 : 0; /* bit 8: it may run again (arguments read-only) */
 	worker->known_functions[number / 64] |= UINT64_C(1) << (number % 64);
 	task->claim = (_Atomic uint32_t *)&record->claim;

@@ -26,6 +26,16 @@ static void forget(struct shmrt_task *task) {
 	}
 }
 
+/* Counted here, reported by whoever reads the notes, which says how many there were. */
+static void count_expired(struct shmrt_hub_pool *pool) {
+	uint64_t now_ns = shmrt_now_ns();
+	pool->expired++;
+	if (pool->told_expired_ns != 0 && now_ns - pool->told_expired_ns < UINT64_C(1000000000))
+		return;
+	pool->told_expired_ns = now_ns;
+	(void)shmrt_hub__note(pool->hub, SHMRT_NOTE_EXPIRED, pool, &pool->workers[0]);
+}
+
 void shmrt_hub__finish(struct shmrt_task *task, enum shmrt_task_outcome outcome) {
 	struct shmrt_hub_pool *pool = task->pool;
 	struct shmrt_hub *hub = pool->hub;
@@ -39,6 +49,8 @@ void shmrt_hub__finish(struct shmrt_task *task, enum shmrt_task_outcome outcome)
 	pool->crashed += outcome == SHMRT_TASK_CRASHED || outcome == SHMRT_TASK_POISON;
 	pool->poisoned += outcome == SHMRT_TASK_POISON;
 	pool->timed_out += outcome == SHMRT_TASK_TIMED_OUT || outcome == SHMRT_TASK_EXPIRED;
+	if (outcome == SHMRT_TASK_EXPIRED)
+		count_expired(pool);
 	shmrt_list_append(&hub->completed, task);
 	atomic_fetch_add_explicit(&hub->completed_count, 1, memory_order_release); /* a hint; the mutex orders the list */
 	atomic_fetch_add_explicit(&hub->finished, 1, memory_order_release); /* park looks under the mutex */
@@ -101,7 +113,8 @@ int shmrt_hub_submit(struct shmrt_hub_pool *pool, struct shmrt_task *task) {
 	task->pool = pool;
 	pool->functions[task->function].tasks++;
 	pool->submitted++;
-	pool->pending++;
+	if (++pool->pending > pool->pending_most)
+		pool->pending_most = pool->pending;
 	bool timed = is_timed(task);
 	uint64_t wake_at = UINT64_MAX;
 	if (timed) {
@@ -169,8 +182,11 @@ int shmrt_hub_kill_task(struct shmrt_hub *hub, uint64_t id) {
 	int known = task != NULL;
 	if (task) {
 		task->flags |= SHMRT_TASK_KILL;
-		if (take_back(task))
+		if (take_back(task)) {
+			struct shmrt_hub_pool *pool = task->pool;
 			shmrt_hub__finish(task, SHMRT_TASK_CANCELLED);
+			pool->full = false; /* its place is free, and no result will say so */
+		}
 	}
 	pthread_mutex_unlock(&hub->mutex);
 	if (known)

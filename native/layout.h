@@ -184,7 +184,7 @@ struct shmrt_lanes {
 };
 _Static_assert(sizeof(struct shmrt_lanes) == 2 * SHMRT_LINE, "shared layout changed");
 
-/* Kinds of record. Task lane: TASK to STOP. Result lane: RESULT to PONG. */
+/* Kinds of record. Task lane: TASK to STOP. Result lane: RESULT to EXPIRED. */
 enum shmrt_record_kind {
 	SHMRT_RECORD_PAD = 0,       /* fills the end of the lane; skipped */
 	SHMRT_RECORD_TASK = 1,      /* id: task, function: which, body: arguments */
@@ -196,7 +196,9 @@ enum shmrt_record_kind {
 	SHMRT_RECORD_LOG = 18,      /* body: log record */
 	SHMRT_RECORD_EXIT = 19,     /* body: what worker_exit returned; last record of a worker */
 	SHMRT_RECORD_START_FAILED = 20, /* body: why the worker could not become ready */
+	SHMRT_RECORD_EXPIRED = 21,      /* id: task that the worker did not begin, since its deadline was over */
 };
+#define SHMRT_ATTEMPT_DEADLINE (UINT32_C(1) << 31)
 
 struct shmrt_record_header {
 	uint32_t size;        /* header, block references, inline bytes and padding; a multiple of 16 */
@@ -206,7 +208,7 @@ struct shmrt_record_header {
 	uint64_t id;
 	uint32_t inline_size; /* bytes of inline body after the references */
 	uint32_t function;
-	uint32_t attempt;
+	uint32_t attempt;     /* TASK: SHMRT_ATTEMPT_DEADLINE set: 8 bytes of deadline follow the inline body */
 	uint32_t claim;       /* TASK: low bits 0 offered, 1 taken by the worker, 2 taken back by the hub; 0x100: may run again (hub.h, H1) */
 };
 _Static_assert(sizeof(struct shmrt_record_header) == 32, "shared layout changed");
@@ -318,7 +320,7 @@ struct shmrt_ring_shared {
 	uint32_t reserved0;
 	uint64_t start; /* position of the very first message; position p lives in slot (p - start) % slots */
 	uint8_t reserved1[SHMRT_LINE - 56];
-	/* line 2: the mutex; everything below is changed under it only */
+	/* line 2: the mutex; everything below is changed under it only, but for what says otherwise */
 	pthread_mutex_t mutex;
 	uint8_t reserved2[SHMRT_LINE - sizeof(pthread_mutex_t)];
 	/* line 3: producer side. tail is stored last by a put: that is the commit. */
@@ -331,7 +333,15 @@ struct shmrt_ring_shared {
 	_Atomic uint64_t blocked_full_ns;
 	_Atomic uint32_t closed;
 	_Atomic uint32_t reserved3;
-	uint8_t reserved4[SHMRT_LINE - 64];
+	/* The rest of the line is added to without the mutex, by whoever it happened to, once it has (ring_report.h). */
+	_Atomic uint64_t refused;   /* puts that were told that there is no room, at once or after their time */
+	_Atomic uint64_t expired;   /* a mailbox's messages that nobody wanted any more when their turn came: their deadline was over */
+	_Atomic uint64_t abandoned; /* a mailbox's calls whose caller had given up or died */
+	_Atomic uint64_t cleared;   /* a mailbox's messages that a restart threw away, since it was to begin with none */
+	_Atomic uint64_t told_ns;   /* when refusals, drops and expiries were last reported, and how many of each had been */
+	_Atomic uint64_t told_refused;
+	_Atomic uint64_t told_dropped;
+	_Atomic uint64_t told_expired;
 	/* line 4: consumer side */
 	_Atomic uint64_t head;   /* oldest position not yet freed */
 	_Atomic uint64_t next;   /* no message in line is FULL below it; head <= next <= tail */

@@ -2,6 +2,7 @@
 #include "mailbox.h"
 
 #include "ring_internal.h"
+#include "ring_report.h"
 
 #define SPIN_LOOK_NS UINT64_C(1000000) /* how long the number of spinners is believed */
 #define LOCK_TRIES 8                   /* a mutex that is still taken then has a holder without a CPU, most likely */
@@ -44,8 +45,7 @@ int shmrt_mailbox_put(struct shmrt_mailbox *mailbox, const struct shmrt_ring_mes
 	uint64_t done;
 	int rc = shmrt_ring_put(&mailbox->ring, message, 1, timeout_ns, &done);
 	if (SHMRT_UNLIKELY(rc == SHMRT_FULL) && mailbox->on_full == SHMRT_RING_DROP_NEWEST)
-		/* relaxed: a count, and with this policy nothing else stores it */
-		atomic_fetch_add_explicit(&mailbox->ring.shared->dropped, 1, memory_order_relaxed);
+		shmrt_ring_count(&mailbox->ring, &mailbox->ring.shared->dropped, 1); /* with this policy nothing else stores it */
 	return rc;
 }
 
@@ -54,7 +54,7 @@ int shmrt_mailbox_put(struct shmrt_mailbox *mailbox, const struct shmrt_ring_mes
 struct mailbox_order {
 	const struct shmrt_calls *calls;
 	struct shmrt_mail *mail;
-	uint64_t slot_bytes, now_ns;
+	uint64_t slot_bytes;
 	int verdict;
 };
 
@@ -80,12 +80,10 @@ static void mailbox_take_one(void *context, const struct shmrt_ring_message *mes
 	mail->name = copy.inline_bytes + sizeof(mail->envelope);
 	mail->body = mail->name + mail->envelope.name_size;
 	mail->body_size = mail->inline_size - (uint32_t)sizeof(mail->envelope) - mail->envelope.name_size;
-	order->verdict = SHMRT_OK;
-	if (mail->envelope.kind != SHMRT_MAIL_CALL)
-		return;
-	if (mail->envelope.deadline_ns != 0 && mail->envelope.deadline_ns <= order->now_ns)
-		order->verdict = SHMRT_STALE;
-	else
+	/* Read here, not before the wait for the mutex: nothing is handed out whose time is over. */
+	mail->expired = mail->envelope.deadline_ns != 0 && mail->envelope.deadline_ns <= shmrt_now_ns();
+	order->verdict = mail->expired ? SHMRT_STALE : SHMRT_OK;
+	if (!mail->expired && mail->envelope.kind == SHMRT_MAIL_CALL)
 		order->verdict = shmrt_call_take(order->calls, mail->envelope.index, mail->envelope.generation);
 }
 
@@ -93,12 +91,14 @@ int shmrt_mailbox_take(struct shmrt_mailbox *mailbox, const struct shmrt_calls *
 	struct mailbox_order order = {.calls = calls, .mail = mail, .slot_bytes = mailbox->ring.slot_bytes, .verdict = SHMRT_OK};
 	uint64_t done;
 	mail->block_count = 0;
+	mail->expired = false;
 	if (shmrt_ring_seems_empty(&mailbox->ring))
 		return SHMRT_EMPTY;
-	order.now_ns = shmrt_now_ns();
 	int rc = shmrt_ring_get(&mailbox->ring, 1, 0, mailbox_take_one, &order, &done);
 	if (rc == SHMRT_CLOSED)
 		return SHMRT_EMPTY; /* what comes after the end is the root's to say */
+	if (SHMRT_UNLIKELY(rc == SHMRT_OK && order.verdict == SHMRT_STALE))
+		shmrt_ring_count(&mailbox->ring, mail->expired ? &mailbox->ring.shared->expired : &mailbox->ring.shared->abandoned, 1);
 	return rc == SHMRT_OK ? order.verdict : rc;
 }
 

@@ -17,8 +17,8 @@
  *   close  `closed`, full fence, then the bells; the mutex is tried for them, no longer than
  *          SHMRT_MAILBOX_LOCK_NS. Died between: whoever closes again.
  *
- * A take finds a call stale when its slot is not WAITING with its generation (cancelled, given up, reclaimed,
- * failed) or its deadline has passed; it throws it away and says so. The policy drop_newest is the ring's
+ * A take finds a message stale when its deadline has passed (`expired`), and a call, too, when its slot is not WAITING with
+ * its generation (`abandoned`: cancelled, given up, reclaimed, failed); it throws it away, counts it and says so. The policy drop_newest is the ring's
  * `raise`, since a put must hear of it; the drops are counted by the putter, which alone knows.
  *
  * The taker sleeps on the ring's bell_not_empty for three reasons: a message, a raised control_count of its
@@ -62,8 +62,9 @@ struct shmrt_mail { /* a message taken: references, then envelope, name and body
 	const uint8_t *name; /* name_size bytes, then body_size of body */
 	const uint8_t *body;
 	uint32_t body_size;
+	bool expired; /* STALE because its deadline was over, not because nobody waited */
 };
-/* The oldest message without waiting. OK; EMPTY; STALE: it was thrown away, its blocks are HELD|self and named by the mail;
+/* The oldest message without waiting. OK; EMPTY; STALE: it was thrown away and counted, its blocks are HELD|self and named by the mail;
  * INTERRUPTED behind a stopped holder; CORRUPT: thrown away, blocks as before. */
 SHMRT_MUST_USE int shmrt_mailbox_take(struct shmrt_mailbox *, const struct shmrt_calls *, struct shmrt_mail *);
 

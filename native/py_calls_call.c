@@ -7,6 +7,7 @@
 #include <Python.h>
 
 #include "py_mailbox.h"
+#include "py_turn.h"
 
 struct exchange {
 	CallsObject *calls;
@@ -32,10 +33,13 @@ static int put_and_wait(struct exchange *exchange) {
 /* How a call without an answer ended, or -1 with an exception. */
 static int status_of(struct exchange *exchange, int outcome) {
 	switch (outcome) {
-	case SHMRT_FULL:
-		return SHMRT_CALL_OVERLOADED;
 	case SHMRT_TIMEOUT:
-		return exchange->sent ? SHMRT_CALL_TIMEOUT : SHMRT_CALL_OVERLOADED;
+		if (exchange->sent)
+			return SHMRT_CALL_TIMEOUT;
+		/* fall through */
+	case SHMRT_FULL:
+		shmrt_py_mailbox_refused(exchange->mailbox, outcome);
+		return SHMRT_CALL_OVERLOADED;
 	case SHMRT_INTERRUPTED: /* the mutex of the mailbox was not to be had in time */
 		return SHMRT_CALL_TIMEOUT;
 	case SHMRT_CLOSED:
@@ -88,7 +92,11 @@ PyObject *shmrt_py_calls_call(CallsObject *self, PyObject *const *args, Py_ssize
 	if ((target == UINT64_MAX && PyErr_Occurred()) || shmrt_py_timeout(args[5], &timeout_ns) < 0)
 		return NULL;
 	shmrt_py_mailbox_bind(exchange.mailbox, self);
-	exchange.deadline = (struct deadline){timeout_ns, timeout_ns == SHMRT_FOREVER ? 0 : shmrt_now_ns() + (uint64_t)timeout_ns};
+	/* Without a limit of its own it has none: that was asked for. */
+	exchange.deadline =
+		(struct deadline){timeout_ns, timeout_ns == SHMRT_FOREVER ? 0 : shmrt_turn_limit(shmrt_now_ns() + (uint64_t)timeout_ns)};
+	if (SHMRT_UNLIKELY(exchange.deadline.until_ns != 0 && shmrt_turn.passes_on && shmrt_py_time_left(&exchange.deadline) == 0))
+		return Py_BuildValue("(iO)", SHMRT_CALL_TIMEOUT, Py_None); /* of no use to whoever waits for the task that calls */
 	if (shmrt_py_outgoing_make(&exchange.outgoing, exchange.mailbox, SHMRT_MAIL_CALL, args[2], args[3], args[4], &exchange.deadline) < 0)
 		return NULL;
 	if (shmrt_py_calls_claim(self, &exchange.index) < 0) {
@@ -123,6 +131,8 @@ PyObject *shmrt_py_calls_call(CallsObject *self, PyObject *const *args, Py_ssize
 		PyErr_Restore(type, value, traceback);
 	} else {
 		pair = finish(&exchange, outcome);
+		if (shmrt_py_mailbox_look(exchange.mailbox) < 0)
+			Py_CLEAR(pair);
 	}
 	Py_DECREF(exchange.mailbox);
 	return pair;

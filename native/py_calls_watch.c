@@ -8,6 +8,7 @@
 #include <Python.h>
 
 #include "py_mailbox.h"
+#include "py_turn.h"
 
 static bool open_door(CallsObject *self) {
 	if (!self->has_door && shmrt_py_calls_claim(self, &self->door) == 0)
@@ -71,6 +72,7 @@ PyObject *shmrt_py_calls_begin(CallsObject *self, PyObject *const *args, Py_ssiz
 	struct shmrt_py_outgoing outgoing;
 	int64_t timeout_ns;
 	uint32_t index, generation;
+	size_t at;
 	if (nargs != 6) {
 		PyErr_SetString(PyExc_TypeError, "begin(mailbox, target, name, args, kwargs, timeout)");
 		return NULL;
@@ -81,7 +83,7 @@ PyObject *shmrt_py_calls_begin(CallsObject *self, PyObject *const *args, Py_ssiz
 	if ((target == UINT64_MAX && PyErr_Occurred()) || shmrt_py_timeout(args[5], &timeout_ns) < 0)
 		return NULL;
 	shmrt_py_mailbox_bind(mailbox, self);
-	struct deadline deadline = {timeout_ns, timeout_ns == SHMRT_FOREVER ? 0 : shmrt_now_ns() + (uint64_t)timeout_ns};
+	struct deadline deadline = {timeout_ns, timeout_ns == SHMRT_FOREVER ? 0 : shmrt_turn_limit(shmrt_now_ns() + (uint64_t)timeout_ns)};
 	if (shmrt_py_outgoing_make(&outgoing, mailbox, SHMRT_MAIL_CALL, args[2], args[3], args[4], &deadline) < 0)
 		return NULL;
 	PyObject *reference = NULL;
@@ -110,6 +112,12 @@ PyObject *shmrt_py_calls_begin(CallsObject *self, PyObject *const *args, Py_ssiz
 	}
 done:
 	shmrt_py_outgoing_end(&outgoing, sent);
+	if (shmrt_py_mailbox_look(mailbox) < 0 && reference != NULL) {
+		if (find_watched(self, index, generation, &at))
+			unwatch(self, at);
+		shmrt_py_calls_cancel(self, index, generation);
+		Py_CLEAR(reference);
+	}
 	return reference;
 }
 

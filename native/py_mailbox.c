@@ -6,6 +6,7 @@
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <structmember.h>
 
 #include "py_mailbox.h"
 
@@ -124,6 +125,8 @@ static PyObject *mailbox_attach(PyObject *type, PyObject *args) {
 
 static void mailbox_dealloc(MailboxObject *self) {
 	PyTypeObject *type = Py_TYPE(self);
+	if (self->weak_references != NULL)
+		PyObject_ClearWeakRefs((PyObject *)self);
 	shmrt_encoder_clear(&self->encoder);
 	PyMem_Free(self->outbox);
 	PyMem_Free(self->inbox);
@@ -164,13 +167,19 @@ static PyObject *mailbox_stats(MailboxObject *self, PyObject *nothing) {
 	(void)nothing;
 	struct shmrt_ring_shared *shared = self->mailbox.ring.shared;
 #define LOAD(field) ((unsigned long long)atomic_load_explicit(&shared->field, memory_order_relaxed)) /* numbers for people */
-	return Py_BuildValue("{s:K,s:K,s:O,s:K,s:K,s:K,s:K,s:K,s:d,s:K,s:K,s:K,s:K}", "depth",
+	return Py_BuildValue("{s:K,s:K,s:O,s:K,s:K,s:K,s:K,s:K,s:d,s:K,s:K,s:K,s:K,s:K,s:K,s:K}", "depth",
 			     (unsigned long long)shmrt_ring_depth(&self->mailbox.ring), "capacity", self->mailbox.ring.slots, "closed",
 			     LOAD(closed) ? Py_True : Py_False, "high_water", LOAD(high_water), "messages_in", LOAD(messages_in),
 			     "messages_out", LOAD(messages_out), "bytes_in", LOAD(bytes_in), "bytes_out", LOAD(bytes_out),
 			     "blocked_full", (double)LOAD(blocked_full_ns) * 1e-9, "drops", LOAD(dropped), "repairs", LOAD(repairs),
-			     "taken", (unsigned long long)self->taken, "stale", (unsigned long long)self->stale);
+			     "refused", LOAD(refused), "expired", LOAD(expired), "abandoned", LOAD(abandoned), "cleared", LOAD(cleared),
+			     "taken", (unsigned long long)self->taken);
 #undef LOAD
+}
+
+static PyObject *mailbox_overload(MailboxObject *self, PyObject *nothing) {
+	(void)nothing;
+	return shmrt_py_overload_take(&self->mailbox.ring);
 }
 
 static PyObject *mailbox_attribute(MailboxObject *self, void *which) {
@@ -184,6 +193,8 @@ static PyObject *mailbox_attribute(MailboxObject *self, void *which) {
 		return PyBytes_FromStringAndSize((const char *)header->token, sizeof(header->token));
 	case 3:
 		return PyLong_FromUnsignedLongLong(self->inode);
+	case 4:
+		return Py_NewRef(self->calls ? (PyObject *)self->calls : Py_None);
 	default:
 		return PyLong_FromLong((long)self->mailbox.on_full);
 	}
@@ -196,7 +207,8 @@ static PyGetSetDef mailbox_attributes[] = {
 	{"fd", (getter)mailbox_attribute, NULL, "descriptor of the segment", (void *)1},
 	{"token", (getter)mailbox_attribute, NULL, "equal tokens mean the same mailbox", (void *)2},
 	{"inode", (getter)mailbox_attribute, NULL, "of the segment", (void *)3},
-	{"on_full", (getter)mailbox_attribute, NULL, "number of the policy", (void *)4},
+	{"calls", (getter)mailbox_attribute, NULL, "the Calls that it is used with, or None", (void *)4},
+	{"on_full", (getter)mailbox_attribute, NULL, "number of the policy", (void *)5},
 	{0},
 };
 
@@ -204,15 +216,21 @@ static PyGetSetDef mailbox_attributes[] = {
 static PyMethodDef mailbox_methods[] = {
 	{"create", mailbox_create, METH_VARARGS | METH_STATIC, "create(slots, slot_bytes, on_full, arena=None, calls=None) -> Mailbox"},
 	{"attach", mailbox_attach, METH_VARARGS | METH_STATIC, "attach(fd, arena=None, calls=None) -> the mailbox behind a descriptor (which is duplicated)"},
-	{"cast", FAST(shmrt_py_mailbox_cast), "cast(kind, name, args, kwargs, timeout) -> False if it was dropped"},
+	{"cast", FAST(shmrt_py_mailbox_cast), "cast(kind, name, args, kwargs, timeout, deadline=None) -> False if it was dropped"},
 	{"take", FAST(shmrt_py_mailbox_take), "take(calls, slots, index, seen, timeout) -> message, control count, or None after the timeout"},
 	{"done", FAST(shmrt_py_mailbox_done), "done(slots, index): the message taken last is dealt with"},
 	{"drop_all", FAST(shmrt_py_mailbox_drop_all), "drop_all(calls, reason) -> messages thrown away; their callers get DOWN"},
 	{"ring", (PyCFunction)mailbox_ring, METH_NOARGS, "Wake the taker: its slot's control count was raised, or its stop requested."},
 	{"close", (PyCFunction)mailbox_close, METH_NOARGS, "No more puts, for everybody. Takes go on."},
 	{"qsize", (PyCFunction)mailbox_qsize, METH_NOARGS, "messages waiting; a moment's view"},
-	{"stats", (PyCFunction)mailbox_stats, METH_NOARGS, "Counts of the mailbox, and what this process took."},
+	{"stats", (PyCFunction)mailbox_stats, METH_NOARGS, "Counts of the mailbox, which outlive its servers, and how many this process took."},
+	{"_overload", (PyCFunction)mailbox_overload, METH_NOARGS, "For shmrt.overloads: what a report has to tell, if it is our turn."},
 	{NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef mailbox_members[] = {
+	{"__weaklistoffset__", T_PYSSIZET, offsetof(MailboxObject, weak_references), READONLY, NULL},
+	{NULL, 0, 0, 0, NULL},
 };
 
 static PyType_Slot mailbox_slots[] = {
@@ -220,6 +238,7 @@ static PyType_Slot mailbox_slots[] = {
 	{Py_tp_dealloc, mailbox_dealloc},
 	{Py_tp_methods, mailbox_methods},
 	{Py_tp_getset, mailbox_attributes},
+	{Py_tp_members, mailbox_members},
 	{0, NULL},
 };
 static PyType_Spec mailbox_spec = {"shmrt._native.Mailbox", sizeof(MailboxObject), 0,

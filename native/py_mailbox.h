@@ -9,6 +9,7 @@
 #include "mailbox.h"
 #include "py_block.h"
 #include "py_deadline.h"
+#include "py_overload.h"
 #include "py_ring.h"
 #include "py_slots_internal.h"
 
@@ -52,7 +53,8 @@ typedef struct {
 	uint8_t *outbox, *inbox; /* a slot's bytes each; `outbox` goes with the encoder */
 	bool encoder_busy, inbox_busy;
 	PyObject *names[SHMRT_PY_NAMES];
-	uint64_t taken, stale;
+	uint64_t taken;
+	PyObject *weak_references;
 } MailboxObject;
 
 extern PyTypeObject *shmrt_py_calls_type, *shmrt_py_mailbox_type;
@@ -107,6 +109,11 @@ static inline void shmrt_py_outgoing_address(struct shmrt_py_outgoing *outgoing,
 }
 /* `sent`: its blocks are the mailbox's. Keeps the exception that may be set. */
 void shmrt_py_outgoing_end(struct shmrt_py_outgoing *, bool sent);
+/* A put that answered FULL or TIMEOUT is over. */
+void shmrt_py_mailbox_refused(MailboxObject *, int outcome);
+static inline int shmrt_py_mailbox_look(MailboxObject *self) {
+	return shmrt_py_overload_look((PyObject *)self, &self->mailbox.ring);
+}
 /* What a put's answer means as an exception; always NULL. */
 PyObject *shmrt_py_mailbox_raise(MailboxObject *, int outcome);
 

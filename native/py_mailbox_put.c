@@ -13,10 +13,16 @@
 
 #define ENVELOPE_SIZE sizeof(struct shmrt_mail_envelope)
 
+void shmrt_py_mailbox_refused(MailboxObject *self, int outcome) {
+	if (outcome != SHMRT_FULL || self->mailbox.on_full != SHMRT_RING_DROP_NEWEST) /* else it was dropped, and counted as that */
+		shmrt_ring_count(&self->mailbox.ring, &self->mailbox.ring.shared->refused, 1);
+}
+
 PyObject *shmrt_py_mailbox_raise(MailboxObject *self, int outcome) {
 	switch (outcome) {
 	case SHMRT_FULL:
 	case SHMRT_TIMEOUT:
+		shmrt_py_mailbox_refused(self, outcome);
 		return shmrt_raise_overloaded(self->mailbox.ring.slots, "mailbox", "the mailbox holds its %llu messages; call less often, wait "
 					      "longer or give it more slots", (unsigned long long)self->mailbox.ring.slots);
 	case SHMRT_CLOSED:
@@ -121,6 +127,7 @@ static int finish(struct shmrt_py_outgoing *outgoing, uint64_t inline_max, const
 		}
 		int64_t left = shmrt_py_time_left(deadline);
 		if (left <= 0 || self->mailbox.on_full == SHMRT_RING_RAISE) {
+			shmrt_py_mailbox_refused(self, SHMRT_TIMEOUT);
 			shmrt_raise_overloaded(self->arena->arena.limit_bytes, "memory",
 					       "the shared memory for payloads is in use and was not given back in time");
 			return -1;
@@ -179,24 +186,25 @@ int shmrt_py_outgoing_make(struct shmrt_py_outgoing *outgoing, MailboxObject *se
 
 PyObject *shmrt_py_mailbox_cast(MailboxObject *self, PyObject *const *args, Py_ssize_t nargs) {
 	struct shmrt_py_outgoing outgoing;
-	int64_t timeout_ns;
-	if (nargs != 5) {
-		PyErr_SetString(PyExc_TypeError, "cast(kind, name, args, kwargs, timeout)");
+	int64_t timeout_ns, wanted_ns = SHMRT_FOREVER;
+	if (nargs != 5 && nargs != 6) {
+		PyErr_SetString(PyExc_TypeError, "cast(kind, name, args, kwargs, timeout, deadline=None)");
 		return NULL;
 	}
 	long kind = PyLong_AsLong(args[0]);
-	if ((kind == -1 && PyErr_Occurred()) || shmrt_py_timeout(args[4], &timeout_ns) < 0)
+	if ((kind == -1 && PyErr_Occurred()) || shmrt_py_timeout(args[4], &timeout_ns) < 0 ||
+	    (nargs == 6 && args[5] != Py_None && shmrt_py_timeout(args[5], &wanted_ns) < 0))
 		return NULL;
 	if (kind != SHMRT_MAIL_CAST && kind != SHMRT_MAIL_INFO) {
 		PyErr_Format(PyExc_ValueError, "kind=%ld must be MAIL_CAST or MAIL_INFO", kind);
 		return NULL;
 	}
-	/* How long the sender waits is not how long the message may. */
-	struct deadline deadline = shmrt_py_deadline_after(timeout_ns);
+	/* How long the sender waits is not how long the message may; but for room it need not wait any longer. */
+	uint64_t until_ns = wanted_ns == SHMRT_FOREVER ? 0 : shmrt_now_ns() + (uint64_t)wanted_ns;
+	struct deadline deadline = shmrt_py_deadline_after(wanted_ns < timeout_ns ? wanted_ns : timeout_ns);
 	if (shmrt_py_outgoing_make(&outgoing, self, (int)kind, args[1], args[2], args[3], &deadline) < 0)
 		return NULL;
-	uint64_t never = 0;
-	memcpy(outgoing.bytes + offsetof(struct shmrt_mail_envelope, deadline_ns), &never, sizeof(never));
+	memcpy(outgoing.bytes + offsetof(struct shmrt_mail_envelope, deadline_ns), &until_ns, sizeof(until_ns));
 	bool waits = self->mailbox.on_full == SHMRT_RING_BLOCK || self->mailbox.on_full == SHMRT_RING_DROP_OLDEST;
 	int outcome = shmrt_mailbox_put(&self->mailbox, &outgoing.out, 0);
 	while (SHMRT_UNLIKELY(outcome == SHMRT_INTERRUPTED || (outcome == SHMRT_FULL && waits))) {
@@ -212,9 +220,10 @@ PyObject *shmrt_py_mailbox_cast(MailboxObject *self, PyObject *const *args, Py_s
 	shmrt_py_outgoing_end(&outgoing, outcome == SHMRT_OK);
 	if (PyErr_Occurred())
 		return NULL;
-	if (SHMRT_LIKELY(outcome == SHMRT_OK))
-		Py_RETURN_TRUE;
-	if (outcome == SHMRT_FULL && self->mailbox.on_full == SHMRT_RING_DROP_NEWEST)
-		Py_RETURN_FALSE;
-	return shmrt_py_mailbox_raise(self, outcome == SHMRT_INTERRUPTED ? SHMRT_TIMEOUT : outcome);
+	bool dropped = outcome == SHMRT_FULL && self->mailbox.on_full == SHMRT_RING_DROP_NEWEST;
+	if (SHMRT_UNLIKELY(outcome != SHMRT_OK && !dropped))
+		shmrt_py_mailbox_raise(self, outcome == SHMRT_INTERRUPTED ? SHMRT_TIMEOUT : outcome);
+	if (shmrt_py_mailbox_look(self) < 0 || PyErr_Occurred())
+		return NULL;
+	return PyBool_FromLong(!dropped);
 }

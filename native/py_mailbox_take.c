@@ -7,6 +7,7 @@
 #include <Python.h>
 
 #include "py_mailbox.h"
+#include "py_turn.h"
 
 /* ---- taking ---- */
 
@@ -103,10 +104,8 @@ static PyObject *deliver(MailboxObject *self, const struct shmrt_mail *mail) {
 static int clear_up(MailboxObject *self, const struct shmrt_mail *mail, int outcome) {
 	if (mail->block_count != 0)
 		shmrt_py_blocks_free(self->arena, mail->bytes, mail->block_count);
-	if (outcome == SHMRT_STALE) {
-		self->stale++;
-		return 0;
-	}
+	if (outcome == SHMRT_STALE) /* counted */
+		return shmrt_py_mailbox_look(self);
 	shmrt_py_mailbox_raise(self, outcome);
 	return -1;
 }
@@ -138,6 +137,7 @@ PyObject *shmrt_py_mailbox_take(MailboxObject *self, PyObject *const *args, Py_s
 		int outcome = shmrt_mailbox_take(&self->mailbox, &calls->calls, &mail);
 		if (outcome == SHMRT_OK) {
 			shmrt_slot_task_begin(slot, ++self->taken, shmrt_now_ns());
+			shmrt_turn = (struct shmrt_turn){mail.envelope.deadline_ns, false};
 			shmrt_slot_phase_set(slot, SHMRT_PHASE_DECODE);
 			answer = deliver(self, &mail);
 			shmrt_slot_phase_set(slot, SHMRT_PHASE_RUN);
@@ -182,6 +182,7 @@ PyObject *shmrt_py_mailbox_done(MailboxObject *self, PyObject *const *args, Py_s
 	atomic_store_explicit(&slot->busy_ns, busy_ns, memory_order_relaxed);
 	atomic_store_explicit(&slot->done, atomic_load_explicit(&slot->done, memory_order_relaxed) + 1, memory_order_relaxed);
 	shmrt_slot_phase_set(slot, SHMRT_PHASE_SPIN);
+	shmrt_turn = (struct shmrt_turn){0, false};
 	Py_RETURN_NONE;
 }
 
@@ -189,7 +190,7 @@ PyObject *shmrt_py_mailbox_done(MailboxObject *self, PyObject *const *args, Py_s
 
 PyObject *shmrt_py_mailbox_drop_all(MailboxObject *self, PyObject *const *args, Py_ssize_t nargs) {
 	struct shmrt_py_failure failure;
-	unsigned long count = 0;
+	unsigned long count = 0, cleared = 0;
 	if (nargs != 2) {
 		PyErr_SetString(PyExc_TypeError, "drop_all(calls, reason)");
 		return NULL;
@@ -214,8 +215,11 @@ PyObject *shmrt_py_mailbox_drop_all(MailboxObject *self, PyObject *const *args, 
 		if (outcome == SHMRT_OK && mail.envelope.kind == SHMRT_MAIL_CALL)
 			(void)shmrt_py_failure_reply(&failure, mail.envelope.index, mail.envelope.generation);
 		count++;
+		cleared += outcome != SHMRT_STALE; /* those are counted as what they are */
 	}
 	shmrt_py_failure_end(&failure);
 	return_inbox(self, mail.bytes);
+	if (cleared != 0)
+		shmrt_ring_count(&self->mailbox.ring, &self->mailbox.ring.shared->cleared, cleared);
 	return PyLong_FromUnsignedLong(count);
 }

@@ -28,6 +28,7 @@ static const struct {
 	{shmrt_py_add_ring},
 	{shmrt_py_add_calls},
 	{shmrt_py_add_mailbox},
+	{shmrt_py_add_overload},
 };
 
 static int module_exec(PyObject *module) {

@@ -64,6 +64,7 @@ static PyObject *core_stats(ShmrtPoolCore *self, PyObject *Py_UNUSED(ignored)) {
 		{"crashed", pool->crashed}, {"poisoned", pool->poisoned}, {"timed_out", pool->timed_out}, {"retried", pool->retried},
 		{"requeued", pool->requeued}, {"stale_results", pool->stale}, {"restarts", pool->restarts},
 		{"chaos_kills", pool->killed}, {"workers_ready", pool->ready_count}, {"logs_dropped", logs_dropped},
+		{"expired", pool->expired}, {"pending_most", pool->pending_most},
 		{"busy_ns", busy_ns + pool->buried_busy_ns}, {"blocked_ns", blocked_ns + pool->buried_blocked_ns},
 	};
 	pthread_mutex_unlock(&pool->hub->mutex);
@@ -386,6 +387,7 @@ int shmrt_py_add_pool(PyObject *module) {
 	static const struct { const char *name; int value; } notes[] = {
 		{"NOTE_LOG", SHMRT_NOTE_LOG}, {"NOTE_EXIT", SHMRT_NOTE_EXIT}, {"NOTE_START_FAILED", SHMRT_NOTE_START_FAILED},
 		{"NOTE_REPLACE", SHMRT_NOTE_REPLACE}, {"NOTE_GONE", SHMRT_NOTE_GONE},
+		{"NOTE_EXPIRED", SHMRT_NOTE_EXPIRED},
 	};
 	for (size_t i = 0; i < sizeof(notes) / sizeof(notes[0]); i++)
 		if (PyModule_AddIntConstant(module, notes[i].name, notes[i].value) < 0)

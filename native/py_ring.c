@@ -11,15 +11,34 @@
 #include <errno.h>
 #include <unistd.h>
 
+/* Overloaded, counted: a put that found no room, or no memory for what it would put. */
+static PyObject *refuse(RingCore *self, bool for_memory) {
+	PyObject *name = PyObject_GetAttrString((PyObject *)self, "_name"); /* None: anonymous */
+	const char *text = name && PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;
+	PyErr_Clear();
+	shmrt_ring_count(&self->ring, &self->ring.shared->refused, 1);
+	if (for_memory)
+		shmrt_raise_overloaded(self->arena->arena.limit_bytes, "memory",
+				       "the %llu bytes of shared memory of the ring are in use and were not given back in time; take "
+				       "messages out, wait longer or raise its limit", (unsigned long long)self->arena->arena.limit_bytes);
+	else
+		shmrt_raise_overloaded(self->ring.slots, text ? text : "ring",
+				       "the ring%s%s holds its %llu messages; take some out, wait longer or use more slots", text ? " " : "",
+				       text ? text : "", (unsigned long long)self->ring.slots);
+	Py_XDECREF(name);
+	int ignored = shmrt_py_overload_look((PyObject *)self, &self->ring);
+	(void)ignored; /* an exception is set in any case */
+	return NULL;
+}
+
 PyObject *shmrt_py_ring_raise(RingCore *self, int outcome, const char *waiting) {
-	unsigned long long slots = self->ring.slots;
-	PyObject *module, *class, *args, *kwargs;
+	PyObject *module, *class;
 	switch (outcome) {
 	case SHMRT_EMPTY:
 	case SHMRT_TIMEOUT:
 	case SHMRT_FULL:
 		if (strcmp(waiting, "get") != 0)
-			break;
+			return refuse(self, strcmp(waiting, "memory") == 0);
 		module = PyImport_ImportModule("queue");
 		class = module ? PyObject_GetAttrString(module, "Empty") : NULL;
 		Py_XDECREF(module);
@@ -43,25 +62,6 @@ PyObject *shmrt_py_ring_raise(RingCore *self, int outcome, const char *waiting) 
 		return shmrt_raise("SegmentError", "corrupt ring: a word in it is one that no writer leaves (%s, code %d)", waiting,
 				   outcome);
 	}
-	module = PyImport_ImportModule("shmrt.errors");
-	class = module ? PyObject_GetAttrString(module, "Overloaded") : NULL;
-	Py_XDECREF(module);
-	if (class == NULL)
-		return NULL;
-	if (strcmp(waiting, "memory") == 0)
-		args = Py_BuildValue("(N)", PyUnicode_FromString("the shared memory of the ring is in use and was not given back in time"));
-	else
-		args = Py_BuildValue("(N)", PyUnicode_FromFormat("the ring holds its %llu messages; take some out, wait longer or use "
-								 "more slots", slots));
-	kwargs = Py_BuildValue("{s:K,s:s}", "capacity", slots, "where", "ring");
-	PyObject *error = args && kwargs ? PyObject_Call(class, args, kwargs) : NULL;
-	if (error != NULL)
-		PyErr_SetObject(class, error);
-	Py_XDECREF(error);
-	Py_XDECREF(kwargs);
-	Py_XDECREF(args);
-	Py_DECREF(class);
-	return NULL;
 }
 
 /* ---- life ---- */
@@ -159,11 +159,17 @@ static PyObject *ring_stats(RingCore *self, PyObject *nothing) {
 	    put_number(dict, "bytes_in", &shared->bytes_in, 0) < 0 || put_number(dict, "bytes_out", &shared->bytes_out, 0) < 0 ||
 	    put_number(dict, "blocked_full", &shared->blocked_full_ns, 1e-9) < 0 ||
 	    put_number(dict, "blocked_empty", &shared->blocked_empty_ns, 1e-9) < 0 ||
-	    put_number(dict, "drops", &shared->dropped, 0) < 0 || put_number(dict, "repairs", &shared->repairs, 0) < 0) {
+	    put_number(dict, "drops", &shared->dropped, 0) < 0 || put_number(dict, "repairs", &shared->repairs, 0) < 0 ||
+	    put_number(dict, "refused", &shared->refused, 0) < 0) {
 		Py_DECREF(dict);
 		return NULL;
 	}
 	return dict;
+}
+
+static PyObject *ring_overload(RingCore *self, PyObject *nothing) {
+	(void)nothing;
+	return is_made(self) ? shmrt_py_overload_take(&self->ring) : NULL;
 }
 
 static PyObject *ring_check(RingCore *self, PyObject *nothing) {
@@ -218,6 +224,7 @@ static PyMethodDef ring_methods[] = {
 	{"_join", (PyCFunction)shmrt_py_ring_join, METH_VARARGS, "for Ring.attach"},
 	{"qsize", (PyCFunction)ring_qsize, METH_NOARGS, "messages waiting; a moment's view"},
 	{"close", (PyCFunction)ring_close, METH_NOARGS, "no more puts, for everybody; gets go on until it is empty"},
+	{"_overload", (PyCFunction)ring_overload, METH_NOARGS, "for shmrt.overloads"},
 	{"_stats", (PyCFunction)ring_stats, METH_NOARGS, "for Ring.stats"},
 	{"_check", (PyCFunction)ring_check, METH_NOARGS, "whether its words, at rest, are ones that writers leave"},
 	{0},

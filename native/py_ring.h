@@ -3,6 +3,7 @@
 #define SHMRT_PY_RING_H
 
 #include "py_block.h"
+#include "py_overload.h"
 #include "ring.h"
 
 typedef struct {

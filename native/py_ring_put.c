@@ -125,6 +125,8 @@ static PyObject *put_object(RingCore *self, PyObject *object, int64_t timeout_ns
 	if (SHMRT_UNLIKELY(result == NULL))
 		shmrt_encoder_thaw(encoder);
 	return_encoder(self, encoder);
+	if (SHMRT_UNLIKELY(shmrt_py_overload_look((PyObject *)self, &self->ring) < 0))
+		Py_CLEAR(result);
 	return result;
 }
 
@@ -241,12 +243,15 @@ PyObject *shmrt_py_ring_put_many(RingCore *self, PyObject *const *args, Py_ssize
 		Py_XDECREF(traceback);
 		if (outcome == SHMRT_OK)
 			continue;
-		/* Out of time with some of them in: the number says which. */
+		/* Out of time with some of them in: the number says which, and the rest counts as one refusal. */
 		failed = PyErr_Occurred() || total == 0 || (outcome != SHMRT_FULL && outcome != SHMRT_TIMEOUT);
 		if (failed && !PyErr_Occurred())
 			shmrt_py_ring_raise(self, outcome, "put");
+		else if (!failed)
+			shmrt_ring_count(&self->ring, &self->ring.shared->refused, 1);
 		stop = true;
 	}
+	failed = shmrt_py_overload_look((PyObject *)self, &self->ring) < 0 || failed;
 	for (int i = 0; i < SHMRT_PY_RING_BATCH; i++)
 		shmrt_encoder_clear(&box->encoders[i]);
 	PyMem_Free(box);

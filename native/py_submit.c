@@ -4,6 +4,7 @@
  * functions is kept by Python (shmrt.process.functions), with the last function remembered here.
  */
 #include "py_hub.h"
+#include "py_turn.h"
 
 int shmrt_py_check_open(ShmrtPoolCore *self) {
 	if (shmrt_py_hub_check(self->hub) < 0)
@@ -98,7 +99,8 @@ int shmrt_py_finish_payload(ShmrtPoolCore *self, struct shmrt_encoder *encoder, 
 
 struct call_options {
 	int64_t timeout_ns;
-	int64_t deadline_ns; /* from now; SHMRT_FOREVER: none */
+	int64_t deadline_ns; /* from now; SHMRT_FOREVER: none of its own */
+	bool inherits;       /* has no more time than the task that submits it */
 	uint32_t max_attempts;
 	int32_t priority, affinity;
 	uint8_t flags;
@@ -139,6 +141,8 @@ static PyObject *submit(ShmrtPoolCore *self, const struct call_options *options,
 	task->flags = options->flags;
 	if (options->deadline_ns != SHMRT_FOREVER)
 		task->deadline_ns = shmrt_now_ns() + (uint64_t)options->deadline_ns;
+	if (options->inherits)
+		task->deadline_ns = shmrt_turn_limit(task->deadline_ns);
 	future = shmrt_future_new((PyObject *)hub, &shmrt_hub_origin, task->id);
 	if (future == NULL)
 		goto done;
@@ -174,7 +178,7 @@ PyObject *shmrt_py_pool_submit(ShmrtPoolCore *self, PyObject *const *args, Py_ss
 		return NULL;
 	}
 	struct call_options options = {
-		.timeout_ns = self->timeout_ns, .deadline_ns = SHMRT_FOREVER, .max_attempts = self->max_attempts,
+		.timeout_ns = self->timeout_ns, .deadline_ns = SHMRT_FOREVER, .inherits = true, .max_attempts = self->max_attempts,
 		.affinity = -1, .retry_on = Py_None};
 	return submit(self, &options, args[0], args + 1, nargs - 1, kwnames);
 }
@@ -193,6 +197,7 @@ PyObject *shmrt_py_pool_submit_with(ShmrtPoolCore *self, PyObject *const *args, 
 		return NULL;
 	options.timeout_ns = timeout_ns < 0 ? SHMRT_FOREVER : timeout_ns;
 	options.deadline_ns = deadline_ns < 0 ? SHMRT_FOREVER : deadline_ns;
+	options.inherits = deadline_ns != -1; /* -1: none at all, whatever the task that submits has; -2: none of its own */
 	options.flags = retry_timeout ? SHMRT_TASK_RETRY_TIMEOUT : 0;
 	return submit(self, &options, args[1], args + 2, nargs - 2, kwnames);
 }

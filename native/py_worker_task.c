@@ -2,7 +2,8 @@
  *
  * Order of the stores that others rely on (slots.h F1, hub.h H1 and H2):
  *
- *   claim the record (1)                     died here: not begun, the hub puts it back
+ *   claim the record (1), look at its deadline, which may be over: then say so, and nothing is begun
+ *                                            died here: not begun, the hub puts it back
  *   task_id, start, phase DECODE             died from here to the commit: this task is the ambiguous one
  *   fence, look at kill_reason               set: nothing is begun; wait to be killed or for the order to be withdrawn
  *   phase RUN, call, phase ENCODE
@@ -11,6 +12,7 @@
  *
  * The head is released by the loop (py_worker.c), once this is over.
  */
+#include "py_turn.h"
 #include "py_worker.h"
 
 static PyObject *call_function(WorkerLoop *self, const struct shmrt_record_header *header, const uint8_t *body,
@@ -34,6 +36,16 @@ static PyObject *call_function(WorkerLoop *self, const struct shmrt_record_heade
 	return value;
 }
 
+/* 0: none. */
+static uint64_t deadline_of(const struct shmrt_record_header *header, const uint8_t *body) {
+	uint64_t deadline_ns = 0, references = (uint64_t)header->block_count * sizeof(struct shmrt_block_reference);
+	if (SHMRT_LIKELY((header->attempt & SHMRT_ATTEMPT_DEADLINE) == 0) ||
+	    sizeof(*header) + references + header->inline_size + sizeof(deadline_ns) > header->size)
+		return 0;
+	memcpy(&deadline_ns, body + references + header->inline_size, sizeof(deadline_ns));
+	return deadline_ns;
+}
+
 static bool is_condemned(const WorkerLoop *self) {
 	return atomic_load_explicit(&self->slot->kill_reason, memory_order_relaxed) != SHMRT_KILL_NONE; /* H2 */
 }
@@ -46,6 +58,11 @@ int shmrt_worker_run_task(WorkerLoop *self, const struct shmrt_record_header *he
 	if (!atomic_compare_exchange_strong_explicit(claim, &offered, offered | 1, memory_order_acq_rel, memory_order_relaxed)) /* H1 */
 		return 0; /* taken back */
 	uint64_t start_ns = shmrt_now_ns();
+	uint64_t deadline_ns = deadline_of(header, body);
+	if (SHMRT_UNLIKELY(deadline_ns != 0 && deadline_ns <= start_ns)) { /* the hub was late, or is stopped */
+		const struct shmrt_message nothing = {.inline_bytes = (const uint8_t *)""};
+		return shmrt_worker_publish(self, SHMRT_RECORD_EXPIRED, header->id, 0, &nothing);
+	}
 	if (self->ring_deferred && (self->done == 0 || self->busy_ns / self->done > SHMRT_RING_EVERY_NS / 2))
 		shmrt_worker_ring_hub(self, true); /* a result must not wait behind a long task */
 	shmrt_slot_task_begin(self->slot, header->id, start_ns);
@@ -66,6 +83,7 @@ int shmrt_worker_run_task(WorkerLoop *self, const struct shmrt_record_header *he
 		atomic_thread_fence(memory_order_seq_cst); /* H2 */
 	}
 	self->current_task = header->id;
+	shmrt_turn = (struct shmrt_turn){deadline_ns, true};
 	atomic_store_explicit(&self->slot->started, ++self->started, memory_order_relaxed); /* ours alone */
 	PyObject *buffers[SHMRT_MESSAGE_BLOCKS_MAX], *retry_on = NULL, *value = NULL;
 	bool received = header->block_count <= SHMRT_MESSAGE_BLOCKS_MAX &&
@@ -104,6 +122,7 @@ int shmrt_worker_run_task(WorkerLoop *self, const struct shmrt_record_header *he
 		result = shmrt_worker_publish_exception(self, SHMRT_RECORD_ERROR, header->id, retry_on);
 	if (received)
 		shmrt_worker_release_buffers(buffers, header->block_count);
+	shmrt_turn = (struct shmrt_turn){0, false};
 	shmrt_slot_phase_set(self->slot, SHMRT_PHASE_SPIN);
 	uint64_t end_ns = shmrt_now_ns();
 	self->busy_ns += end_ns - start_ns;

@@ -55,6 +55,7 @@ static void ring_discard(struct shmrt_ring *ring, const struct shmrt_ring_messag
 		}
 	}
 	shmrt_ring_add(&ring->shared->dropped, 1);
+	atomic_store_explicit(&ring->noted, true, memory_order_relaxed); /* private */
 }
 
 static int ring_put_one(struct shmrt_ring *ring, struct shmrt_ring_view *view,
@@ -112,6 +113,7 @@ static void ring_drop(struct shmrt_ring *ring, struct shmrt_ring_view *view, uin
 		ring->before_drop(ring->drop_context, &message);
 	}
 	slot->put_ns = shmrt_ring_load(&ring->shared->dropped) + 1;
+	atomic_store_explicit(&ring->noted, true, memory_order_relaxed); /* private */
 	shmrt_ring_set_state(slot, SHMRT_RING_SLOT_DROPPING);
 	shmrt_ring_finish(ring, slot);
 	shmrt_ring_add(&ring->shared->bytes_out, bytes);
@@ -178,10 +180,13 @@ int shmrt_ring_put(struct shmrt_ring *ring, const struct shmrt_ring_message *mes
 			now_ns = shmrt_now_ns();
 		}
 		rc = ring_put_chunk(ring, messages, count, now_ns, done);
-		if (rc == SHMRT_FULL && timeout_ns > 0 && ring->on_full != SHMRT_RING_RAISE)
+		if (rc == SHMRT_FULL && timeout_ns > 0 && ring->on_full != SHMRT_RING_RAISE) {
 			rc = shmrt_ring_wait(ring, true, &patience);
-		else
+			if (SHMRT_UNLIKELY(rc == SHMRT_INTERRUPTED))
+				shmrt_ring_keep_waited(ring, true, &patience);
+		} else {
 			shmrt_ring_unlock(ring);
+		}
 		if (rc != SHMRT_OK)
 			return rc;
 	}

@@ -76,6 +76,9 @@ struct shmrt_ring {
 	_Atomic uint64_t lease_look_ns; /* when this process last looked for dead lease holders */
 	uint64_t lock_slice_ns;         /* longest sleep behind one holder of the mutex */
 	int lock_tries;                 /* looks at a taken mutex before sleeping on it */
+	/* Private, see ring_report.h: something was refused, dropped or expired here since somebody looked, and when one did. */
+	_Atomic bool noted;
+	_Atomic uint64_t looked_ns;
 	/* What a mailbox has to do before drop_oldest forgets a message; copies only, under the mutex. NULL: nothing. */
 	void (*before_drop)(void *context, const struct shmrt_ring_message *);
 	void *drop_context;

@@ -93,6 +93,8 @@ void shmrt_ring_spin(struct shmrt_ring *, bool for_room, struct shmrt_ring_patie
 /* Called with the mutex held, after a look that found nothing; returns with it released.
  * OK: look again. TIMEOUT, INTERRUPTED. */
 int shmrt_ring_wait(struct shmrt_ring *, bool for_room, struct shmrt_ring_patience *);
+/* A wait that a signal cut short counts, too, unless the mutex is not to be had. */
+void shmrt_ring_keep_waited(struct shmrt_ring *, bool for_room, struct shmrt_ring_patience *);
 /* Without the mutex: whether a get could find something, a put room. Hints. */
 bool shmrt_ring_seems_empty(const struct shmrt_ring *);
 bool shmrt_ring_seems_full(const struct shmrt_ring *, uint64_t room_wanted);

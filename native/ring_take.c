@@ -213,6 +213,8 @@ static int ring_receive(struct shmrt_ring *ring, int64_t timeout_ns, struct ring
 			rc = shmrt_ring_wait(ring, false, &patience);
 			if (rc == SHMRT_OK)
 				continue;
+			if (rc == SHMRT_INTERRUPTED)
+				shmrt_ring_keep_waited(ring, false, &patience);
 			return rc;
 		}
 		shmrt_ring_unlock(ring);

@@ -204,3 +204,11 @@ int shmrt_ring_wait(struct shmrt_ring *ring, bool for_room, struct shmrt_ring_pa
 		rc = SHMRT_OK; /* look once more; the deadline decides above */
 	return rc;
 }
+
+void shmrt_ring_keep_waited(struct shmrt_ring *ring, bool for_room, struct shmrt_ring_patience *patience) {
+	if (patience->waited_ns == 0 || shmrt_ring_lock_after(ring, 0) != SHMRT_OK)
+		return;
+	shmrt_ring_add(for_room ? &ring->shared->blocked_full_ns : &ring->shared->blocked_empty_ns, patience->waited_ns);
+	patience->waited_ns = 0;
+	shmrt_ring_unlock(ring);
+}

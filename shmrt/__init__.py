@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the names once more, for type checkers, which do not ask `_
     # isort: off
     from shmrt.agent import Agent as Agent, AgentServer as AgentServer
     from shmrt.children import Child as Child, Supervisor as Supervisor
+    from shmrt.deadlines import deadline as deadline
     from shmrt.errors import AlreadyStarted as AlreadyStarted, BulkheadFull as BulkheadFull, CallTimeout as CallTimeout
     from shmrt.errors import ChildStateError as ChildStateError, CircuitOpen as CircuitOpen, ConfigError as ConfigError
     from shmrt.errors import EndOfRing as EndOfRing, MessageTooLarge as MessageTooLarge, NotFound as NotFound
@@ -92,6 +93,7 @@ _HOME = {
     "members": "shmrt.monitors",
     "monitor": "shmrt.monitors",
     "unlink": "shmrt.monitors",
+    "deadline": "shmrt.deadlines",
     "Agent": "shmrt.agent",
     "AgentServer": "shmrt.agent",
     "Count": "shmrt.handles",

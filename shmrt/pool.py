@@ -175,7 +175,8 @@ class Pool(_native.PoolFront, Executor):
     def options(self, **options: Any) -> PoolView:
         """A view on this pool whose calls have these options: timeout, deadline (seconds), max_attempts, retry_on
         (exception types), priority (higher first), breaker (a CircuitBreaker: `submit` raises CircuitOpen while it
-        refuses; exceptions, deaths of workers and timeouts count as failures)."""
+        refuses; exceptions, deaths of workers and timeouts count as failures). deadline=None: none, also where the
+        task that submits has one."""
         return PoolView(self, self._defaults.replace(**options))
 
     def submit_stage(
@@ -188,7 +189,9 @@ class Pool(_native.PoolFront, Executor):
         max_attempts: int = 3,
     ) -> Any:
         """What a pipeline stage submits: `affinity` pins the task to one logical worker, in order."""
-        options = TaskOptions(timeout=timeout, max_attempts=max_attempts, affinity=-1 if affinity is None else affinity)
+        options = TaskOptions(
+            timeout=timeout, inherits=False, max_attempts=max_attempts, affinity=-1 if affinity is None else affinity
+        )
         return self._core.submit_with(options.packed(), fn, *args)
 
     def map(
@@ -246,8 +249,10 @@ class Pool(_native.PoolFront, Executor):
     # ---- state ----------------------------------------------------------------------------------------------------
     def stats(self) -> dict[str, int]:
         """Counters: submitted, pending, running, completed, failed, crashed, timed_out, retried, restarts, ... They
-        outlive the pool."""
-        return dict(self._core.stats()) or dict(self._opened.final_stats)
+        outlive the pool. Of a full pool: refused (calls that got Overloaded), blocked_submit_ns (time that callers
+        waited for a place, summed), pending_most (the most that were pending at once). expired: calls whose deadline
+        passed before they began; those that had been accepted are in timed_out, too."""
+        return self._opened.stats()
 
     def health(self) -> dict[str, Any]:
         """`status`: healthy (all workers ready), degraded (some) or unhealthy (none); and the numbers behind it."""

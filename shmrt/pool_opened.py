@@ -11,11 +11,11 @@ import threading
 import weakref
 
 from shmrt import _native
+from shmrt.pool_admission import Admission
 from shmrt.supervise.protocol import FIRST_NESTED, FIRST_WORKER
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from shmrt.pool import Pool
@@ -42,7 +42,6 @@ class OpenedPool:
         self.name = pool.name
         self.max_workers = max_workers
         self.max_pending = max_pending
-        self.on_full = on_full
         self.number = self.first = 0
         # Twice the workers: a replacement starts while the dead one is still torn down, a recycled one before the old
         # one leaves, and resize has room.
@@ -56,7 +55,8 @@ class OpenedPool:
         self.unread: list[Results] = []  # maps that were dropped before anybody iterated them
         self.final_stats: dict[str, int] = {}
         self.is_broken = False
-        self._admission = threading.RLock()  # the pickling of an argument may submit, too
+        self.admission = Admission(self, max_pending, on_full)
+        self.submit_bounded = self.admission.submit
         self._pool = weakref.ref(pool, self._dropped)
         self._ending = threading.Lock()
         self._ended = False
@@ -119,26 +119,6 @@ class OpenedPool:
                 self.core.remove()
             self._close()
             raise
-
-    # ---- calls ------------------------------------------------------------------------------------------------------
-    def submit_bounded(self, wait: bool, submit: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """As `submit`, once fewer than max_pending are pending; of two threads that find one place one gets it.
-        wait: even where the pool raises Overloaded."""
-        limit = self.max_pending
-        assert limit is not None
-        while True:
-            with self._admission:
-                if self.core.wait_pending(limit - 1, 0):
-                    return submit(*args, **kwargs)
-            if not wait and (self.on_full == "raise" or _in_event_loop()):
-                from shmrt.errors import Overloaded
-
-                raise Overloaded(
-                    f"pool {self.name} has {limit} tasks pending, its max_pending; wait for some or raise the bound",
-                    capacity=limit,
-                    where=self.name,
-                )
-            self.core.wait_pending(limit - 1, -1)
 
     # ---- the end ----------------------------------------------------------------------------------------------------
     def shutdown(self) -> None:
@@ -216,10 +196,20 @@ class OpenedPool:
             self._close()
             self._ended = True  # last: an interrupted end is taken up again by the next call
 
+    def stats(self) -> dict[str, int]:
+        """See `Pool.stats`."""
+        stats = dict(self.core.stats()) if self.core is not None else {}
+        if not stats:
+            return dict(self.final_stats)
+        counters = self.admission.counters()
+        stats["expired"] += counters.pop("expired")  # those that waited for a place as well
+        return {**stats, **counters}
+
     def _keep_stats(self) -> None:
         """Just before the core forgets them, and with it the last worker."""
-        if stats := dict(self.core.stats()):
-            self.final_stats = {**stats, "workers_ready": 0}
+        if dict(self.core.stats()):
+            self.admission.close()
+            self.final_stats = {**self.stats(), "workers_ready": 0}
 
     def _dropped(self, _: object) -> None:
         """Nobody holds the pool any more. This runs wherever the collector does, so another thread does the rest."""
@@ -249,10 +239,3 @@ class OpenedPool:
         ready = dict(self.core.stats()).get("workers_ready", 0)
         status = "healthy" if ready >= self.max_workers else "degraded" if ready else "unhealthy"
         return {"status": status, "workers_ready": ready, "workers_wanted": self.max_workers}
-
-
-def _in_event_loop() -> bool:
-    import sys
-
-    asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and asyncio._get_running_loop() is not None

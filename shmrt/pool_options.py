@@ -31,9 +31,11 @@ def check_attempts(value: int) -> int:
 
 
 class TaskOptions:
-    """How one call is run. Seconds; None is no limit. Not changed after it was made."""
+    """How one call is run. Seconds; None is no limit. Not changed after it was made.
 
-    __slots__ = ("affinity", "breaker", "deadline", "max_attempts", "priority", "retry_on", "timeout")
+    inherits: it has no more time than the task that submits it; a deadline of None that was asked for says no."""
+
+    __slots__ = ("affinity", "breaker", "deadline", "inherits", "max_attempts", "priority", "retry_on", "timeout")
 
     def __init__(
         self,
@@ -44,6 +46,7 @@ class TaskOptions:
         retry_on: tuple[type[BaseException], ...] = (),
         priority: int = 0,
         affinity: int = -1,
+        inherits: bool = True,
         breaker: CircuitBreaker | None = None,
     ) -> None:
         self.timeout = timeout
@@ -52,11 +55,12 @@ class TaskOptions:
         self.retry_on = retry_on
         self.priority = priority
         self.affinity = affinity
+        self.inherits = inherits
         self.breaker = breaker
 
     def replace(self, **options: Any) -> TaskOptions:
         """These options with some changed; each is checked and named if wrong."""
-        known = set(self.__slots__) - {"affinity"}
+        known = set(self.__slots__) - {"affinity", "inherits"}
         for name in options:
             if name not in known:
                 raise TypeError(f"options() has no option {name!r}; there are {', '.join(sorted(known))}")
@@ -64,6 +68,7 @@ class TaskOptions:
             options["timeout"] = check_seconds(options["timeout"], "timeout", allow_zero=False)
         if "deadline" in options:
             options["deadline"] = check_seconds(options["deadline"], "deadline")
+            options["inherits"] = options["deadline"] is not None
         if "max_attempts" in options:
             options["max_attempts"] = check_attempts(options["max_attempts"])
         if "priority" in options:
@@ -100,7 +105,7 @@ class TaskOptions:
         on_timeout = any(issubclass(TaskTimeout, kind) for kind in self.retry_on)
         return (
             nanoseconds(self.timeout),
-            nanoseconds(self.deadline),
+            nanoseconds(self.deadline, none=-2 if self.inherits else -1),
             self.max_attempts,
             self.priority,
             self.affinity,

@@ -24,6 +24,9 @@ _PATIENCE_S = 1.0
 _INTERNAL = ("log", "command", "open_child", "close_child", "kill_child", "top_ended")
 
 
+_NOTICES_MOST = 1000
+
+
 class RuntimeEvents:
     """Mixed into Runtime."""
 
@@ -36,6 +39,7 @@ class RuntimeEvents:
     _hub: Any
     _arena: Any
     _trees: TreeSide | None
+    _notices: list[dict[str, Any]]  # what was reported before there was a tree
     _named: NamedSide | None = None
     _dispatcher: threading.Thread
     _hearing: Any  # held by whoever takes notes: one that is being unpickled is nowhere else
@@ -45,15 +49,15 @@ class RuntimeEvents:
         @property
         def _is_mine(self) -> bool: ...
 
-        @property
-        def trees(self) -> TreeSide: ...
-
     # ---- events ---------------------------------------------------------------------------------------------------
     def _handle_event(self, event: tuple[Any, ...]) -> None:
         """In the thread shmrt-link."""
         verb = event[0]
-        if verb == "event" or (self._trees is not None and verb in _OF_TREES):
-            self.trees.hear(event)
+        if self._trees is not None and verb in _OF_TREES:
+            self._trees.hear(event)
+        elif verb == "event":
+            self._notices.append(event[1])
+            del self._notices[:-_NOTICES_MOST]
         if self._named is not None:
             self._named.hear(event)
         if self._trees is not None and verb == "removed":
@@ -178,6 +182,8 @@ class RuntimeEvents:
             del opened.start_failures[:-50]
         elif kind == _native.NOTE_REPLACE:
             self._leave_to_dispatcher(self._link.replace, slot, epoch)
+        elif kind == _native.NOTE_EXPIRED:
+            opened.admission.look()
 
     def _leave_to_dispatcher(self, function: Callable[..., object], *arguments: Any) -> None:
         self._to_dispatch.append((function, arguments))

@@ -81,6 +81,15 @@ class RuntimePools:
         rng.shuffle(pools)
         return next((killed for killed in (opened.chaos_kill(rng) for opened in pools) if killed is not None), None)
 
+    def stats(self) -> dict[str, dict[str, Any]]:
+        """What every bounded place of the runtime has counted: `pools` as `Pool.stats`, `mailboxes` of servers as
+        `ServerRef.mailbox_stats`, by name, else by path. Rings belong to no runtime: `Ring.stats`."""
+        pools: dict[str, Any] = {}
+        for opened in list(self._pools.values()):
+            pools[opened.name if opened.name not in pools else f"{opened.name}#{opened.number}"] = opened.stats()
+        mailboxes = {} if self._trees is None else self._trees.mailboxes()
+        return {"pools": pools, "mailboxes": mailboxes}
+
     def health(self) -> dict[str, Any]:
         """Status of the runtime and of each pool."""
         pools = {opened.name: opened.health() for opened in list(self._pools.values())}

@@ -210,6 +210,14 @@ class TreeSide:
             found.append({**report, "supervisor": path, "offender": offender, "reason": reason_from(report["reason"])})
         return found
 
+    def mailboxes(self) -> dict[str, dict[str, Any]]:
+        """What each child's mailbox has counted, by the child's name, else by its path."""
+        found = {}
+        for name, path, stats in self.home.ask("mailboxes"):
+            del stats["taken"]  # by the root
+            found[name or "/".join(map(str, reason_from(tuple(path))[1:]))] = stats
+        return found
+
     def _report(self, report: dict[str, Any]) -> None:
         self.events.append(report)
         if len(self.events) > 2 * _EVENTS_MAX:

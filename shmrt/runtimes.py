@@ -154,6 +154,7 @@ class Runtime(RuntimeEvents, RuntimePools):
         self._to_dispatch = deque()
         self._home: Home | None = None
         self._trees: TreeSide | None = None
+        self._notices: list[dict[str, Any]] = []
         self._link: Any = None
         self._hub: Any = None
         self._slots: Any = None
@@ -363,6 +364,9 @@ class Runtime(RuntimeEvents, RuntimePools):
         return self.trees.supervisor(name)
 
     def events(self) -> list[dict[str, Any]]:
-        """The last thousand reports of the trees, oldest first: what happened and what was decided. Each has event,
-        seq, monotonic_ns, supervisor (path), context, reason and offender. They survive the root."""
-        return [] if self._trees is None else self._trees.reports()
+        """The last thousand reports, oldest first: what happened to the trees and what was decided, and which places
+        were full. Each has event, seq, monotonic_ns, supervisor (path), context, reason and offender; those named
+        "overload" have `measurements` (count, refused, dropped, expired since the last one of that place) and
+        `metadata` (where, kind, policy, capacity, pid). They survive the root."""
+        found = list(self._notices)
+        return found if self._trees is None else found + self._trees.reports()

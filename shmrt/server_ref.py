@@ -148,14 +148,25 @@ class ServerRef:
         """Has the handler run and waits for what it returns."""
         return self._call(name, args, kwargs, check_seconds(timeout, "timeout"))
 
-    def cast(self, name: str, /, *args: Any, timeout: float | None = CALL_SECONDS, **kwargs: Any) -> bool:
-        """Has the handler run some time. `timeout` is for a full mailbox that blocks. True once the message is in the
-        mailbox; False if it was dropped for want of room, or there is no server any more."""
-        return self._put(_native.MAIL_CAST, name, args, kwargs, check_seconds(timeout, "timeout"))
+    def cast(
+        self,
+        name: str,
+        /,
+        *args: Any,
+        timeout: float | None = CALL_SECONDS,
+        deadline: float | None = None,
+        **kwargs: Any,
+    ) -> bool:
+        """Has the handler run some time. `timeout` is for a full mailbox that blocks. `deadline`: seconds after which
+        nobody wants it any more; the server then drops and counts it instead of running it. True once the message is
+        in the mailbox; False if it was dropped for want of room, or there is no server any more."""
+        seconds = check_seconds(timeout, "timeout")
+        return self._put(_native.MAIL_CAST, name, args, kwargs, seconds, check_seconds(deadline, "deadline"))
 
-    def info(self, message: Any, /, *, timeout: float | None = CALL_SECONDS) -> bool:
+    def info(self, message: Any, /, *, timeout: float | None = CALL_SECONDS, deadline: float | None = None) -> bool:
         """Sends anything for `handle_info`; otherwise like `cast`."""
-        return self._put(_native.MAIL_INFO, "", (message,), {}, check_seconds(timeout, "timeout"))
+        seconds = check_seconds(timeout, "timeout")
+        return self._put(_native.MAIL_INFO, "", (message,), {}, seconds, check_seconds(deadline, "deadline"))
 
     def request(self, name: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Future[Any]:
         """Has the handler run; the future gets what `call` would have returned or raised. It waits only for room in a
@@ -175,6 +186,22 @@ class ServerRef:
         else:
             future = self._begin(name, args, kwargs, timeout)
         return await asyncio.wrap_future(future)
+
+    def mailbox_stats(self) -> dict[str, Any]:
+        """What its mailbox has counted since it was made, over every restart of the server: depth, capacity, policy,
+        high_water, messages_in and messages_out; refused (puts that got Overloaded), drops (by its policy), expired
+        (their deadline was over when their turn came), abandoned (calls whose caller had given up or died), cleared
+        (by a restart that begins with none), blocked_full (seconds that senders waited for room, summed). ServerDown if
+        it is gone. (A handler may be called `stats`, so this is not.)"""
+        from shmrt.spec import ON_FULL
+
+        self._reach()
+        box = self._box
+        if box is None:
+            raise self._gone()
+        stats = dict(box.stats())
+        stats.pop("taken", None)  # by this process
+        return {**stats, "policy": ON_FULL[box.on_full]}
 
     def stop(self, reason: Any = "normal", timeout: float | None = None) -> None:
         """Ends it after what is in its mailbox now, and waits until it is gone. ServerDown if it ended for another
@@ -202,7 +229,10 @@ class ServerRef:
         if status == _native.CALL_CLOSED and not renewed and self._renew(home, box):
             return self._call(name, args, kwargs, timeout, renewed=True)
         if status == _native.CALL_TIMEOUT and timeout is not None:
-            raise CallTimeout(f"server {self._label()} did not answer {name!r} within {timeout:g} s")
+            limit = f"{timeout:g} s"
+            if _native.turn() == (0.0, True):
+                limit = f"what was left of the deadline of the task that called, and at most {limit}"
+            raise CallTimeout(f"server {self._label()} did not answer {name!r} within {limit}")
         return self._outcome(status, value)
 
     def _begin(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None) -> Future[Any]:
@@ -214,9 +244,20 @@ class ServerRef:
             future: Future[Any] = Future()
             future.set_exception(self._gone())
             return future
-        return home.requests.begin(box, self._key, name, args, kwargs or None, timeout, self._outcome)
+        try:
+            return home.requests.begin(box, self._key, name, args, kwargs or None, timeout, self._outcome)
+        except Overloaded as error:
+            raise self._named(error) from None
 
-    def _put(self, kind: int, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None) -> bool:
+    def _put(
+        self,
+        kind: int,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timeout: float | None,
+        deadline: float | None = None,
+    ) -> bool:
         for _ in range(2):  # the second time with another mailbox
             home = self._reach()
             box = self._box
@@ -225,7 +266,11 @@ class ServerRef:
             if home.key == self._key and home.thread == get_ident():
                 timeout = 0.0  # nobody would make room while this waits
             try:
-                return bool(box.cast(kind, name, args, kwargs or None, timeout))
+                if deadline is None:
+                    return bool(box.cast(kind, name, args, kwargs or None, timeout))
+                return bool(box.cast(kind, name, args, kwargs or None, timeout, deadline))
+            except Overloaded as error:
+                raise self._named(error) from None
             except RingClosed:
                 if not self._renew(home, box):
                     return False
@@ -288,17 +333,26 @@ class ServerRef:
         if status == _native.CALL_TIMEOUT:
             raise CallTimeout(f"server {self._label()} did not answer in time")
         if status == _native.CALL_OVERLOADED:
-            box = self._box  # None if another thread finds it closed just now
-            capacity = 0 if box is None else box.capacity
-            raise Overloaded(
-                f"the mailbox of server {self._label()} is full: {capacity} messages",
-                capacity=capacity,
-                where=self._label(),
-            )
+            raise self._overloaded()
         if status == _native.CALL_DOWN:
             reason = reason_from(value)
             raise ServerDown(f"server {self._label()} ended during the call: {explain(reason)}", reason=reason)
         raise self._gone()
+
+    def _overloaded(self) -> Overloaded:
+        box = self._box  # None if another thread finds it closed just now
+        capacity = 0 if box is None else box.capacity
+        dropped = ", and dropped this call for a newer message" if box is not None and box.on_full == 2 else ""
+        return Overloaded(
+            f"the mailbox of server {self._label()} is full: {capacity} messages{dropped}; call less often, wait"
+            " longer or give it more slots (mailbox=RingSpec(slots=...))",
+            capacity=capacity,
+            where=self._label(),
+        )
+
+    def _named(self, error: Overloaded) -> Overloaded:
+        """The core knows a mailbox without its name; want of memory or of call slots is not the mailbox's."""
+        return self._overloaded() if error.where == "mailbox" else error
 
     def _gone(self) -> ServerDown:
         return ServerDown(f"there is no server {self._label()} any more", reason="noproc")

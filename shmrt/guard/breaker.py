@@ -30,7 +30,7 @@ from shmrt import _native
 from shmrt.guard import place
 from shmrt.guard.breaker_settings import Settings
 from shmrt.guard.wrapping import wrap_call
-from shmrt.memory.guard_words import BREAKER, STATES, counters
+from shmrt.memory.guard_words import BREAKER, EVENTS, STATES, counters
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
@@ -235,12 +235,9 @@ class CircuitBreaker(_native.Breaker):
     def _changed(self, old: int, new: int) -> None:
         before, after = STATES[old], STATES[new]
         if self.is_shared:
-            place.report(f"breaker.{_EVENTS.get(after, after)}", self.name, after, was=before)
+            place.report(f"breaker.{EVENTS.get(after, after)}", self.name, "breaker", after, before)
         if self._on_state_change is not None:
             self._on_state_change(self, before, after)
-
-
-_EVENTS = {"closed": "close"}  # the names of events are verbs
 
 
 class _Held:

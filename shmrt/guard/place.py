@@ -90,24 +90,22 @@ def table(area: _native.GuardArea | None = None) -> list[dict[str, Any]]:
     return [] if area is None else [row(*facts) for facts in area.list()]
 
 
-def report(event: str, name: str, reason: Any, **more: Any) -> None:
+def report(event: str, name: str, kind: str, state: str, was: str) -> None:
     """Into the log of the runtime, without waiting for anybody: `events()` and `python -m shmrt events` show it."""
-    facts = {
-        "event": event,
-        "context": event.partition(".")[0],
-        "supervisor": (),
-        "reason": reason,
-        "offender": {"id": name, "key": 0, "pid": os.getpid()},
-        **more,
-    }
+    notice: tuple[Any, ...] = (
+        "notice",
+        event,
+        {},
+        {"where": name, "kind": kind, "state": state, "was": was, "pid": os.getpid()},
+    )
     with contextlib.suppress(OSError, ValueError):  # the runtime ends just now: nobody reads its log any more
         runtime = _runtime()
         if runtime is not None:
-            runtime._link.say("note", facts)
+            runtime._link.tell(notice)
         elif (job := _job()) is not None:
             from shmrt.supervise.inner import link_of
 
-            link_of(job).tell(("note", facts))
+            link_of(job).tell(notice)
 
 
 _native.guards_ask(_area)

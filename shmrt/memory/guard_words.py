@@ -10,13 +10,15 @@ TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["BREAKER", "BUCKET", "BULKHEAD", "COUNTERS", "STATES", "STEERING", "row"]
+__all__ = ["BREAKER", "BUCKET", "BULKHEAD", "COUNTERS", "EVENTS", "STATES", "STEERING", "row"]
 
 BREAKER, BULKHEAD, BUCKET = 1, 2, 3
 KINDS = {BREAKER: "breaker", BULKHEAD: "bulkhead", BUCKET: "rate_limit"}
 
 STATES = ("closed", "open", "half_open", "forced_open", "disabled")
 STEERING = {"open": 3, "close": 4, "auto": 0}  # the command line's verbs, and the states that they set
+
+EVENTS = {"closed": "close", "forced_open": "open", "disabled": "disable"}  # `breaker.` and this, else the state itself
 
 COUNTERS = {
     BREAKER: (

@@ -39,7 +39,8 @@ class RingStats(dict[str, Any]):
     """Numbers of one ring, as keys and as attributes: `stats["depth"]` is `stats.depth`.
 
     depth, capacity, high_water, leased, bytes_in, bytes_out, bytes (in it now, leased ones included), messages_in,
-    messages_out, blocked_full and blocked_empty (seconds that puts and gets waited, summed), drops, repairs, closed.
+    messages_out, blocked_full and blocked_empty (seconds that puts and gets waited, summed), drops, refused (puts that
+    got Overloaded; what a put_many could not put in counts as one), repairs, closed. All outlive whoever put and got.
 
     Bytes are those of messages as they travel, in the ring and in its shared memory; bytes_out includes what was
     dropped. repairs counts the deaths under way that were put right and the messages that came back from dead holders.

@@ -109,8 +109,8 @@ class Answers:
             raise Refused("usage", f"to={to!r} must be open, close or auto") from None
         except TimeoutError as error:
             raise Refused("busy", str(error), "continue or kill that process") from None
-        if not body["already"] and self.trees is not None:
-            self.trees.note(guards.steered(body))
+        if not body["already"]:
+            self.root.staff.notice(*guards.steered(body))
         return body
 
     @property
@@ -150,6 +150,8 @@ class Answers:
         for key, kin in ({} if trees is None else trees.kin).items():
             one = kin.worker
             found[key] = {"kind": kin.data["kind"], "label": kin.data["label"], "pid": kin.pid}
+            if kin.mailbox is not None:
+                found[key]["mailbox"] = views.mailbox_row(kin.mailbox.stats())
             if kin.in_program and kin.data["kind"] == "pool":
                 found[key]["activity"] = pools.get(kin.data["label"])
             if one is not None:
@@ -195,6 +197,7 @@ class Answers:
             "reasons": list(crew.keeper.reasons),
             "removing": crew.removing,
             "paused": crew.id in self._paused,
+            "overload": self.root.staff.full_pools.get(crew.id),
             "restarts": dict(crew.restarts),
             "wait_ns": crew.keeper.wait_ns(now, alive=crew.alive),
             "workers": [self._worker(one) for one in crew.workers.values()],

@@ -18,6 +18,7 @@ dies while it waits is not answered; what it asked for goes on.
     send_after key ns payload, cancel_timer number
     describe key                     the tree as it is, for people
     events since                     reports with a greater number
+    mailboxes                        (name, path, what it has counted) of each child's mailbox
 """
 
 from __future__ import annotations
@@ -347,3 +348,7 @@ class Asks:
 
     def _ask_events(self, token: Any, since: int) -> list[dict[str, Any]]:
         return self.trees.reports.since(since)
+
+    def _ask_mailboxes(self, token: Any) -> list[tuple[Any, ...]]:
+        found = [(kin, kin.mailbox) for kin in self.trees.kin.values()]
+        return [(kin.data["name"], kin.path, box.stats()) for kin, box in found if box is not None]

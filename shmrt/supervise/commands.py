@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
@@ -23,10 +24,21 @@ class Commands:
         self._notes: deque[tuple[Any, ...]] = deque()
 
     if TYPE_CHECKING:  # each link has its own
+        owner_pid: int
+        _lock: Any
+        _channel: Any  # a Channel; None while there is no root
 
         def _send(self, *message: object) -> None: ...
 
         def _poke(self) -> None: ...
+
+    def tell(self, message: tuple[Any, ...]) -> None:
+        """What the root can do without: left out while there is no root, or too much waits for one that does not
+        read. Holds up nobody."""
+        with self._lock:
+            if self._channel is not None and os.getpid() == self.owner_pid:
+                self._channel.tell(message)
+        self._poke()
 
     def resize(self, id: int, workers: int) -> None:
         self._send("resize", id, workers)

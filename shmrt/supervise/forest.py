@@ -57,8 +57,6 @@ class Forest:
             self.grow()
             assert self.asks is not None
             self.asks.hear(who, rest[0], rest[1], rest[2:])
-        elif verb == "note":
-            self.grow().note(rest[0])
         elif self.trees is None or self.asks is None:
             return False
         elif verb == "exit" and who is not None and self.owns(who.crew):

@@ -6,7 +6,7 @@ It maps that memory for the moment of a question only, so that no process forked
 from __future__ import annotations
 
 from shmrt import _native
-from shmrt.memory.guard_words import STATES, STEERING, row
+from shmrt.memory.guard_words import EVENTS, STATES, STEERING, row
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
@@ -32,14 +32,7 @@ def steer(slots: _native.Slots, name: str, to: str) -> dict[str, Any]:
     return {"name": name, "was": STATES[before], "state": STATES[now], "already": before == now}
 
 
-def steered(body: dict[str, Any]) -> dict[str, Any]:
-    """The report of it."""
-    verb = {"forced_open": "open", "closed": "close"}.get(body["state"], body["state"])
-    return {
-        "event": f"breaker.{verb}",
-        "context": "breaker",
-        "supervisor": (),
-        "reason": body["state"],
-        "offender": {"id": body["name"], "key": 0, "pid": None},
-        "was": body["was"],
-    }
+def steered(body: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The notice of it: name, measurements, metadata."""
+    about = {"where": body["name"], "kind": "breaker", "state": body["state"], "was": body["was"], "by": "command"}
+    return f"breaker.{EVENTS.get(body['state'], body['state'])}", {}, about

@@ -130,12 +130,6 @@ class InnerLink(Commands, Asking):
                 self._channel.flush()
         self._poke()
 
-    def tell(self, message: tuple[Any, ...]) -> None:
-        """To the root, or not at all: while too much waits for a root that does not read, it is left out."""
-        with self._lock:
-            self._channel.tell(message)
-        self._poke()
-
     def send_last(self, message: tuple[Any, ...]) -> None:
         """The last words of this process: on their way before this returns, thread or not."""
         with self._lock:

@@ -20,6 +20,7 @@ Program to root
     ("command_done", number, ok, value)   and this is what came of it
     ("ask", number, verb, ...)            about trees (`asks.py`); answer: ("answer", number, ok, value)
     ("mailboxes", paths)                  of the root before; descriptors: one each
+    ("notice", name, measurements, metadata)           a place was full, say; from workers and children, too
     ("child_ready", key, incarnation)     a pool or pipeline of a tree is open
     ("child_exited", key, incarnation, reason)         it is closed, or could not be opened
 
@@ -32,9 +33,6 @@ Root to child of a tree, each with a rise of its slot's control count
     ("shutdown",)
     ("exit_signal", key, reason)          somebody linked to it has ended
     ("system", number, verb, payload)     stop, get_state, replace_state
-
-Program, worker and child of a tree to root
-    ("note", report)                      what a breaker did, say: for the log
 
 Worker to root, besides all of these but the first and the last
     ("open_hub",)                         answer: ("hub", slot)

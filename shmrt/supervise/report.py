@@ -2,7 +2,8 @@
 
 A report says what happened and what was decided, with the same keys each time (OTP's supervisor reports): supervisor
 (its path), context, reason, offender, and `used` and `limit` where the restart budget is touched. It becomes an event
-by a name, a number and the time. The program gets each at once; a root that dies takes its own copies along.
+by a name, a number and the time. The program gets each at once; a root that dies takes its own copies along. What is
+told of a place that was full, and the like, is a report, too: of no supervisor, with measurements and metadata beside.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Reports:
         self._count = 0
 
     def keep(self, report: dict[str, Any]) -> dict[str, Any]:
-        """The same with event, seq and monotonic_ns."""
+        """The same with event (a name of its own is kept), seq and monotonic_ns."""
         self._count += 1
         event = {
             "event": "supervisor." + report["context"],

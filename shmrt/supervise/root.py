@@ -237,6 +237,7 @@ class Root:
                 self.staff.order_and_kill(one, _native.KILL_STOP)
         if not crew.workers and crew.template is None and crew.standby is None:
             del self.crews[crew.id]
+            self.staff.full_pools.pop(crew.id, None)
             crew.close()
             self.nested.forget(crew)
             crew.channel.send(("removed", crew.id))
@@ -256,6 +257,8 @@ class Root:
                 self.service = Service(self, fds[0], *rest)
             elif verb in ("command_waits", "command_done") and self.service is not None:
                 self.service.heard(verb, rest)
+            elif verb == "notice":
+                self.notice(*rest)
             elif not self.forest.hear(None, verb, rest, fds):
                 self.obey_crew(None, verb, rest)
 
@@ -273,6 +276,8 @@ class Root:
                 self.crews[id] = Crew(id, spec, first, count, fds, one.channel, one, hub)
             elif verb in ("resize", "replace", "kill", "remove_pool"):
                 self.obey_crew(one, verb, rest)
+            elif verb == "notice":
+                self.notice(*rest)
             elif not self.forest.hear(one, verb, rest, fds):
                 for fd in fds:
                     os.close(fd)
@@ -293,6 +298,11 @@ class Root:
             one = self.staff.find(rest[0], rest[1])
             if one is not None and one.crew.owner is owner:
                 (self.replace if verb == "replace" else self.kill)(one, *rest[2:])
+
+    def notice(self, *notice: Any) -> None:
+        from shmrt.supervise import notices
+
+        notices.hear(self.staff, self.forest.trees, *notice)
 
     def crew_of(self, owner: Worker | None, id: int) -> Crew | None:
         crew = self.crews.get(id)

@@ -4,7 +4,7 @@ service = Service(root, listener, name, program_pid)
 poll(service.fds() + ...)         in the root's loop
 service.handle(ready)
 service.heard(verb, rest)         what the program says of commands
-service.report(report)            what the tree reports
+service.report(report)            what the tree reports, and what is reported of full places and the like
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class Service:
     """See the module."""
 
     def __init__(self, root: Any, listener: int, name: str, program_pid: int) -> None:
+        self._root = root
         self._reports = False
         self._answers = Answers(root, name, program_pid)
         self._control = Control(listener, self._answers)
@@ -33,17 +34,18 @@ class Service:
         self.heard = self._answers.heard
 
     def fds(self) -> list[tuple[int, int]]:
-        """What to poll. Trees may have been planted since the last time: what they report is heard from then on."""
-        trees = self._answers.trees
-        if trees is not None and not self._reports:
+        """What to poll. Somebody may have reported for the first time: from then on that is heard as it comes."""
+        reports = self._root.staff.kept_reports
+        if reports is not None and not self._reports:
             self._reports = True
-            for report in trees.reports.kept:
+            for report in reports.kept:
                 self.report(report)
-            trees.reports.on_report = self.report
+            reports.on_report = self.report
         return self._control.fds()
 
     def report(self, report: dict[str, Any]) -> None:
-        path = report["supervisor"]
-        if path:  # what a breaker did belongs to no supervisor
-            path = (self._answers.label_of(path[0]), *path[1:])
-        self._control.publish(*views.event_of({**report, "supervisor": path}))
+        if "measurements" in report:
+            self._control.publish(report["event"], report["measurements"], report["metadata"])
+            return
+        top, *below = report["supervisor"]
+        self._control.publish(*views.event_of({**report, "supervisor": (self._answers.label_of(top), *below)}))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from shmrt.supervise.report import Reports
+
 __all__ = ["Staff"]
 
 
@@ -33,7 +35,30 @@ class Staff:
         self.workers: dict[int, Worker] = {}  # by pid
         self.served = False  # some worker became ready
         self.strays = False  # an adopted child may be there
+        self.kept_reports: Reports | None = None  # once there was one
+        self.full_pools: dict[int, dict[str, int]] = {}  # what pools that were full last said they had counted
         self.tell_clients: Callable[[str, dict[str, Any], dict[str, Any]], None] | None = None  # of a named runtime
+
+    @property
+    def reports(self) -> Reports:
+        if self.kept_reports is None:
+            from shmrt.supervise.report import Reports
+
+            self.kept_reports = Reports()
+        return self.kept_reports
+
+    def notice(self, name: str, measurements: dict[str, Any], metadata: dict[str, Any]) -> None:
+        """Something that happened to no child: kept and told like a report, with the same keys."""
+        report = {
+            "event": name,
+            "context": name,
+            "supervisor": (),
+            "reason": None,
+            "offender": {"id": metadata.get("where"), "key": 0, "pid": metadata.get("pid")},
+            "measurements": measurements,
+            "metadata": metadata,
+        }
+        self.channel.tell(("event", self.reports.keep(report)))
 
     def job(self, crew: Crew, one: Worker | None, control: int = -1) -> Job:
         """What a worker must know; without a worker, what its template or a standby can know before."""

@@ -24,7 +24,6 @@ from shmrt.supervise.bonds import Bonds
 from shmrt.supervise.kin import Kin, KinCrew, KinLine, exit_reason, import_cloudpickle
 from shmrt.supervise.nudges import Nudges
 from shmrt.supervise.registry import Registry
-from shmrt.supervise.report import Reports
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ class Trees:
         self.calls.reserve()
         self.registry = Registry(staff.slots)
         self.registry.on_mailbox = self._keep_mailbox
-        self.reports = Reports()
+        self.reports = staff.reports
         self.on_answer: Callable[[Any, bool, Any], None] = lambda token, ok, value: None
         self.on_child_gone: Callable[[Kin, Any], None] = lambda kin, reason: None
 

@@ -149,11 +149,18 @@ def _child_row(
         "state": state,
         "pid": known.get("pid"),
         "seconds": known.get("seconds"),
+        "mailbox": known.get("mailbox"),
         "restarts": member["restarts"],
         "last_exit": reason_text(member["reason"]),
         **_spec_of(member),
         "next": _next_of(state, path, name),
     }
+
+
+def mailbox_row(stats: dict[str, Any]) -> dict[str, Any]:
+    """How full a mailbox is, and what it had to turn away."""
+    keys = ("depth", "capacity", "high_water", "refused", "drops", "expired")
+    return {key: stats[key] for key in keys}
 
 
 def _child_state(member: dict[str, Any], known: dict[str, Any]) -> str:
@@ -237,6 +244,7 @@ def pool_row(pool: dict[str, Any], name: str | None) -> dict[str, Any]:
         "ready": pool["ready"],
         "restarts": sum(pool["restarts"].values()),
         "reasons": list(pool["reasons"])[-3:],
+        "overload": pool.get("overload"),
         "workers": workers,
         "next": command,
     }
@@ -355,8 +363,4 @@ def event_of(report: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any
         "restart": offender.get("restart"),
         "pid": offender.get("pid"),
     }
-    name = str(report.get("event", ""))
-    if name and not name.startswith("supervisor."):  # it has a name of its own
-        metadata = {key: value for key, value in metadata.items() if value} | {"was": report.get("was")}
-        return name, measurements, metadata
     return _EVENTS.get(str(report.get("context")), "supervisor.report"), measurements, metadata

@@ -95,4 +95,5 @@ def test_status_and_events_tell_of_guards(shmrt: Verb) -> None:
 
     names = [event["event"] for event in runtime().events()]
     assert names == ["breaker.open", "breaker.close"]
-    assert runtime().events()[0]["offender"] == {"id": "store", "key": 0, "pid": os.getpid()}
+    first = runtime().events()[0]["metadata"]
+    assert (first["where"], first["state"], first["was"], first["pid"]) == ("store", "open", "closed", os.getpid())

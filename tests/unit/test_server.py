@@ -342,7 +342,7 @@ class Selfish(Server):
             return self.me.stop()
         if how == "thread":
             home = shmrt.server._home()
-            self.thread = threading.Thread(target=lambda: (w_home(home), self.me.know("told")))
+            self.thread = threading.Thread(target=lambda: (w_home(home), self.me.know("told")), name="selfish")
             return self.thread.start()
         if how == "state":
             return shmrt.get_state(self.me)
@@ -383,6 +383,8 @@ def test_another_thread_of_the_server_may_ask_it(w: World) -> None:
     ref.know(ref)
     ref.misuse("thread")
     wait_until(lambda: ref.whom() == "told")
+    # Its answer is on its way to that thread, and the memory of the calls goes away with the world.
+    wait_until(lambda: all(thread.name != "selfish" for thread in threading.enumerate()))
 
 
 def test_filling_ones_own_mailbox_does_not_wait_for_oneself(w: World) -> None:
