@@ -77,13 +77,3 @@ class RuntimePools:
         pools = list(self._pools.values())
         rng.shuffle(pools)
         return next((killed for killed in (opened.chaos_kill(rng) for opened in pools) if killed is not None), None)
-
-    def health(self) -> dict[str, Any]:
-        """Status of the runtime and of each pool."""
-        pools = {opened.name: opened.health() for opened in list(self._pools.values())}
-        statuses = {pool["status"] for pool in pools.values()}
-        if self._stopped or self._down is not None:
-            status = "unhealthy"
-        else:
-            status = "healthy" if statuses <= {"healthy"} else "degraded"
-        return {"status": status, "pools": pools, "root_pid": self.pid, "timestamp": monotonic()}

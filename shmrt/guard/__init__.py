@@ -1,0 +1,1 @@
+"""Patterns that keep a program going while parts of it fail."""
