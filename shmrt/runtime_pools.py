@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from time import monotonic
-
 from shmrt.supervise.protocol import FIRST_NESTED, FIRST_WORKER
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start

@@ -43,7 +43,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["DEGRADED", "DOWN", "HEALTHY", "RUNNING", "STATUSES", "UNHEALTHY", "WAITING", "Watch", "counts_as", "overall"]
+__all__ = [
+    "DEGRADED",
+    "DOWN",
+    "HEALTHY",
+    "RUNNING",
+    "STATUSES",
+    "UNHEALTHY",
+    "WAITING",
+    "Watch",
+    "counts_as",
+    "overall",
+]
 
 HEALTHY = "healthy"
 DEGRADED = "degraded"
@@ -101,7 +112,7 @@ class Watch:
         self.state = DOWN
 
     def due(self, now_ns: int) -> str | None:
-        """"run" when it is time for the next one; `passed` or `failed` is to follow."""
+        """ "run" when it is time for the next one; `passed` or `failed` is to follow."""
         if self.state != WAITING or now_ns < self._due_ns:
             return None
         self.state = RUNNING
@@ -114,7 +125,7 @@ class Watch:
             self._wait(now_ns)
 
     def failed(self, now_ns: int) -> str | None:
-        """"restart": the child's process is to be killed for it."""
+        """ "restart": the child's process is to be killed for it."""
         if self.state != RUNNING:
             return None
         self._wait(now_ns)

@@ -153,4 +153,6 @@ def _is_bad(child: dict[str, Any]) -> bool:
 
 
 def _text(id: Any) -> str:
-    return id if isinstance(id, str) else "(an object)" if isinstance(id, tuple) and id[:1] == ("\0pickle",) else repr(id)
+    return (
+        id if isinstance(id, str) else "(an object)" if isinstance(id, tuple) and id[:1] == ("\0pickle",) else repr(id)
+    )

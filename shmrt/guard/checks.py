@@ -52,7 +52,9 @@ def disk_space(path: str | os.PathLike[str], min_free: int | str, **options: Any
     where = os.fspath(path)
     if not isinstance(where, str) or not where or "\0" in where:
         raise ValueError(f"path={path!r} must be a path")
-    return _make(f"disk.{_shown(where)}:free", DiskCheck(os.path.abspath(where), parse_size(min_free, "min_free")), options)
+    return _make(
+        f"disk.{_shown(where)}:free", DiskCheck(os.path.abspath(where), parse_size(min_free, "min_free")), options
+    )
 
 
 def shared_memory(min_free: int | str, **options: Any) -> HealthCheck:
@@ -174,7 +176,8 @@ class BreakerCheck:
         self.b = b
 
     def said(self, runtime: Any, beside: bool) -> tuple[str, Any] | None:
-        """Of our own kind, in the program: to read it is to read a word of memory, and a private one is nowhere else."""
+        """Of our own kind, in the program: to read it is to read a word of memory, and a private one is nowhere
+        else."""
         from shmrt.process.findings import find
 
         own = type(self.b).__module__.startswith("shmrt.")

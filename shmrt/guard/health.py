@@ -124,9 +124,7 @@ class HealthCheck:
 def _rebuild(*values: Any) -> HealthCheck:
     """A copy in another process, or of a child's description: nobody's but its holder's."""
     name, fn, timeout, group, critical, on_fail, interval, failures, grace = values
-    check = HealthCheck(
-        name, fn, timeout, group, critical, on_fail, interval=interval, failures=failures, grace=grace
-    )
+    check = HealthCheck(name, fn, timeout, group, critical, on_fail, interval=interval, failures=failures, grace=grace)
     registry.remove(check)
     return check
 
@@ -137,7 +135,9 @@ def groups_of(group: Any) -> tuple[str, ...]:
         found = tuple(words)
     except TypeError:
         found = ()
-    if not found or not all(isinstance(word, str) and word and word.isprintable() and " " not in word for word in found):
+    if not found or not all(
+        isinstance(word, str) and word and word.isprintable() and " " not in word for word in found
+    ):
         raise ValueError(f"group={group!r} must be a word, or several, such as 'ready' or ('live', 'ready')")
     return found
 

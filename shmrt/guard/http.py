@@ -50,12 +50,9 @@ class Port:
         host, port = parse_address(where)
         try:
             family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            self._socket = socket.socket(family, socket.SOCK_STREAM)
-            try:
-                bind(self._socket, address)
-            except OSError:
-                self._socket.close()
-                raise
+            if port:
+                _bound(family, address, socket.SO_REUSEADDR).close()  # refused while another runtime holds the port
+            self._socket = _bound(family, address, socket.SO_REUSEPORT)
         except OSError as error:
             hint = "choose another port, or 0 for a free one"
             text = f"http={where!r}: {host} port {port} cannot be had: {error.strerror or error}; {hint}"
@@ -69,19 +66,26 @@ class Port:
 
         listener = Listener(self._socket.family, self._socket.getsockname())
         child = Child(serve, listener, self._names, id="http")
-        return Supervisor([child], max_restarts=10, max_seconds=5.0, backoff=0.1, name=None)
+        return Supervisor([child], max_restarts=10, max_seconds=5.0, backoff=0.1)
 
     def close(self) -> None:
         self._socket.close()
 
 
-def bind(sock: socket.socket, address: Any) -> None:
-    """Without listening yet: several sockets of one user may share the port, and only those that listen get clients."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    sock.bind(address)
+def _bound(family: int, address: Any, *options: int) -> socket.socket:
+    """Not listening. Sockets of one user that say SO_REUSEPORT may share a port, and only those that listen get
+    clients. SO_REUSEADDR does not mind connections that have ended a moment ago, but does mind a socket without it."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        for option in options:
+            sock.setsockopt(socket.SOL_SOCKET, option, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 class Listener:
@@ -96,9 +100,8 @@ class Listener:
 
 
 def listen(family: int, address: Any) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = _bound(family, tuple(address), socket.SO_REUSEADDR, socket.SO_REUSEPORT)
     try:
-        bind(sock, tuple(address))
         sock.listen(128)
     except OSError:
         sock.close()
@@ -131,7 +134,9 @@ class _Client:
 class Server:
     """The loop. `ask(group)` gives a report and may take its time; it is called in threads, one for each group."""
 
-    def __init__(self, listener: socket.socket, names: tuple[str, ...], ask: Callable[[str | None], HealthReport]) -> None:
+    def __init__(
+        self, listener: socket.socket, names: tuple[str, ...], ask: Callable[[str | None], HealthReport]
+    ) -> None:
         self._listener = listener
         self._names = names
         self._ask = ask

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from time import monotonic_ns
 
 from shmrt.decide.health import HEALTHY
@@ -36,7 +36,19 @@ class CheckResult:
     timeout, or how its process died. duration: seconds. timestamp: when it ended, in UTC.
     """
 
-    __slots__ = ("critical", "detail", "duration", "error", "group", "key", "name", "status", "timestamp", "unit", "value")
+    __slots__ = (
+        "critical",
+        "detail",
+        "duration",
+        "error",
+        "group",
+        "key",
+        "name",
+        "status",
+        "timestamp",
+        "unit",
+        "value",
+    )
 
     def __init__(
         self,
@@ -122,7 +134,7 @@ class HealthReport:
 def report_of(body: dict[str, Any]) -> HealthReport:
     """A report of what the root says: `status`, `checks` in plain values, each with the time of the monotonic clock at
     which it ended."""
-    now, now_ns = datetime.now(timezone.utc), monotonic_ns()
+    now, now_ns = datetime.now(UTC), monotonic_ns()
     checks: dict[str, CheckResult] = {}
     names = [row["name"] for row in body["checks"]]
     for row in body["checks"]:

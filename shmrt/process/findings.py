@@ -9,8 +9,8 @@
 | a number                                | healthy   | the number is the value                       |
 | `Degraded(detail, value, unit)`         | degraded  | its own                                       |
 | (status, detail)                        | that      | the detail                                    |
-| a dict                                  | healthy   | its keys status, detail, value and unit, where there are such; else its text is the detail |
-| something awaitable                     |           | of what it gives when awaited                 |
+| a dict of status, detail, value, unit   | its own   | its own; each key may be left out             |
+| an awaitable                            | of what it gives when awaited, and so is the rest         |
 | anything else                           | healthy   | its text is the detail                        |
 
 An exception is unhealthy, and its text the error; `Degraded` may be raised, too.

@@ -1,4 +1,5 @@
-"""What the process of a health check does: it waits for the root to say "run", runs the check, and says what came of it.
+"""What the process of a health check does: it waits for the root to say "run", runs the check, and says what came of
+it.
 
     root to process    ("check", number, pickle or None, target)     None: the one that it has
     process to root    ("checked", number, status, detail, value, unit, error)

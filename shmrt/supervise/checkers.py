@@ -83,7 +83,19 @@ class Checker:
     """One check. `row` is what the root knows of it (`shmrt/guard/registry.py`), `kin` the child that it stands
     beside."""
 
-    __slots__ = ("crew", "dropped", "idle_ns", "kin", "loaded", "number", "row", "run", "runs", "status", "surroundings")
+    __slots__ = (
+        "crew",
+        "dropped",
+        "idle_ns",
+        "kin",
+        "loaded",
+        "number",
+        "row",
+        "run",
+        "runs",
+        "status",
+        "surroundings",
+    )
 
     def __init__(self, number: int, row: dict[str, Any], surroundings: dict[str, Any], kin: Kin | None = None) -> None:
         self.number = number
@@ -192,7 +204,9 @@ class Checkers:
         one.channel.send(("check", checker.runs, None if what == checker.loaded else what, target))
         checker.loaded = what
 
-    def _finish(self, checker: Checker, status: str, detail: Any = None, value: Any = None, unit: Any = None, error: Any = None) -> None:
+    def _finish(
+        self, checker: Checker, status: str, detail: Any = None, value: Any = None, unit: Any = None, error: Any = None
+    ) -> None:
         run, checker.run = checker.run, None
         assert run is not None
         now = checker.idle_ns = monotonic_ns()

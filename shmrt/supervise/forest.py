@@ -42,7 +42,7 @@ class Forest:
 
             self.trees = Trees(*self._parts)
             self.asks = Asks(self.trees)
-            self.trees.on_watched = lambda kin: self.health().watch(kin)
+            self.trees.on_watched = lambda kin: self.health().watching.watch(kin)
         return self.trees
 
     def health(self) -> Health:

@@ -8,11 +8,9 @@ Whose checks there are:
 
     the program's     come along when the program asks; for anybody else the root asks the program for them,
                       ("checks", number), and does with the last ones if it does not answer within a second
-    a child's         come with its specification; run again and again while it is up, and when somebody asks
-
-`decide/health.py` says when a child's check is due and when its failures end the child's process. That is a kill by the
-root with a reason of its own, ("unhealthy", check): the supervisor decides about it, and counts it, as about any
-other end. A child that is being stopped is left alone.
+    a child's         come with its specification; run again and again while it is up (`health_watch.py`), and when
+    somebody
+                      asks
 
 Each change of a check's status is a report, context "health_change".
 """
@@ -21,11 +19,11 @@ from __future__ import annotations
 
 from time import monotonic_ns
 
-from shmrt import _native
 from shmrt.decide import health_facts
-from shmrt.decide.health import DEGRADED, HEALTHY, UNHEALTHY, Watch, overall
+from shmrt.decide.health import DEGRADED, HEALTHY, UNHEALTHY, overall
 from shmrt.supervise.checkers import START_NS, Checker, Checkers
 from shmrt.supervise.health_facts import Facts
+from shmrt.supervise.health_watch import Watching, state_of
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
@@ -50,7 +48,19 @@ _OWN_GROUPS = ("live", "ready", "startup")
 class Request:
     """Somebody's question. `begun(ok, value)` is told once what it will take, `ended(body)` what came of it."""
 
-    __slots__ = ("begun", "body", "done_ns", "ended", "group", "known", "left", "number", "pull_ns", "rows", "settle_ns")
+    __slots__ = (
+        "begun",
+        "body",
+        "done_ns",
+        "ended",
+        "group",
+        "known",
+        "left",
+        "number",
+        "pull_ns",
+        "rows",
+        "settle_ns",
+    )
 
     def __init__(self, number: int, group: str | None, begun: Answer) -> None:
         self.number = number
@@ -69,17 +79,6 @@ class Request:
         return self.group is None or self.group in groups
 
 
-class Watched:
-    """One child with its checks."""
-
-    __slots__ = ("incarnation", "kin", "pairs")
-
-    def __init__(self, kin: Kin, pairs: list[tuple[Checker, Watch]]) -> None:
-        self.kin = kin
-        self.pairs = pairs
-        self.incarnation = -1  # the one that its watches know; -1: it is down for them
-
-
 class Health:
     """Made when the first child with checks is planted, or when somebody first asks."""
 
@@ -93,7 +92,7 @@ class Health:
         self._program: dict[str, Checker] = {}
         self._rows: list[dict[str, Any]] = []  # the program's, as it last sent them
         self._surroundings: dict[str, Any] | None = None
-        self._watched: dict[int, Watched] = {}
+        self.watching = Watching(trees, self.checkers, self._run)
         self._requests: dict[int, Request] = {}
         self._own: dict[str, str] = {}  # the status of each check of the root's own when it was last looked at
         self._count = 0
@@ -162,9 +161,7 @@ class Health:
     # ---- one request ------------------------------------------------------------------------------------------------
     def _begin(self, request: Request, now: int) -> None:
         groups = {*_OWN_GROUPS, *(group for row in self._rows for group in row["groups"])}
-        groups |= {
-            group for watched in self._watched.values() for checker, _ in watched.pairs for group in checker.row["groups"]
-        }
+        groups |= {group for _, checker in self.watching.checkers() for group in checker.row["groups"]}
         if request.group is not None and request.group not in groups:
             del self._requests[request.number]
             request.begun(False, ("no_group", sorted(groups)))
@@ -177,16 +174,16 @@ class Health:
                     wanted.append((self._program[row["name"]], None))
                 else:
                     request.known.append(row)
-        for watched in self._watched.values():
-            path = "/".join(str(part) for part in watched.kin.path[1:])
-            wanted += [(checker, path) for checker, _ in watched.pairs if request.wants(checker.row["groups"])]
+        wanted += [
+            (checker, path) for path, checker in self.watching.checkers() if request.wants(checker.row["groups"])
+        ]
         if request.pull_ns and now >= request.pull_ns:
             request.rows.append(self._unanswered(now))
         most = max([0, *(int(checker.row["timeout_ns"]) for checker, _ in wanted)])
         request.begun(True, (request.number, most + (START_NS if wanted else 0) + _PATIENCE_NS))
         request.left = len(wanted) + 1  # until all of them are begun
-        for checker, path in wanted:
-            self._run_for(request, checker, path, now)
+        for checker, of in wanted:
+            self._run_for(request, checker, of, now)
         self._one_less(request)
 
     def _run_for(self, request: Request, checker: Checker, path: str | None, now: int) -> None:
@@ -199,19 +196,13 @@ class Health:
             request.rows[at] = {**result, "of": path, "key": key}
             self._one_less(request)
 
-        state = None if checker.kin is None else self._state_of(checker.kin)
+        state = None if checker.kin is None else state_of(self.trees, checker.kin)
         if checker.kin is None or state == "up":
             self._run(checker, then, now)
         elif state in (None, "down"):  # it ended in order, or somebody has stopped it: there is nothing to check
             self._one_less(request)
         else:
             then({**self._row_of(checker.row, (UNHEALTHY, None, None, None, f"its child is {state}"), now)})
-
-    def _state_of(self, kin: Kin) -> str | None:
-        if kin.key not in self.trees.tree.owners:
-            return None
-        found: dict[str, Any] = self.trees.tree.describe(kin.key)
-        return str(found["state"])
 
     def _one_less(self, request: Request) -> None:
         request.left -= 1
@@ -236,7 +227,11 @@ class Health:
 
     # ---- what is known without running anything ---------------------------------------------------------------------
     def _row_of(self, row: dict[str, Any], finding: Any, now: int) -> dict[str, Any]:
-        return {**health_facts.row_of(row["name"], row["groups"], finding, row["critical"]), "key": row["key"], "ns": now}
+        return {
+            **health_facts.row_of(row["name"], row["groups"], finding, row["critical"]),
+            "key": row["key"],
+            "ns": now,
+        }
 
     def _known(self, row: dict[str, Any], now: int) -> dict[str, Any]:
         """Of one that needs no process: "said" by the program, or about a pool."""
@@ -254,44 +249,8 @@ class Health:
         detail = f"it did not send its checks within {_PROGRAM_NS / 1e9:g} s; they run as they were the last time"
         return {**health_facts.row("program:answers", ("ready",), DEGRADED, detail=detail), "ns": now}
 
-    # ---- the checks of children -------------------------------------------------------------------------------------
-    def watch(self, kin: Kin) -> None:
-        """A child with checks is about to start for the first time."""
-        pairs = []
-        for row in kin.data["health"]:
-            self.trees.warm(row["what"] if row["kind"] == "call" else b"", kin.surroundings)
-            checker = self.checkers.make(row, kin.surroundings, kin)
-            machine = Watch(
-                interval_ns=row["interval_ns"],
-                failures=row["failures"],
-                grace_ns=row["grace_ns"],
-                restarts=row["restarts"],
-            )
-            pairs.append((checker, machine))
-        self._watched[kin.key] = Watched(kin, pairs)
-
-    def _settle_watched(self, watched: Watched, now: int) -> None:
-        kin = watched.kin
-        if self.trees.kin.get(kin.key) is not kin:
-            del self._watched[kin.key]
-            for checker, _ in watched.pairs:
-                self.checkers.drop(checker)
-            return
-        up = kin.ready and not kin.asked_to_end and kin.unhealthy is None
-        up = up and (kin.in_program or (kin.worker is not None and not kin.worker.dying))
-        up = up and self._state_of(kin) == "up"
-        incarnation = kin.incarnation if up else -1
-        if watched.incarnation != incarnation:
-            watched.incarnation = incarnation
-            for _, machine in watched.pairs:
-                machine.ended()
-                if up:
-                    machine.up(now)
-        for checker, machine in watched.pairs:
-            if machine.due(now) == "run":
-                self._run(checker, self._judge(watched, checker, machine, incarnation), now)
-
     def _run(self, checker: Checker, then: Callable[[dict[str, Any]], None], now: int) -> None:
+        """In its process, unless the answer is known without."""
         if checker.row["kind"] == "call":
             self.checkers.start(checker, then, now)
             return
@@ -299,30 +258,6 @@ class Health:
         result = self._row_of(checker.row, what if checker.row["kind"] == "said" else self._pool_finding(what), now)
         self._result(checker, result)
         then(result)
-
-    def _judge(
-        self, watched: Watched, checker: Checker, machine: Watch, incarnation: int
-    ) -> Callable[[dict[str, Any]], None]:
-        def then(result: dict[str, Any]) -> None:
-            if watched.incarnation != incarnation:
-                return  # of a process that is gone
-            now = monotonic_ns()
-            if result["status"] != UNHEALTHY:
-                machine.passed(now)
-            elif machine.failed(now) == "restart":
-                self._end(watched.kin, str(checker.row["name"]))
-
-        return then
-
-    def _end(self, kin: Kin, check: str) -> None:
-        """Unless somebody else is at it."""
-        if kin.asked_to_end or kin.unhealthy is not None or self._state_of(kin) != "up":
-            return
-        kin.unhealthy = check
-        if kin.in_program:
-            self.trees.staff.channel.send(("kill_child", kin.key, kin.incarnation))
-        elif kin.worker is not None and not kin.worker.dying:
-            self.trees.staff.order_and_kill(kin.worker, _native.KILL_STOP)
 
     # ---- changes ----------------------------------------------------------------------------------------------------
     def _result(self, checker: Checker, result: dict[str, Any]) -> None:
@@ -357,8 +292,7 @@ class Health:
 
     # ---- what time brings -------------------------------------------------------------------------------------------
     def settle(self, now: int) -> None:
-        for watched in list(self._watched.values()):
-            self._settle_watched(watched, now)
+        self.watching.settle(now)
         self.checkers.settle(now)
         for request in list(self._requests.values()):
             if request.left < 0 and now >= request.pull_ns:
@@ -370,8 +304,7 @@ class Health:
 
     def waits_ns(self, now: int) -> list[int]:
         waits = [wait] if (wait := self.checkers.wait_ns(now)) is not None else []
-        for watched in self._watched.values():
-            waits += [wait for _, machine in watched.pairs if (wait := machine.wait_ns(now)) is not None]
+        waits += self.watching.waits_ns(now)
         for request in self._requests.values():
             if request.body is None and request.left <= 0:
                 waits.append(max(0, (request.pull_ns if request.left < 0 else request.settle_ns) - now))
@@ -381,11 +314,9 @@ class Health:
 
     def forgive(self, late_ns: int) -> None:
         self.checkers.forgive(late_ns)
-        for watched in self._watched.values():
-            for _, machine in watched.pairs:
-                machine.forgive(late_ns)
+        self.watching.forgive(late_ns)
 
     def fell(self) -> None:
-        self._watched.clear()
+        self.watching.fell()
         self._program.clear()
         self.checkers.fell()

@@ -44,7 +44,8 @@ class Facts:
     def settling(self) -> bool:
         """Some pool will have its workers in a moment, unless something is wrong."""
         return any(
-            pool["ready"] < pool["wanted"] and not (pool["broken"] or pool["reasons"] or pool["removing"] or pool["waits"])
+            pool["ready"] < pool["wanted"]
+            and not (pool["broken"] or pool["reasons"] or pool["removing"] or pool["waits"])
             for pool in self.pools()
         )
 
