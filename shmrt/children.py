@@ -142,7 +142,7 @@ class Child:
         self.mailbox = mailbox
         self.mailbox_on_restart = _one_of(mailbox_on_restart, ("keep", "drop"), "mailbox_on_restart", "invalid_mailbox")
         self.start_timeout = _seconds(start_timeout, "start_timeout")
-        self.health = _checks_of(kind, id, health) if health != () else ()
+        self.health = () if health in ((), [], None) else _checks_of(kind, id, health)
 
     def __repr__(self) -> str:
         return f"Child({_own_name(self.start, kind_of(self.start))}, id={self.id!r}, restart={self.restart!r})"

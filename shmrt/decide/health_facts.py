@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-__all__ = ["loop_row", "memory_row", "pool_finding", "pool_rows", "row", "row_of", "started_row", "tree_rows"]
+__all__ = ["key_of", "loop_row", "memory_row", "pool_finding", "pool_rows", "row", "row_of", "started_row", "tree_rows"]
 
 SHARED_MEMORY_FULL = 0.85
 BUDGET_LOW = 0.5
@@ -63,6 +63,17 @@ def row_of(name: str, groups: tuple[str, ...], finding: tuple[Any, ...], critica
     """The same of (status, detail, value, unit, error)."""
     status, detail, value, unit, error = finding
     return row(name, groups, status, detail=detail, value=value, unit=unit, error=error, critical=critical)
+
+
+def key_of(name: str, of: str | None) -> str:
+    """`component:measurement` of a check of the user's; `of` is the path of its child.
+
+    >>> key_of("db", None), key_of("disk./:free", None), key_of("db", "web")
+    ('check.db:health', 'disk./:free', 'child.web:db')
+    """
+    if of is not None:
+        return f"child.{of}:{name.replace(':', '.')}"
+    return name if ":" in name else f"check.{name}:health"
 
 
 def loop_row() -> dict[str, Any]:

@@ -144,12 +144,12 @@ def groups_of(group: Any) -> tuple[str, ...]:
 
 def of_child(kind: str, id: object, checks: Any) -> tuple[HealthCheck, ...]:
     """The checks of a child, which are no longer the program's. Raises SpecError."""
-    found = _several(checks, f"child {id!r}: health")
-    if found and kind == "supervisor":
+    if kind == "supervisor":
         raise SpecError(
             f"child {id!r}: a supervisor has no process that a check could stand beside; give health= to its children",
             problem="invalid_health",
         )
+    found = _several(checks, f"child {id!r}: health")
     for check in found:
         registry.remove(check)
     return found

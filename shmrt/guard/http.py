@@ -66,7 +66,7 @@ class Port:
 
         listener = Listener(self._socket.family, self._socket.getsockname())
         child = Child(serve, listener, self._names, id="http")
-        return Supervisor([child], max_restarts=10, max_seconds=5.0, backoff=0.1)
+        return Supervisor([child], max_restarts=10, max_seconds=5.0, backoff=0.1, name="shmrt-http")
 
     def close(self) -> None:
         self._socket.close()

@@ -67,7 +67,6 @@ def row_of(check: HealthCheck, *, beside: bool = False, runtime: Any = None) -> 
         "interval_ns": int(check.interval * 1e9),
         "failures": check.failures,
         "grace_ns": int(check.grace * 1e9),
-        "key": getattr(check.fn, "key", None),
         "kind": "call",
         "what": b"",
     }

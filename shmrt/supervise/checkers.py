@@ -213,7 +213,7 @@ class Checkers:
         row = checker.row
         result = {
             "name": row["name"],
-            "key": row["key"],
+            "key": row["name"],
             "groups": row["groups"],
             "status": status,
             "critical": row["critical"],

@@ -191,9 +191,7 @@ class Health:
         request.rows.append(None)
 
         def then(result: dict[str, Any]) -> None:
-            key = result["key"] or f"{'check' if path is None else 'child'}.{path or result['name']}:"
-            key += "" if result["key"] else ("health" if path is None else result["name"])
-            request.rows[at] = {**result, "of": path, "key": key}
+            request.rows[at] = {**result, "of": path, "key": health_facts.key_of(result["name"], path)}
             self._one_less(request)
 
         state = None if checker.kin is None else state_of(self.trees, checker.kin)
@@ -227,17 +225,13 @@ class Health:
 
     # ---- what is known without running anything ---------------------------------------------------------------------
     def _row_of(self, row: dict[str, Any], finding: Any, now: int) -> dict[str, Any]:
-        return {
-            **health_facts.row_of(row["name"], row["groups"], finding, row["critical"]),
-            "key": row["key"],
-            "ns": now,
-        }
+        return {**health_facts.row_of(row["name"], row["groups"], finding, row["critical"]), "ns": now}
 
     def _known(self, row: dict[str, Any], now: int) -> dict[str, Any]:
         """Of one that needs no process: "said" by the program, or about a pool."""
         found = self._row_of(row, row["what"] if row["kind"] == "said" else self._pool_finding(row["what"]), now)
         self._note_own(found, "program")
-        return {**found, "key": row["key"] or row["name"] if ":" in row["name"] else f"check.{row['name']}:health"}
+        return {**found, "key": health_facts.key_of(row["name"], None)}
 
     def _pool_finding(self, which: int | str) -> Any:
         for pool in self.facts.pools():

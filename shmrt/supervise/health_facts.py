@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Facts"]
 
+HTTP = "shmrt-http"  # the supervisor of the health endpoints, which is nobody's concern as long as it is well
+
 
 class Facts:
     """Looks at the root's own tables; `decide/health_facts.py` judges."""
@@ -55,7 +57,8 @@ class Facts:
         rows = [health_facts.loop_row(), *health_facts.pool_rows(pools)]
         tops = trees.tree.describe(now=now).get("supervisors", ())
         for top in tops:
-            own, named = trees.tops.get(top["key"], {}).get("of_runtime"), not isinstance(top["path"][0], int)
+            own = trees.tops.get(top["key"], {}).get("of_runtime")
+            named = not isinstance(top["path"][0], int) and top["path"][0] != HTTP
             label = top["path"][0] if named else "tree" if own else f"supervisor-{top['key']}"
             # Of servers that were started one by one only what is wrong is told.
             found = health_facts.tree_rows([{**top, "path": (label,)}])
