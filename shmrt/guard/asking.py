@@ -73,6 +73,7 @@ def snapshot(runtime: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     from shmrt.guard.health import misplaced
     from shmrt.supervise.link import make_spec
 
+    _ = runtime.trees  # who keeps what the root reports, changes of health among it
     unplaced = registry.unplaced()
     if unplaced is not None:
         raise misplaced(unplaced)
