@@ -153,6 +153,18 @@ class Server:
         while True:
             self.turn(self._rest())
 
+    def waiting(self, path: str) -> list[_Client]:
+        """Who waits for the root's answer to this."""
+        return [client for client, _, _ in self._asking.get(path, ())]
+
+    def close(self) -> None:
+        """Leaves everybody. The listening socket is its maker's."""
+        for client in list(self._clients.values()):
+            self._leave(client)
+        self._selector.close()
+        self._wake.close()
+        self._wake_out.close()
+
     def turn(self, seconds: float | None) -> None:
         """One round: waits at most so long."""
         for key, events in self._selector.select(seconds):
