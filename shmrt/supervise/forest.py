@@ -92,7 +92,10 @@ class Forest:
 
     def _hear_health(self, who: Worker | None, verb: str, rest: list[Any]) -> bool:
         if verb == "ask" and rest[1] in ("health", "health_wait"):
-            (self.health().ask if rest[1] == "health" else self.health().wait)(who, rest[0], *rest[2:])
+            try:
+                (self.health().ask if rest[1] == "health" else self.health().wait)(who, rest[0], *rest[2:])
+            except (TypeError, ValueError, LookupError) as error:  # of a process that does not speak as ours do
+                self.grow().send_to(who, ("answer", rest[0], False, ("bad_request", f"{rest[1]}: {error!r}")))
         elif verb == "checks" and who is None:
             self.health().heard_checks(*rest)
         elif who is None or not hasattr(who.crew, "checker"):

@@ -20,6 +20,7 @@ from shmrt import (
     Child,
     DynamicSupervisor,
     HealthCheck,
+    PartitionSupervisor,
     Pool,
     Runtime,
     Server,
@@ -378,6 +379,13 @@ def test_the_next_root_watches_again(tmp_path: Path) -> None:
         until(lambda: len(reports(runtime, "child_terminated", "a")) > before)
         path.unlink()
         assert reports(runtime, "child_terminated", "a")[-1]["reason"] == ("unhealthy", "probe")
+
+
+def test_every_partition_has_the_checks_of_its_child() -> None:
+    child = Child(idle, id="a", health=[HealthCheck("probe", tasks.fine)])
+    with Runtime(PartitionSupervisor(child, 2, name="parts")):
+        report = health()
+    assert {"0/probe", "1/probe"} <= set(report.checks)
 
 
 @pytest.mark.stress
