@@ -41,6 +41,8 @@ if TYPE_CHECKING:  # the names once more, for type checkers, which do not ask `_
     from shmrt.guard.fallback import Fallback as Fallback, fallback as fallback
     from shmrt.guard.outcome import Outcome as Outcome
     from shmrt.guard.stale import StaleCache as StaleCache
+    from shmrt.guard.health import HealthCheck as HealthCheck, health as health
+    from shmrt.guard.report import CheckResult as CheckResult, HealthReport as HealthReport
     from shmrt.handles import Count as Count, ProcessRef as ProcessRef, SupervisorRef as SupervisorRef
     from shmrt.memory.arrays import empty as empty
     from shmrt.memory.ring import Ring as Ring
@@ -49,6 +51,7 @@ if TYPE_CHECKING:  # the names once more, for type checkers, which do not ask `_
     from shmrt.pipeline import DeadLetter as DeadLetter, Pipeline as Pipeline
     from shmrt.pool import Future as Future, Pool as Pool
     from shmrt.pool_ref import PoolRef as PoolRef
+    from shmrt.process.findings import Degraded as Degraded
     from shmrt.process.server_words import Continue as Continue, Down as Down, Exit as Exit, Sender as Sender
     from shmrt.process.server_words import ignore as ignore, noreply as noreply
     from shmrt.runtimes import Runtime as Runtime
@@ -97,6 +100,11 @@ _HOME = {
     "Agent": "shmrt.agent",
     "AgentServer": "shmrt.agent",
     "Count": "shmrt.handles",
+    "HealthCheck": "shmrt.guard.health",
+    "health": "shmrt.guard.health",
+    "CheckResult": "shmrt.guard.report",
+    "HealthReport": "shmrt.guard.report",
+    "Degraded": "shmrt.process.findings",
     "Monitor": "shmrt.monitors",
     "PoolRef": "shmrt.pool_ref",
     "ProcessRef": "shmrt.handles",
@@ -118,7 +126,9 @@ _ERRORS = (
 )
 _HOME.update(dict.fromkeys(_ERRORS, "shmrt.errors"))
 
-__all__ = [*sorted(_HOME), "errors"]
+_MODULES = {"errors": "shmrt.errors", "checks": "shmrt.checks"}
+
+__all__ = [*sorted(_HOME), *_MODULES]
 
 
 def __getattr__(name: str) -> object:
@@ -132,12 +142,12 @@ def __getattr__(name: str) -> object:
                 "start Python elsewhere to use an installed shmrt"
             ) from None
         return _sys.modules["shmrt._native"]
-    home = "shmrt.errors" if name == "errors" else _HOME.get(name)
+    home = _MODULES.get(name) or _HOME.get(name)
     if home is None:  # the import machinery asks for submodules this way; the answer must cost nothing
         raise AttributeError(f"module 'shmrt' has no attribute {name!r}")
     from importlib import import_module
 
-    if name == "errors":
+    if name in _MODULES:
         return import_module(home)
     if name == "runtime":
         value: object = import_module(home).current

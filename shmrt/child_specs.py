@@ -10,6 +10,8 @@ TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
     from typing import Any
 
+    from shmrt.guard.health import HealthCheck
+
 __all__ = ["describe", "plain_id", "specify", "user_id"]
 
 
@@ -36,6 +38,10 @@ def specify(child: Child) -> ChildSpec:
         data["mailbox"] = (mailbox.slots, mailbox.slot_bytes, mailbox.on_full)
         data["drop_on_restart"] = child.mailbox_on_restart == "drop"
         data["handlers"] = dict(child.start.__handlers__)
+    if child.health:
+        from shmrt.guard.registry import row_of
+
+        data["health"] = [row_of(check, beside=True) for check in child.health]
     timeout = child.start_timeout
     shutdown = child.shutdown
     return ChildSpec(
@@ -90,6 +96,11 @@ def describe(spec: ChildSpec) -> Child:
     else:
         start, args, kwargs = loads(data["blob"])
     mailbox = data.get("mailbox")
+    checks: list[HealthCheck] = []
+    if data.get("health"):
+        from shmrt.guard.registry import describe as described
+
+        checks = [described(row) for row in data["health"]]
     return Child(
         start,
         *args,
@@ -103,4 +114,5 @@ def describe(spec: ChildSpec) -> Child:
         mailbox=None if mailbox is None or data["kind"] == "pool" else RingSpec(*mailbox),
         mailbox_on_restart="drop" if data.get("drop_on_restart") else "keep",
         start_timeout=None if spec.start_timeout is None else spec.start_timeout / 1e9,
+        health=checks,
     )

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from shmrt.decide.backoff import Backoff
+    from shmrt.guard.health import HealthCheck
 
 __all__ = ["Child", "Supervisor", "backoff_of", "check_intensity", "kind_of"]
 
@@ -57,7 +58,8 @@ class Child:
     once) or "infinity"; None is 5 s, infinity for supervisors. significant: its end may end the supervisor
     (`auto_shutdown`). type: "worker" or "supervisor", None says what `start` is. mailbox: RingSpec of a server's
     mailbox (1024 messages, block). mailbox_on_restart: "keep" or "drop" what a dead server had not begun.
-    start_timeout: seconds to get ready, None is no limit.
+    start_timeout: seconds to get ready, None is no limit. health: `HealthCheck`s that run beside it, again and again,
+    while it is up.
 
     Raises SpecError; its `problem` is OTP's code, such as "bad_combination".
     """
@@ -65,6 +67,7 @@ class Child:
     __slots__ = (
         *(
             "args",
+            "health",
             "id",
             "kwargs",
             "mailbox",
@@ -92,6 +95,7 @@ class Child:
         mailbox: RingSpec | None = None,
         mailbox_on_restart: str = "keep",
         start_timeout: float | None = None,
+        health: Iterable[HealthCheck] = (),
     ) -> None:
         start = getattr(start, "child_class", start) if isinstance(start, type_of) else start
         kind = kind_of(start)
@@ -138,6 +142,7 @@ class Child:
         self.mailbox = mailbox
         self.mailbox_on_restart = _one_of(mailbox_on_restart, ("keep", "drop"), "mailbox_on_restart", "invalid_mailbox")
         self.start_timeout = _seconds(start_timeout, "start_timeout")
+        self.health = () if health in ((), [], None) else _checks_of(kind, id, health)
 
     def __repr__(self) -> str:
         return f"Child({_own_name(self.start, kind_of(self.start))}, id={self.id!r}, restart={self.restart!r})"
@@ -213,6 +218,12 @@ class Supervisor(Startable):
     def extra(self) -> bytes | None:
         """The pickle of what every child's arguments begin with."""
         return None
+
+
+def _checks_of(kind: str, id: object, health: Any) -> tuple[HealthCheck, ...]:
+    from shmrt.guard.health import of_child
+
+    return of_child(kind, id, health)
 
 
 def _keywords(kwargs: Any) -> dict[str, Any]:

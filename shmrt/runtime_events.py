@@ -21,7 +21,7 @@ __all__ = ["RuntimeEvents"]
 
 _OF_TREES = ("event", "log", "open_child", "close_child", "kill_child", "top_ended", "root_started", "root_lost")
 _PATIENCE_S = 1.0
-_INTERNAL = ("log", "command", "open_child", "close_child", "kill_child", "top_ended")
+_INTERNAL = ("log", "command", "checks", "open_child", "close_child", "kill_child", "top_ended")
 
 
 _NOTICES_MOST = 1000
@@ -29,6 +29,10 @@ _NOTICES_MOST = 1000
 
 class RuntimeEvents:
     """Mixed into Runtime."""
+
+    if TYPE_CHECKING:
+
+        def _hear_checks(self, number: int) -> None: ...
 
     _pools: dict[int, OpenedPool]
     _on_event: Callable[[Any], None] | None
@@ -62,7 +66,9 @@ class RuntimeEvents:
             self._named.hear(event)
         if self._trees is not None and verb == "removed":
             self._trees.pool_removed(event[1])
-        if verb == "orphaned":
+        if verb == "checks":
+            self._hear_checks(event[1])
+        elif verb == "orphaned":
             self._arena.reclaim_dead()
         elif verb == "root_lost":
             for owner in self._link.lost_owners:

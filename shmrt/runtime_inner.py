@@ -28,6 +28,7 @@ class InnerRuntime(Runtime):
     """Made at first use, one for each worker; ends with the worker's normal exit, after its pools' work."""
 
     _START_BYTES = 1 << 20
+    _is_program = False
 
     def __init__(self, job: Job) -> None:
         super().__init__()

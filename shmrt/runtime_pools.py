@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from time import monotonic
-
 from shmrt.supervise.protocol import FIRST_NESTED, FIRST_WORKER
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
@@ -89,13 +87,3 @@ class RuntimePools:
             pools[opened.name if opened.name not in pools else f"{opened.name}#{opened.number}"] = opened.stats()
         mailboxes = {} if self._trees is None else self._trees.mailboxes()
         return {"pools": pools, "mailboxes": mailboxes}
-
-    def health(self) -> dict[str, Any]:
-        """Status of the runtime and of each pool."""
-        pools = {opened.name: opened.health() for opened in list(self._pools.values())}
-        statuses = {pool["status"] for pool in pools.values()}
-        if self._stopped or self._down is not None:
-            status = "unhealthy"
-        else:
-            status = "healthy" if statuses <= {"healthy"} else "degraded"
-        return {"status": status, "pools": pools, "root_pid": self.pid, "timestamp": monotonic()}

@@ -26,16 +26,18 @@ from time import monotonic
 
 from shmrt import _native
 from shmrt.runtime_events import RuntimeEvents
+from shmrt.runtime_health import RuntimeHealth
 from shmrt.runtime_pools import RuntimePools
 from shmrt.spec import check_modules, check_name, parse_size
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
     from typing import Any
 
     from shmrt.children import Supervisor
+    from shmrt.guard.health import HealthCheck
     from shmrt.handles import SupervisorRef
     from shmrt.home import Home
     from shmrt.pool_opened import OpenedPool
@@ -106,7 +108,7 @@ def current() -> Runtime:
     return runtime
 
 
-class Runtime(RuntimeEvents, RuntimePools):
+class Runtime(RuntimeEvents, RuntimePools, RuntimeHealth):
     """The root supervisor process and what belongs to it.
 
     tree: a Supervisor; `start` (and `with`) returns when all of it is up, StartError says which child was not. When it
@@ -114,6 +116,8 @@ class Runtime(RuntimeEvents, RuntimePools):
     payload memory (bytes or "2GiB"; None: half of what is available). on_event(event) is called in a daemon thread with
     each report of the trees (see `events`), and with what the root tells of workers: ("started", slot, epoch, pid),
     ("gone", ...), ("root_lost", ...). preload: modules imported once in a template for every pool that names none.
+    health: checks of this runtime alone (`HealthCheck`). http: a port, or "HOST:PORT", where /livez, /readyz, /startupz
+    and /healthz are served; the host is 127.0.0.1 by default, port 0 takes a free one (`http_address`).
 
     Raises SegmentError if shared memory is short, naming needed, free and whose limit it is.
     """
@@ -129,6 +133,8 @@ class Runtime(RuntimeEvents, RuntimePools):
         shm_limit: int | str | None = None,
         preload: tuple[str, ...] | list[str] = (),
         on_event: Callable[[Any], None] | None = None,
+        health: Iterable[HealthCheck] = (),
+        http: str | int | None = None,
     ) -> None:
         check_name(name, "name")
         preload = check_modules(preload, "preload")
@@ -136,6 +142,7 @@ class Runtime(RuntimeEvents, RuntimePools):
             raise TypeError(f"on_event must be a callable that takes an event, not {on_event!r}")
         if tree is not None and not hasattr(tree, "specification"):
             raise TypeError(f"tree must be a Supervisor, not {tree!r}")
+        self._describe_health(health, http)
         self.tree = tree
         self.name = name
         self.shm_limit = None if shm_limit is None else parse_size(shm_limit, "shm_limit")
@@ -180,6 +187,7 @@ class Runtime(RuntimeEvents, RuntimePools):
 
             _native.check_memory(self._START_BYTES)
             try:
+                self._take_port()
                 self._take_name(self.name)
                 self._start(RootLink)
                 self._serve_name()
@@ -189,12 +197,13 @@ class Runtime(RuntimeEvents, RuntimePools):
             _finish_at_exit(self)
             self._started = True
             _native.guards_moved()
-        if self.tree is not None:
-            try:
+        try:
+            self._serve_http()
+            if self.tree is not None:
                 self.trees.start_tree(self.tree)
-            except BaseException:
-                self.stop(0.0)
-                raise
+        except BaseException:
+            self.stop(0.0)
+            raise
         return self
 
     def _start(self, link: Any) -> None:
@@ -221,6 +230,7 @@ class Runtime(RuntimeEvents, RuntimePools):
             self._slots.close()
         self._link = self._hub = self._slots = None
         self._end_name()
+        self._close_port()
 
     def stop(self, grace: float = 5.0) -> None:
         """Ends its trees in order (each child has the time of its `shutdown`), then every pool (what is pending is lost
@@ -272,6 +282,7 @@ class Runtime(RuntimeEvents, RuntimePools):
         self._hub.stop()
         self._slots.close()
         self._end_name()
+        self._close_port()
 
     def wait(self, timeout: float | None = None) -> Any:
         """Waits until the runtime has ended; the exit reason of its tree, "shutdown" if it was stopped, None if it has

@@ -138,6 +138,7 @@ class PartitionSupervisor(Startable):
             mailbox=child.mailbox,
             mailbox_on_restart=child.mailbox_on_restart,
             start_timeout=child.start_timeout,
+            health=child.health,
         )
 
     def partition(self, key: Any) -> Any:

@@ -38,7 +38,7 @@ __all__ = ["TABLES", "Application", "Built", "PoolInput"]
 TABLES = ("supervisor", "child", "pool", "ring")
 _LATER = {
     "pool": ("hang_action", "nice", "cpus", "bulkhead", "breaker", "quarantine"),
-    "child": ("health", "breaker", "bulkhead", "nice", "cpus"),
+    "child": ("breaker", "bulkhead", "nice", "cpus"),
     "supervisor": (),
     "ring": ("spin", "yield", "futex", "waits"),
 }
@@ -113,6 +113,7 @@ _SPEC_KEYS: dict[str, _Key] = {
     "restart": ("restart", _word),
     "shutdown": ("shutdown", _shutdown),
     "significant": ("significant", _flag),
+    "health": ("health", _list),
 }
 _KEYS: dict[str, dict[str, _Key]] = {
     "supervisor": {
@@ -273,6 +274,7 @@ class Application:
             given = self._arguments("ring", f"{dotted}.mailbox", mailbox)
             arguments["mailbox"] = self._made(f"{dotted}.mailbox", lambda: RingSpec(**given))
         positional = arguments.pop("args", [])
+        self._checks(arguments, dotted)
         return self._made(dotted, lambda: Child(start, *positional, id=name, **arguments))
 
     def _pool(self, name: str, table: dict[str, Any], dotted: str) -> Any:
@@ -300,7 +302,21 @@ class Application:
         if target is not None and "preload" not in arguments and getattr(target, "__module__", None) != "__main__":
             arguments["preload"] = [target.__module__]  # a worker then starts with what it is for
         outer = {key: arguments.pop(key) for key in _SPEC_KEYS if key in arguments}
+        self._checks(outer, dotted)
         return self._made(dotted, lambda: Child(Pool, id=name, name=name, kwargs=arguments, **outer))
+
+    def _checks(self, arguments: dict[str, Any], dotted: str) -> None:
+        """The tables of `health` become checks."""
+        if "health" in arguments:
+            from shmrt.cli.probes import child_check
+
+            origin = self._origin(f"{dotted}.health")
+            tables = arguments["health"]
+            found = [
+                self._made(f"{dotted}.health", lambda table=table: child_check(table, lambda t: self._find(t, origin)))  # type: ignore[misc]
+                for table in tables
+            ]
+            arguments["health"] = found
 
     def _ring(self, name: str, table: dict[str, Any]) -> Any:
         from shmrt.spec import RingSpec

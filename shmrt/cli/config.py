@@ -12,6 +12,8 @@ line and nearest key. The only interpolation is `${VARIABLE}` in strings.
     [supervisor]             # strategy, max_restarts, within: of a target that is a supervisor
     [set]                    # any keyword argument of the target
     [chaos]                  # kill = 20, seed = 1
+    [http]                   # listen = "127.0.0.1:8765"
+    [health]                 # memory, shared_memory, disk_path, disk_free: see probes.py
 
 Instead of a target the file may describe the application itself: see `application.py`.
 """
@@ -46,6 +48,11 @@ DEFAULTS: dict[str, Any] = {
     "ring.slot_bytes": None,
     "chaos.kill": None,
     "chaos.seed": None,
+    "http.listen": None,
+    "health.memory": None,
+    "health.shared_memory": None,
+    "health.disk_path": None,
+    "health.disk_free": None,
 }
 _CONVERT: dict[str, Callable[[str], Any]] = {
     "target": str,
@@ -62,6 +69,11 @@ _CONVERT: dict[str, Callable[[str], Any]] = {
     "ring.slot_bytes": options.slot_bytes,
     "chaos.kill": options.rate,
     "chaos.seed": options.seed,
+    "http.listen": options.http,
+    "health.memory": options.size,
+    "health.shared_memory": options.size,
+    "health.disk_path": str,
+    "health.disk_free": options.size,
 }
 _TYPES: dict[str, tuple[type, ...]] = {
     "target": (str,),
@@ -78,10 +90,15 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "ring.slot_bytes": (int, str),
     "chaos.kill": (int, float, str),
     "chaos.seed": (int,),
+    "http.listen": (int, str),
+    "health.memory": (int, str),
+    "health.shared_memory": (int, str),
+    "health.disk_path": (str,),
+    "health.disk_free": (int, str),
 }
 
 
-_LATER = ("http", "metrics", "health", "log", "breaker", "bulkhead")
+_LATER = ("metrics", "log", "breaker", "bulkhead")
 _NEVER = {"runtime.start_method": "there is no start method: workers are forked from the root"}
 
 
@@ -233,7 +250,7 @@ def _line_of(text: str, dotted: str) -> int:
     section, _, name = dotted.rpartition(".")
     current = ""
     for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line)
+        header = re.match(r"\s*\[{1,2}\s*([^\[\]]+?)\s*\]", line)
         if header:
             current = header[1].replace('"', "").replace(" ", "")
             if current == dotted:

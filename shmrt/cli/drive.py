@@ -263,10 +263,10 @@ def drive(
     on_error: str = "dead_letter",
     show: Callable[[Any], None] | None = None,
     name: str | None = None,
-    shm_limit: int | None = None,
+    options: dict[str, Any] | None = None,
 ) -> Outcome:
     """Runs the pipeline to its end. `show` gets every output of a target without a `consume` of its own. `name` is that
-    of the runtime; without one it is made of the target's."""
+    of the runtime; without one it is made of the target's. `options` are further arguments of the `Runtime`."""
     source = source_of(target)
     from shmrt.cli.naming import start_named
     from shmrt.runtimes import Runtime
@@ -279,12 +279,12 @@ def drive(
     with Signals(drain_timeout, screen) as signals:
         try:
             with contextlib.ExitStack() as stack:
-                runtime = start_named(name, target.name, lambda name: Runtime(name=name, shm_limit=shm_limit), screen)
+                more = options or {}
+                runtime = start_named(name, target.name, lambda name: Runtime(name=name, **more), screen)
                 stack.enter_context(runtime)
                 runtime.on_stop_command(signals.stop)
-                options: dict[str, Any] = {"on_error": on_error}
                 feed = Stoppable(source, signals.stopping)
-                run = stack.enter_context(target.pipeline.run(feed, **options))
+                run = stack.enter_context(target.pipeline.run(feed, on_error=on_error))
                 chaos = stack.enter_context(Chaos(runtime, kill, seed))
                 watched = Watched(run, total, screen, chaos)
                 try:

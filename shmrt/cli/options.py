@@ -100,6 +100,19 @@ def shm_limit(text: str) -> int:
 
 
 @_refusing
+def size(text: str) -> int:
+    return parse_size(int(text) if text.isdigit() else text)
+
+
+@_refusing
+def http(text: str) -> str:
+    from shmrt.guard.http_words import parse_address
+
+    parse_address(text)
+    return text
+
+
+@_refusing
 def seed(text: str) -> int:
     return whole(text, "seed", 0, 2**63 - 1)
 

@@ -62,7 +62,7 @@ def _only_resized(old: Any, new: Any) -> bool:
     if kind_of(old.start) != "pool" or kind_of(new.start) != "pool" or not new.kwargs.get("max_workers"):
         return False
     kwargs = {**new.kwargs, "max_workers": old.kwargs.get("max_workers")}
-    options = {"id": new.id, "name": new.name, "restart": new.restart, "shutdown": new.shutdown}
+    options = {"id": new.id, "name": new.name, "restart": new.restart, "shutdown": new.shutdown, "health": new.health}
     same = Child(new.start, *new.args, kwargs=kwargs, significant=new.significant, **options)
     return bool(specify(same).to_plain() == specify(old).to_plain())
 
@@ -125,7 +125,8 @@ class Reloader:
         from shmrt.cli.serve import shaped
 
         settings = self._again()
-        for key in ("runtime.name", "runtime.shm_limit"):
+        fixed = [key for key in settings if key.startswith(("http.", "health."))]
+        for key in ("runtime.name", "runtime.shm_limit", *fixed):
             if settings[key] != self._settings[key]:
                 raise CliError(f"{key} changed, which only a new start can do", hint="stop and run it again")
         target = load_target(settings)

@@ -49,6 +49,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=kinds.seed, help="seed of --chaos (default: a new one, which is printed)")
     parser.add_argument("--verify", action="store_true", help="run serially too and compare the answers")
+    parser.add_argument(
+        "--http", type=kinds.http, metavar="[HOST:]PORT", help="serve /livez, /readyz, /startupz and /healthz there"
+    )
     parser.add_argument("--drain-timeout", type=kinds.duration, metavar="TIME", help="after TERM or INT (default 30s)")
     parser.add_argument(
         "--on-error",
@@ -114,6 +117,7 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
         "ring.slot_bytes": "slot_bytes",
         "chaos.kill": "chaos",
         "chaos.seed": "seed",
+        "http.listen": "http",
     }
     flags: dict[str, Any] = {key: given.get(name) for key, name in names.items()}
     flags["set"] = given.get("set")
@@ -153,6 +157,7 @@ def load_target(settings: dict[str, Any]) -> Any:
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     from shmrt.cli import blame, drive
+    from shmrt.cli.probes import runtime_options
 
     settings = settings_of(arguments)
     target = load_target(settings)
@@ -195,7 +200,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         on_error=arguments.on_error,
         show=show,
         name=settings["runtime.name"],
-        shm_limit=settings["runtime.shm_limit"],
+        options=runtime_options(settings),
     )
     equal = None
     if arguments.verify and outcome.signal is None:

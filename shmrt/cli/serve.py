@@ -24,6 +24,7 @@ from typing import Any
 
 from shmrt.cli.drive import SAME_S
 from shmrt.cli.naming import start_named
+from shmrt.cli.probes import runtime_options
 from shmrt.cli.screen import CliError, Screen
 from shmrt.cli.target import Target, within
 
@@ -128,11 +129,11 @@ def _start(
 ) -> Any:
     from shmrt.errors import StartError
 
-    limit = settings["runtime.shm_limit"]
+    options = runtime_options(settings)
     try:
         with within(settings["runtime.ready_timeout"], f"starting the tree of {target.name!r}"):
             return start_named(
-                settings["runtime.name"], target.name, lambda name: make(tree, name=name, shm_limit=limit), screen
+                settings["runtime.name"], target.name, lambda name: make(tree, name=name, **options), screen
             )
     except _GiveUpStart:
         word = words.get(0)

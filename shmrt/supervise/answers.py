@@ -1,5 +1,6 @@
 """The root's answers to control clients: what it knows it says at once, what belongs to the program it passes on.
 
+    health                         its checks run (`health.py`), then it is answered
     status, tree, inspect, breaker made of the tree, the crews and the process table (`views.py`)
     restart of a child             terminated and started again by its supervisor; costs no restart of the budget
     scale, pause, resume, drain, restart of a pool, reload, stop, supervise
@@ -87,6 +88,8 @@ class Answers:
                 reply(True, self._inspect(str(args.get("worker", ""))))
             elif verb == "breaker":
                 reply(True, self._breaker(args))
+            elif verb == "health":
+                self._health(args, reply)
             elif verb == "restart":
                 self._restart(args, reply)
             else:
@@ -233,6 +236,19 @@ class Answers:
         elif kind == "worker" and row.get("slot") is not None:
             more["slot_info"] = self.root.slots.info(row["slot"])
         return views.inspect_body(self._facts(), row, kind, reason, more)
+
+    def _health(self, args: dict[str, Any], reply: Any) -> None:
+        group = args.get("group")
+        if group is not None and not isinstance(group, str):
+            raise Refused("bad_request", f"group={group!r} must be a word")
+
+        def begun(ok: bool, value: Any) -> None:
+            if not ok:
+                known = list(value[1])
+                reply(False, {"code": "usage", "message": f"no check is in group {group!r}", "known": known})
+
+        request = self.root.forest.health().request(group, begun)
+        request.ended.append(lambda body: reply(True, {"schema": "shmrt.health/1", "name": self.name, **body}))
 
     # ---- restarting what the tree has -------------------------------------------------------------------------------
     def _restart(self, args: dict[str, Any], reply: Any) -> None:

@@ -4,9 +4,9 @@
     answer    {"ok": true, "operation": 7, ...}
     error     {"ok": false, "code": "not_found", "message": "...", "hint": "..."}
 
-Questions (`status`, `tree`, `inspect`, `events`, `ping`) are answered at once, commands one after the other
-(`operations.py`). `events` with `follow` goes on: one line {"event": ...} for each, {"dropped": n} where the client
-was too slow, until it leaves.
+Questions (`status`, `tree`, `inspect`, `events`, `ping`) are answered at once, `health` when its checks are done, and
+commands one after the other (`operations.py`). `events` with `follow` goes on: one line {"event": ...} for each,
+{"dropped": n} where the client was too slow, until it leaves.
 
 Only processes of the same user are heard; the kernel says whose the other end is. Nothing that a client does stops
 the root: sockets do not block, a request has at most 64 KiB, whoever does not read its answers is not read from
@@ -42,7 +42,7 @@ _OUT_PAUSE = 1 << 20  # unread answers of a client: beyond this it is not read f
 _OUT_MOST = 8 << 20  # and beyond this it is left: no answer is that large
 _FOLLOW_MOST = 256 << 10  # unread events of a client, before some are dropped
 _EVENTS_KEPT = 1024
-_QUESTIONS = ("status", "tree", "inspect", "breaker")
+_QUESTIONS = ("status", "tree", "inspect", "breaker", "health")
 _COMMANDS = ("stop", "restart", "scale", "pause", "resume", "drain", "reload", "supervise")
 _URGENT = ("stop",)
 _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from shmrt.supervise.asks import Asks
     from shmrt.supervise.crew import Crew, Worker
+    from shmrt.supervise.health import Health
     from shmrt.supervise.nested import Nested
     from shmrt.supervise.staff import Staff
     from shmrt.supervise.starting import Starting
@@ -31,6 +32,7 @@ class Forest:
         self.staff = staff
         self.trees: Trees | None = None
         self.asks: Asks | None = None
+        self._health: Health | None = None
 
     def grow(self) -> Trees:
         """Loads what trees need, once."""
@@ -40,14 +42,27 @@ class Forest:
 
             self.trees = Trees(*self._parts)
             self.asks = Asks(self.trees)
+            self.trees.on_watched = lambda kin: self.health().watching.watch(kin)
         return self.trees
+
+    def health(self) -> Health:
+        """The root's half of health checks, made at first use."""
+        if self._health is None:
+            from shmrt.supervise.health import Health
+
+            trees = self.grow()
+            assert self.asks is not None
+            self._health = Health(trees, self.asks)
+        return self._health
 
     @staticmethod
     def owns(crew: Crew) -> bool:
         return crew.id >= FIRST_KIN
 
     def hear(self, who: Worker | None, verb: str, rest: list[Any], fds: list[int]) -> bool:
-        """Whether the message was about trees. `who` is None for the program."""
+        """Whether the message was about trees or health. `who` is None for the program."""
+        if self._hear_health(who, verb, rest):
+            return True
         if verb == "mailboxes" and who is None:
             # Of the root before this one; what is not asked for by the time the trees are planted is closed with this
             # process.
@@ -75,25 +90,50 @@ class Forest:
             os.close(fd)
         return True
 
+    def _hear_health(self, who: Worker | None, verb: str, rest: list[Any]) -> bool:
+        if verb == "ask" and rest[1] in ("health", "health_wait"):
+            try:
+                (self.health().ask if rest[1] == "health" else self.health().wait)(who, rest[0], *rest[2:])
+            except (TypeError, ValueError, LookupError) as error:  # of a process that does not speak as ours do
+                self.grow().send_to(who, ("answer", rest[0], False, ("bad_request", f"{rest[1]}: {error!r}")))
+        elif verb == "checks" and who is None:
+            self.health().heard_checks(*rest)
+        elif who is None or not hasattr(who.crew, "checker"):
+            return False
+        elif verb == "checked":
+            self.health().checkers.answered(who, *rest)
+        elif verb == "log":
+            self.staff.channel.tell(("log", who.crew.spec["name"], rest[0]))
+        else:
+            return False  # it asks for other things, as any worker does
+        return True
+
     def settle(self, now: int) -> None:
         if self.trees is not None and self.asks is not None:
             self.trees.settle(now)
             self.asks.timers.settle(now)
+        if self._health is not None:
+            self._health.settle(now)
 
     def waits_ns(self, now: int) -> list[int]:
         if self.trees is None or self.asks is None:
             return []
         waits = (self.trees.wait_ns(now), self.asks.timers.wait_ns(now), self.trees.nudges.wait_ns(now))
-        return [wait for wait in waits if wait is not None]
+        more = [] if self._health is None else self._health.waits_ns(now)
+        return more + [wait for wait in waits if wait is not None]
 
     def forgive(self, late_ns: int) -> None:
         if self.trees is not None:
             self.trees.tree.forgive(late_ns)
+        if self._health is not None:
+            self._health.forgive(late_ns)
 
     def fell(self) -> None:
         """The runtime ends: everything that is left of trees is killed."""
         if self.trees is not None:
             self.trees.fell()
+        if self._health is not None:
+            self._health.fell()
 
     def farewell(self, one: Worker) -> None:
         """A process of the root's is dead and about to be forgotten."""

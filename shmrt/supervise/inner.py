@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["InnerLink", "link_of"]
 
 _ANSWERS = ("hub", "allotted")
-_CONTROLS = ("shutdown", "exit_signal", "system")
+_CONTROLS = ("shutdown", "exit_signal", "system", "check")
 
 _link: InnerLink | None = None
 _making = threading.Lock()
@@ -70,6 +70,19 @@ class InnerLink(Commands, Asking):
         self._closing = False
         self._wake = -1
         self._thread: threading.Thread | None = None
+
+    @property
+    def fd(self) -> int:
+        return int(self._channel.fd)
+
+    @property
+    def has_thread(self) -> bool:
+        return self._thread is not None
+
+    @property
+    def over(self) -> bool:
+        """Nothing comes any more."""
+        return bool(self._channel.closed)
 
     def listen(self, on_event: Callable[[tuple[Any, ...]], None], on_down: Callable[[str], None]) -> None:
         """What becomes of the events of this process's pools. Starts the thread."""

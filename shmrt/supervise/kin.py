@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from shmrt import _native
     from shmrt.supervise.crew import Worker
 
-__all__ = ["Kin", "KinCrew", "KinLine", "exit_reason", "import_cloudpickle"]
+__all__ = ["Kin", "KinCrew", "KinLine", "Unkept", "exit_reason", "import_cloudpickle", "no_room", "signal_name"]
 
 LOOP = "shmrt.supervise.child:ChildLoop"
 
 
-class _Unkept:
+class Unkept:
     """In the place of a keeper: never starts, counts or breaks anything."""
 
     __slots__ = ()
@@ -72,7 +72,7 @@ class KinCrew(Crew):
 
     def __init__(self, kin: Kin, slot: int, line: Any) -> None:
         super().__init__(FIRST_KIN + kin.key, kin.spec(), slot, 1, [], line)
-        self.keeper = _Unkept()  # type: ignore[assignment]
+        self.keeper = Unkept()  # type: ignore[assignment]
         self.orphaned = True  # no hub frees its slot: the root does
         self.kin = kin
 
@@ -82,7 +82,7 @@ class Kin:
 
     __slots__ = (
         *("asked_to_end", "crew", "data", "fails", "in_program", "incarnation", "key", "mailbox", "name_index", "path"),
-        *("ready", "said", "start_failure", "surroundings", "worker"),
+        *("ready", "said", "start_failure", "surroundings", "unhealthy", "worker"),
     )
 
     def __init__(self, key: int, data: dict[str, Any], surroundings: dict[str, Any], path: tuple[Any, ...]) -> None:
@@ -100,6 +100,7 @@ class Kin:
         self.asked_to_end = False
         self.said: tuple[Any, ...] | None = None  # the reason that it gave for its own end
         self.start_failure: Any = None
+        self.unhealthy: str | None = None  # the check that it is being killed for
 
     @property
     def is_server(self) -> bool:
@@ -113,7 +114,15 @@ class Kin:
         """Another process of it is about to start."""
         self.incarnation += 1
         self.ready = self.asked_to_end = False
-        self.said = self.start_failure = None
+        self.said = self.start_failure = self.unhealthy = None
+
+    def end_of(self, status: int) -> Any:
+        """Its exit reason, by the status of its process."""
+        return self.judged(exit_reason(self.said, status, self.asked_to_end))
+
+    def judged(self, reason: Any) -> Any:
+        """A kill for a failed check has that as its reason; whoever ended otherwise before it came has his own."""
+        return ("unhealthy", self.unhealthy) if self.unhealthy is not None and reason == "killed" else reason
 
     def spec(self) -> dict[str, Any]:
         """What its process is told, as a pool's specification tells a worker."""
@@ -141,7 +150,7 @@ def exit_reason(said: tuple[Any, ...] | None, status: int, asked_to_end: bool) -
             return "killed"
         if number == 15 and asked_to_end:
             return "shutdown"
-        return ("signal", _signal_name(number))
+        return ("signal", signal_name(number))
     if said is not None:
         return said[0]
     code = os.waitstatus_to_exitcode(status)
@@ -164,7 +173,13 @@ def import_cloudpickle(path: list[str]) -> None:
     gc.freeze()
 
 
-def _signal_name(number: int) -> str:
+def no_room(text: str) -> OSError:
+    from shmrt.errors import SegmentError
+
+    return SegmentError(text, needed=1, free=0, hint="stop some children")
+
+
+def signal_name(number: int) -> str:
     import _signal  # type: ignore[import-not-found]
 
     for name in dir(_signal):

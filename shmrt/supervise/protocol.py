@@ -19,6 +19,7 @@ Program to root
     ("command_waits", number, text)       of a "command": its orders are given
     ("command_done", number, ok, value)   and this is what came of it
     ("ask", number, verb, ...)            about trees (`asks.py`); answer: ("answer", number, ok, value)
+    ("checks", number, rows, surroundings)             its health checks, as it was asked for (`health.py`)
     ("mailboxes", paths)                  of the root before; descriptors: one each
     ("notice", name, measurements, metadata)           a place was full, say; from workers and children, too
     ("child_ready", key, incarnation)     a pool or pipeline of a tree is open
@@ -33,6 +34,9 @@ Root to child of a tree, each with a rise of its slot's control count
     ("shutdown",)
     ("exit_signal", key, reason)          somebody linked to it has ended
     ("system", number, verb, payload)     stop, get_state, replace_state
+
+Process of a health check to root     ("checked", number, status, detail, value, unit, error)
+Root to process of a health check     ("check", number, pickle or None, target)
 
 Worker to root, besides all of these but the first and the last
     ("open_hub",)                         answer: ("hub", slot)
@@ -56,6 +60,7 @@ Root to program
     ("mailbox", key, path), ("mailbox_closed", key)    descriptor: the mailbox
     ("orphaned",)                         pools of a dead worker are gone: their blocks can be reclaimed
     ("command", number, verb, args)       of a control client, for the program
+    ("checks", number)                    somebody wants to know how it is: which health checks has it?
     ("stopped",)
 
 Both ends are non-blocking: what the socket does not take stays in `pending` until it is writable. A

@@ -21,7 +21,7 @@ from shmrt import _native
 from shmrt.decide.tree import Tree
 from shmrt.process import signals
 from shmrt.supervise.bonds import Bonds
-from shmrt.supervise.kin import Kin, KinCrew, KinLine, exit_reason, import_cloudpickle
+from shmrt.supervise.kin import Kin, KinCrew, KinLine, import_cloudpickle, no_room
 from shmrt.supervise.nudges import Nudges
 from shmrt.supervise.registry import Registry
 
@@ -63,10 +63,10 @@ class Trees:
         self._lent: list[int] = []  # descriptors that are on their way to the program
         self.bonds = Bonds()
         self.nudges = Nudges()
-        self._arena = _native.Arena.attach(staff.arena_fd) if staff.arena_fd >= 0 else None
-        if self._arena is not None:
-            self._arena.set_default()  # payloads of what the root itself sends
-            staff.arena_fd = self._arena.fd  # forked children go on with this very object: it is theirs to keep
+        self.arena = _native.Arena.attach(staff.arena_fd) if staff.arena_fd >= 0 else None
+        if self.arena is not None:
+            self.arena.set_default()  # payloads of what the root itself sends
+            staff.arena_fd = self.arena.fd  # forked children go on with this very object: it is theirs to keep
         self.calls = _native.Calls(staff.slots)
         self.calls.reserve()
         self.registry = Registry(staff.slots)
@@ -74,6 +74,7 @@ class Trees:
         self.reports = staff.reports
         self.on_answer: Callable[[Any, bool, Any], None] = lambda token, ok, value: None
         self.on_child_gone: Callable[[Kin, Any], None] = lambda kin, reason: None
+        self.on_watched: Callable[[Kin], None] = lambda kin: None
 
     # ---- planting ---------------------------------------------------------------------------------------------------
     def plant(
@@ -83,8 +84,7 @@ class Trees:
         runtime's."""
         self.prepare(spec.children, surroundings)
         key = self.tree.add_top(spec, monotonic_ns())
-        self.tops[key] = top
-        self.extras[key] = extra
+        self.tops[key], self.extras[key] = top, extra
         self.act()
         return key
 
@@ -94,9 +94,13 @@ class Trees:
             child.data["surroundings"] = surroundings
             if child.supervisor is not None:
                 self.prepare(child.supervisor.children, surroundings)
-            elif b"cloudpickle" in child.data["blob"] and not self._warm:
-                self._warm = True
-                import_cloudpickle(surroundings["inherit"]["path"])
+            else:
+                self.warm(child.data["blob"], surroundings)
+
+    def warm(self, blob: bytes, surroundings: dict[str, Any]) -> None:
+        if b"cloudpickle" in blob and not self._warm:
+            self._warm = True
+            import_cloudpickle(surroundings["inherit"]["path"])
 
     def path_of(self, key: int) -> tuple[Any, ...]:
         """The ids from the top down to a child."""
@@ -168,6 +172,8 @@ class Trees:
         if kin is None:
             path = (self.number_of(key), *self.path_of(key)[1:])
             kin = self.kin[key] = Kin(key, data, data["surroundings"], path)
+            if data.get("health"):
+                self.on_watched(kin)
         kin.begin()
         if (refusal := self.registry.refusal(kin)) is not None:
             self._exited(kin, refusal)
@@ -187,11 +193,11 @@ class Trees:
         if kin.crew is None:
             slot = self.nested.allot_child(kin.key)
             if not slot:
-                raise _native_error("the process table has no slot left; stop some children, or use a second Runtime")
+                raise no_room("the process table has no slot left; stop some children, or use a second Runtime")
             kin.crew = KinCrew(kin, slot, KinLine(kin, self._hear))
             self.staff.crews[kin.crew.id] = kin.crew
         if not self.starting.start(kin.crew, monotonic_ns()) and not kin.crew.workers and kin.start_failure is None:
-            raise _native_error(f"slot {kin.crew.first} of child {kin.data['label']} is not free")
+            raise no_room(f"slot {kin.crew.first} of child {kin.data['label']} is not free")
 
     def _keep_mailbox(self, kin: Kin, fd: int) -> None:
         """The program keeps a descriptor of each mailbox that the next root would look for."""
@@ -292,10 +298,10 @@ class Trees:
         owner = self.staff.slots.info(slot)["owner"]
         kin.worker = None
         if had_process:
-            reason = exit_reason(kin.said, status, kin.asked_to_end)
+            reason = kin.end_of(status)
             self.calls.fail_taken(owner, reason)
-            if self._arena is not None:  # what it read, and what it was about to send
-                self._arena.reclaim_of(owner)
+            if self.arena is not None:  # what it read, and what it was about to send
+                self.arena.reclaim_of(owner)
         else:
             reason = kin.start_failure or ("error", "StartError", "the process could not be made", "")
         if oom:
@@ -318,7 +324,7 @@ class Trees:
         """The program has closed a pool or a pipeline, or it ended by itself."""
         kin = self.kin.get(key)
         if kin is not None and kin.incarnation == incarnation:
-            self._exited(kin, reason)
+            self._exited(kin, kin.judged(reason))
 
     def _exited(self, kin: Kin, reason: Any) -> None:
         if self._acting:  # a start that failed at once; the root does something else before the next attempt
@@ -391,9 +397,3 @@ class Trees:
     @staticmethod
     def offender(kin: Kin) -> dict[str, Any]:
         return {"id": kin.path[-1], "key": kin.key, "pid": kin.pid}
-
-
-def _native_error(text: str) -> OSError:
-    from shmrt.errors import SegmentError
-
-    return SegmentError(text, needed=1, free=0, hint="stop some children")

@@ -346,6 +346,7 @@ _EVENTS = {
     "shutdown_error": "worker.killed",
     "shutdown": "supervisor.restart.limit",
     "out_of_memory": "worker.oom",
+    "health_change": "health.change",
 }
 
 
@@ -363,4 +364,5 @@ def event_of(report: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any
         "restart": offender.get("restart"),
         "pid": offender.get("pid"),
     }
+    metadata |= {key: report[key] for key in ("from", "to") if key in report}  # of a change of health
     return _EVENTS.get(str(report.get("context")), "supervisor.report"), measurements, metadata
