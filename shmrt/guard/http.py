@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import selectors
 import socket
+import sys
 import threading
 from collections import deque
 from time import monotonic
@@ -280,6 +281,8 @@ class Server:
         report: HealthReport | None = None
         try:
             report = self._ask(GROUPS[path])
+        except Exception:
+            sys.excepthook(*sys.exc_info())  # its clients get a 500
         finally:
             self._answers.append((path, report))
             self._wake_out.send(b"!")

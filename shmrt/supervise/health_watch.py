@@ -84,8 +84,7 @@ class Watching:
             for checker, _ in watched.pairs:
                 self._checkers.drop(checker)
             return
-        up = kin.ready and not kin.asked_to_end and kin.unhealthy is None
-        up = up and (kin.in_program or (kin.worker is not None and not kin.worker.dying))
+        up = kin.in_program or (kin.worker is not None and not kin.worker.dying)
         up = up and state_of(self.trees, kin) == "up"
         incarnation = kin.incarnation if up else -1
         if watched.incarnation != incarnation:
