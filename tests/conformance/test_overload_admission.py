@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,7 @@ class Slow:
     """Lets others in while it is pickled: between the look for a place and the taking of it."""
 
     def __reduce__(self) -> Any:
-        time.sleep(0.002)
+        threading.Event().wait(0.002)
         return int, (7,)
 
 
