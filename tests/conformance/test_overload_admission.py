@@ -68,6 +68,14 @@ def test_pending_never_passes_the_bound_and_nobody_is_refused_who_may_wait(tmp_p
         assert stats["submitted"] == 8 * 60 + 100 and stats["blocked_submit_ns"] > 0
 
 
+class Slow:
+    """Lets others in while it is pickled: between the look for a place and the taking of it."""
+
+    def __reduce__(self) -> Any:
+        threading.Event().wait(0.002)
+        return int, (7,)
+
+
 def test_refused_and_accepted_are_exact(tmp_path: Path) -> None:
     """As many as there is room for, however many ask at once; a place that is free again is given once."""
     path = tmp_path / "trace"
@@ -81,7 +89,7 @@ def test_refused_and_accepted_are_exact(tmp_path: Path) -> None:
             begin.wait()
             for _ in range(50):
                 try:
-                    accepted.append(pool.submit(os.getpid))
+                    accepted.append(pool.submit(abs, Slow()))
                 except Overloaded as error:
                     refused.append(error)
 
