@@ -101,6 +101,16 @@ def settled(look: object, *arguments: object) -> object:
         os.sched_yield()
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes minutes runs by hand only: `python -m pytest -m stress`, or by its name."""
+    if "stress" in config.getoption("markexpr") or any("::" in word for word in config.args):
+        return
+    stress = [item for item in items if item.get_closest_marker("stress")]
+    if stress:
+        config.hook.pytest_deselected(items=stress)
+        items[:] = [item for item in items if item not in stress]
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # A script that starts the tests with `&` has the shell ignore Ctrl-C for them, and for every program they start.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

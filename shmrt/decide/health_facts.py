@@ -5,6 +5,7 @@
 | `runtime:loop`            | live        | -                               | never: whoever hears it was answered   |
 | `runtime:started`         | startup     | -                               | it was not ready yet, not even once    |
 | `runtime:shared_memory`   | ready       | 85 % of `shm_limit` is in use   | -                                      |
+| `breaker.NAME:state`      | ready       | it is not closed or disabled    | -                                      |
 | `pool.NAME:ready`         | ready       | fewer workers than wanted       | none is ready, or the pool is broken   |
 | `supervisor.PATH:children`| ready       | a child is restarting           | it is starting or stopping             |
 | `supervisor.PATH:restarts`| ready       | less than half of them is left  | -                                      |
@@ -25,7 +26,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-__all__ = ["key_of", "loop_row", "memory_row", "pool_finding", "pool_rows", "row", "row_of", "started_row", "tree_rows"]
+__all__ = [
+    "breaker_rows",
+    "key_of",
+    "loop_row",
+    "memory_row",
+    "pool_finding",
+    "pool_rows",
+    "row",
+    "row_of",
+    "started_row",
+    "tree_rows",
+]
 
 SHARED_MEMORY_FULL = 0.85
 BUDGET_LOW = 0.5
@@ -93,6 +105,26 @@ def memory_row(used: int, limit: int) -> dict[str, Any]:
     detail = f"{used} of {limit} bytes" if full else None
     status = DEGRADED if full else HEALTHY
     return row("runtime:shared_memory", ("ready",), status, value=percent, unit="percent", detail=detail)
+
+
+def breaker_rows(guards: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each breaker's that a process of the runtime has used. What it keeps off is not well; those who ask it are. One
+    that somebody disabled is not looked at.
+
+    >>> breaker_rows([{"kind": "breaker", "name": "db", "state": "open", "retry_after": 2.0}])[0]["status"]
+    'degraded'
+    """
+    rows: list[dict[str, Any]] = []
+    for guard in guards:
+        if guard["kind"] != "breaker":
+            continue
+        state = guard["state"]
+        well = state in ("closed", "disabled")
+        wait = f"; tried again in {guard['retry_after']:.3g} s" if state == "open" else ""
+        detail = None if well else f"{state.replace('_', ' ')}{wait}"
+        name = f"breaker.{guard['name']}:state"
+        rows.append(row(name, ("ready",), HEALTHY if well else DEGRADED, value=state, detail=detail, critical=False))
+    return rows
 
 
 def pool_finding(pool: dict[str, Any]) -> tuple[str, str | None, int, str, str | None]:

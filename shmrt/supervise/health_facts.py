@@ -6,6 +6,7 @@ from time import monotonic_ns
 
 from shmrt.decide import health_facts
 from shmrt.decide.health import HEALTHY
+from shmrt.supervise import guards
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Facts:
         if trees.arena is not None:
             stats = trees.arena.stats()
             rows.append(health_facts.memory_row(stats["bytes_used"], stats["limit"]))
+        rows += health_facts.breaker_rows(guards.rows(trees.staff.slots))
         up = all(top["state"] == "running" for top in tops)
         self._started = self._started or (up and all(pool["ready"] or not pool["wanted"] for pool in pools))
         rows.append(health_facts.started_row(self._started))

@@ -21,9 +21,22 @@ from typing import Any
 import health_tasks as tasks
 import pytest
 from health_tasks import Fake, once, registered
-from tree_kit import Journal, alive, until
+from tree_kit import Journal, alive, idle, until
 
-from shmrt import Degraded, HealthCheck, Pool, Ring, RingSpec, Runtime, SpecError, checks, health
+from shmrt import (
+    Child,
+    CircuitBreaker,
+    Degraded,
+    HealthCheck,
+    Pool,
+    Ring,
+    RingSpec,
+    Runtime,
+    SpecError,
+    Supervisor,
+    checks,
+    health,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -575,3 +588,31 @@ def test_nothing_grows() -> None:
         health()
         until(lambda: not tasks.processes_of_checks(root))
         until(lambda: len(os.listdir(f"/proc/{root}/fd")) == before)
+
+
+def test_a_breaker_that_is_open_is_seen_without_being_named() -> None:
+    """The breakers that a runtime's processes use are among its own checks; health is degraded, not worse."""
+    breaker = CircuitBreaker("store", reset_timeout=3000)
+    with Runtime():
+        breaker.call(int, "1")
+        assert health().checks["breaker.store:state"].status == "healthy"
+        breaker.trip()
+        report = health()
+        assert (report.status, report.checks["breaker.store:state"].status) == ("degraded", "degraded")
+        breaker.disable()
+        assert health().status == "healthy"
+
+
+def test_a_check_of_a_real_breaker() -> None:
+    """checks.breaker of a CircuitBreaker, in the program and beside a child."""
+    breaker = CircuitBreaker("disk", failure_threshold=1, reset_timeout=3000)
+    mine = checks.breaker(breaker)
+    try:
+        with Runtime(Supervisor([Child(idle, id="a", health=[checks.breaker(breaker)])])):
+            assert health().status == "healthy"
+            breaker.trip()
+            report = health()
+            assert report.status == "degraded"
+            assert report.checks[mine.name].status == "degraded"
+    finally:
+        mine.unregister()

@@ -40,8 +40,8 @@ def test_every_ready_made_check_is_there() -> None:
 def test_every_check_of_the_runtime_is_there() -> None:
     """In the page and in the table of the module that makes them."""
     module = re.findall(r"(?m)^\| `([\w.:]+)` *\| (\w+)", health_facts.__doc__ or "")
-    page = re.findall(r"(?m)^\| `((?:runtime|pool|supervisor)[\w.]*:\w+)` \| (\w+) \|", PAGE)
-    assert len(page) == 6 and sorted(page) == sorted(module)
+    page = re.findall(r"(?m)^\| `((?:runtime|breaker|pool|supervisor)[\w.]*:\w+)` \| (\w+) \|", PAGE)
+    assert len(page) == 7 and sorted(page) == sorted(module)
 
 
 def test_every_path_is_there() -> None:
