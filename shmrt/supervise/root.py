@@ -325,7 +325,8 @@ class Root:
             _native.pidfd_signal(crew.template.pidfd, signals.KILL)
         self.starting.dismiss_standby(crew)
         for one in crew.workers.values():
-            if one.ready and one.pidfd >= 0:
+            # By its own word: it may have served the pool's last task before this process looked at it.
+            if self.slots.state(one.slot) == _native.SLOT_READY:
                 # The word that the handler of TERM would store. A signal could come between the worker's last look
                 # and its sleep, and be slept over; a word and a ring cannot.
                 self.slots.request_stop(one.slot)
