@@ -291,7 +291,9 @@ void shmrt_hub_make_urgent(struct shmrt_hub *);
 bool shmrt_hub_is_busy(struct shmrt_hub *);
 /* Takes the whole completed list. */
 struct shmrt_task *shmrt_hub_take_completed(struct shmrt_hub *);
-struct shmrt_note *shmrt_hub_take_notes(struct shmrt_hub *);
+/* The oldest note, which the caller frees; NULL: there is none. */
+struct shmrt_note *shmrt_hub_take_note(struct shmrt_hub *);
+bool shmrt_hub_has_notes(struct shmrt_hub *);
 void shmrt_hub_note_free(struct shmrt_hub *, struct shmrt_note *);
 /* The dispatcher thread's sleep: until watched completions or notes are there, or stop. */
 void shmrt_hub_dispatcher_wait(struct shmrt_hub *, uint32_t seen);

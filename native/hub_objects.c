@@ -242,13 +242,24 @@ struct shmrt_note *shmrt_hub__note(struct shmrt_hub *hub, enum shmrt_note_kind k
 	return note;
 }
 
-struct shmrt_note *shmrt_hub_take_notes(struct shmrt_hub *hub) {
+struct shmrt_note *shmrt_hub_take_note(struct shmrt_hub *hub) {
 	pthread_mutex_lock(&hub->mutex);
-	struct shmrt_note *notes = hub->notes_first;
-	hub->notes_first = hub->notes_last = NULL;
-	hub->note_count = 0;
+	struct shmrt_note *note = hub->notes_first;
+	if (note) {
+		hub->notes_first = note->next;
+		if (note->next == NULL)
+			hub->notes_last = NULL;
+		hub->note_count--;
+	}
 	pthread_mutex_unlock(&hub->mutex);
-	return notes;
+	return note;
+}
+
+bool shmrt_hub_has_notes(struct shmrt_hub *hub) {
+	pthread_mutex_lock(&hub->mutex);
+	bool has = hub->notes_first != NULL;
+	pthread_mutex_unlock(&hub->mutex);
+	return has;
 }
 
 void shmrt_hub_note_free(struct shmrt_hub *hub, struct shmrt_note *note) {

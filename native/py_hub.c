@@ -1,8 +1,9 @@
 /* py_hub.c -- Hub: the dispatcher as Python sees it.
  *
  * Who completes futures: any thread that holds the GIL may hand finished tasks over to bare futures
- * (no user code runs; py_hub_deliver.c); watched futures and notes belong to the dispatcher thread, which sleeps in
- * `Hub.dispatch_once`. What a future asks of the hub, waiting above all, is in py_hub_origin.c.
+ * (no user code runs; py_hub_deliver.c); watched futures belong to the dispatcher thread, which sleeps in
+ * `Hub.dispatch_once`. It takes the notes, too, and so does whoever must not miss one: a pool that ends, above all. What a
+ * future asks of the hub, waiting above all, is in py_hub_origin.c.
  */
 #include "py_hub.h"
 
@@ -29,54 +30,55 @@ int shmrt_py_hub_check(ShmrtHub *self) {
 
 /* ---- the dispatcher thread ---- */
 
-static PyObject *note_object(ShmrtHub *self, struct shmrt_note *note) {
-	PyObject *value;
+/* The oldest note that nobody has taken, as a tuple; None: there is none. Any thread, but one at a time: while a value is
+ * unpickled its note is nowhere else. */
+static PyObject *hub_take_note(ShmrtHub *self, PyObject *Py_UNUSED(ignored)) {
+	struct shmrt_note *note = shmrt_hub_take_note(&self->hub);
+	if (note == NULL)
+		Py_RETURN_NONE;
+	PyObject *value, *object = NULL;
 	if (note->payload.bytes) {
 		value = shmrt_py_hub_decode_payload(self, &note->payload);
-		if (value == NULL) { /* a note that cannot be decoded tells that */
+		if (value == NULL && !PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) { /* a note that cannot be decoded tells that */
 			PyErr_Clear();
 			value = Py_NewRef(Py_None);
 		}
 	} else
 		value = Py_NewRef(Py_None);
-	PyObject *object = Py_BuildValue("(iIIIIKN{sisisIsIsz})", (int)note->kind, note->pool, note->slot, note->epoch, note->worker,
-					 (unsigned long long)note->task, value, "pid", note->crash.pid, "wait_status",
-					 note->crash.wait_status, "oom", note->crash.oom, "kill_reason", note->crash.kill_reason, "stack",
-					 note->crash.stack);
+	if (value) /* else Ctrl-C, in this thread */
+		object = Py_BuildValue("(iIIIIKN{sisisIsIsz})", (int)note->kind, note->pool, note->slot, note->epoch, note->worker,
+				       (unsigned long long)note->task, value, "pid", note->crash.pid, "wait_status",
+				       note->crash.wait_status, "oom", note->crash.oom, "kill_reason", note->crash.kill_reason, "stack",
+				       note->crash.stack);
 	shmrt_hub_note_free(&self->hub, note);
 	return object;
 }
 
-/* Sleeps until there is something only this thread may do; does the completions and returns the notes. None: stopped. */
+/* Has the dispatcher thread return from its sleep, now or the next time. */
+static PyObject *hub_wake_dispatcher(ShmrtHub *self, PyObject *Py_UNUSED(ignored)) {
+	self->dispatcher_wanted = true; /* under the GIL */
+	shmrt_hub__wake_dispatcher(&self->hub);
+	Py_RETURN_NONE;
+}
+
+/* Sleeps until there is something only this thread may do, and does the completions. False: stopped, and nothing is left. */
 static PyObject *hub_dispatch_once(ShmrtHub *self, PyObject *Py_UNUSED(ignored)) {
 	uint32_t seen = atomic_load_explicit(&self->hub.dispatcher_word, memory_order_acquire); /* futex: looked at before the lists */
-	PyObject *notes = PyList_New(0);
-	if (notes == NULL)
-		return NULL;
-	struct shmrt_note *note = shmrt_hub_take_notes(&self->hub);
-	while (note) {
-		struct shmrt_note *next = note->next;
-		PyObject *object = note_object(self, note);
-		if (object == NULL || PyList_Append(notes, object) < 0)
-			PyErr_WriteUnraisable((PyObject *)self);
-		Py_XDECREF(object);
-		note = next;
+	if (self->dispatcher_wanted || shmrt_hub_has_notes(&self->hub)) {
+		self->dispatcher_wanted = false;
+		Py_RETURN_TRUE;
 	}
-	if (PyList_GET_SIZE(notes))
-		return notes;
 	if (shmrt_py_hub_apply(self, true) > 0) {
 		if (self->waiters)
 			shmrt_bell_ring_always(&self->control->slots[self->hub.self_slot].bell);
-		return notes;
+		Py_RETURN_TRUE;
 	}
-	if (atomic_load_explicit(&self->hub.stop, memory_order_acquire)) { /* set by stop_thread */
-		Py_DECREF(notes);
-		Py_RETURN_NONE;
-	}
+	if (atomic_load_explicit(&self->hub.stop, memory_order_acquire)) /* set by stop_thread */
+		Py_RETURN_FALSE;
 	Py_BEGIN_ALLOW_THREADS
 	shmrt_hub_dispatcher_wait(&self->hub, seen);
 	Py_END_ALLOW_THREADS
-	return notes;
+	Py_RETURN_TRUE;
 }
 
 /* ---- the hub's thread ---- */
@@ -178,7 +180,9 @@ static PyMethodDef hub_methods[] = {
 	{"start", (PyCFunction)hub_start, METH_NOARGS, "Start the hub's thread."},
 	{"stop", (PyCFunction)hub_stop, METH_NOARGS, "Stop the hub's thread; waiting threads get RuntimeDown."},
 	{"pump", (PyCFunction)hub_pump, METH_NOARGS, "Turn the wheel once; whether anything moved."},
-	{"dispatch_once", (PyCFunction)hub_dispatch_once, METH_NOARGS, "The dispatcher thread's work: notes, or None once stopped."},
+	{"dispatch_once", (PyCFunction)hub_dispatch_once, METH_NOARGS, "The dispatcher thread's work; False once stopped."},
+	{"take_note", (PyCFunction)hub_take_note, METH_NOARGS, "The oldest note, or None; by one thread at a time."},
+	{"wake_dispatcher", (PyCFunction)hub_wake_dispatcher, METH_NOARGS, "Have dispatch_once return."},
 	{"stats", (PyCFunction)hub_stats, METH_NOARGS, "Counters of the hub."},
 	{NULL, NULL, 0, NULL},
 };

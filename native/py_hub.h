@@ -19,6 +19,7 @@ typedef struct {
 	uint32_t waiters;            /* threads inside wait */
 	uint32_t forks;              /* shmrt_py_fork_count when it was opened */
 	bool closed;
+	bool dispatcher_wanted;      /* something waits for the dispatcher thread outside of our lists */
 } ShmrtHub;
 
 typedef struct {

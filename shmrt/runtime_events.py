@@ -9,6 +9,7 @@ from shmrt import _native
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable
     from typing import Any
 
@@ -35,6 +36,13 @@ class RuntimeEvents:
     _arena: Any
     _trees: TreeSide | None
     _named: NamedSide | None = None
+    _dispatcher: threading.Thread
+    _hearing: Any  # held by whoever takes notes: one that is being unpickled is nowhere else
+    _to_dispatch: deque[tuple[Callable[..., object], tuple[Any, ...]]]
+    if TYPE_CHECKING:
+
+        @property
+        def _is_mine(self) -> bool: ...
 
     # ---- events ---------------------------------------------------------------------------------------------------
     def _handle_event(self, event: tuple[Any, ...]) -> None:
@@ -104,6 +112,7 @@ class RuntimeEvents:
 
         # The workers' own words come through their result lanes, just before they end.
         self._hub.pump()
+        self.hear_notes()
         opened.is_broken = True
         remote.broken_reasons[opened.name] = (opened.start_failures + reasons)[-50:]
         opened.core.break_pool()
@@ -118,19 +127,30 @@ class RuntimeEvents:
         self._ended.set()
 
     def _dispatch(self) -> None:
-        """The thread shmrt-dispatch: completions of watched futures and notes of the hub."""
+        """The thread shmrt-dispatch: completions of watched futures, and what notes of the hub ask of it."""
         with self._lock:  # held while the runtime starts
             if self._hub is None:
                 return
-        while True:
+        going = True
+        while going:
             try:
-                notes = self._hub.dispatch_once()
-                if notes is None:
-                    return
-                for note in notes:
-                    self._handle_note(*note)
-            except Exception:
+                going = self._hub.dispatch_once()
+                self.hear_notes()
+                while self._to_dispatch:
+                    function, arguments = self._to_dispatch.popleft()
+                    function(*arguments)
+            except BaseException:  # of a handler, or of a value that was unpickled; it must not end this thread
                 sys.excepthook(*sys.exc_info())
+
+    def hear_notes(self) -> None:
+        """Any thread. What workers have told until now is known when this returns, whatever the dispatcher thread is
+        at; only what runs code of the user's is left to that. A pool that ends hears its notes before it is forgotten.
+        """
+        if self._hub is None or not self._is_mine:
+            return
+        with self._hearing:
+            while (note := self._hub.take_note()) is not None:
+                self._handle_note(*note)
 
     def _handle_note(
         self, kind: int, number: int, slot: int, epoch: int, worker: int, task: int, value: Any, crash: dict[str, Any]
@@ -139,13 +159,19 @@ class RuntimeEvents:
         if opened is None:
             return
         if kind == _native.NOTE_LOG and value is not None:
-            from shmrt.process.remote import handle_log
+            from shmrt.process.remote import handle_log, keep_log
 
-            handle_log(opened.name, worker, value)
+            keep_log(opened.name, worker, value)
+            self._leave_to_dispatcher(handle_log, opened.name, worker, value)
         elif kind == _native.NOTE_EXIT:
             opened.exit_values.append(value)
         elif kind == _native.NOTE_START_FAILED and value is not None:
             opened.start_failures.append(value[3].strip() or f"{value[1]}: {value[2]}")
             del opened.start_failures[:-50]
         elif kind == _native.NOTE_REPLACE:
-            self._link.replace(slot, epoch)
+            self._leave_to_dispatcher(self._link.replace, slot, epoch)
+
+    def _leave_to_dispatcher(self, function: Callable[..., object], *arguments: Any) -> None:
+        self._to_dispatch.append((function, arguments))
+        if threading.current_thread() is not self._dispatcher:
+            self._hub.wake_dispatcher()

@@ -32,6 +32,8 @@ class RuntimePools:
         @property
         def pid(self) -> int | None: ...
 
+        def hear_notes(self) -> None: ...
+
     def _loose_pools(self) -> list[OpenedPool]:
         """Those that are no children of a tree, which ends its own."""
         trees = self._trees
@@ -47,6 +49,7 @@ class RuntimePools:
             self._pools[opened.number] = opened
 
     def _forget_pool(self, opened: OpenedPool) -> None:
+        self.hear_notes()
         with self._lock:
             self._pools.pop(opened.number, None)
 

@@ -21,6 +21,7 @@ import os
 import sys
 import threading
 import weakref
+from collections import deque
 from time import monotonic
 
 from shmrt import _native
@@ -149,6 +150,8 @@ class Runtime(RuntimeEvents, RuntimePools):
         self._down: Any = None
         self._ended = threading.Event()
         self._ending = threading.RLock()  # held by whoever stops it
+        self._hearing = threading.RLock()
+        self._to_dispatch = deque()
         self._home: Home | None = None
         self._trees: TreeSide | None = None
         self._link: Any = None

@@ -22,6 +22,7 @@ __all__ = [
     "RemoteTraceback",
     "broken_reasons",
     "handle_log",
+    "keep_log",
     "log_tails",
     "make_error",
     "pack_exception",
@@ -122,6 +123,24 @@ def unpack_from(packed: Any, where: str) -> BaseException:
     return error
 
 
+def keep_log(pool: str, worker: int, row: tuple[Any, ...]) -> None:
+    """Its line is one of the last that the worker logged, for the error of a task that the worker may die of."""
+    import logging
+
+    tail = log_tails.setdefault((pool, worker), [])
+    tail.append(f"{logging.getLevelName(row[1])} {row[0]}: {row[6]}")
+    del tail[:-_LOG_TAIL]
+
+
+def _last_words(pool: str, worker: int) -> str | None:
+    import sys
+
+    runtimes = sys.modules.get("shmrt.runtimes")
+    for runtime in runtimes.living() if runtimes else ():
+        runtime.hear_notes()  # the hub took them out of the lane before it took leave of the worker
+    return "\n".join(log_tails.get((pool, worker), ())) or None
+
+
 def handle_log(pool: str, worker: int, row: tuple[Any, ...]) -> None:
     """Makes a record again of what a worker sent, and handles it as if it had been logged here."""
     import logging
@@ -134,9 +153,6 @@ def handle_log(pool: str, worker: int, row: tuple[Any, ...]) -> None:
     record.threadName = thread
     record.process = pid
     record.processName = f"{pool}/{worker}"
-    tail = log_tails.setdefault((pool, worker), [])
-    tail.append(f"{logging.getLevelName(level)} {name}: {text}")
-    del tail[:-_LOG_TAIL]
     logger = logging.getLogger(name)
     if logger.isEnabledFor(level):
         logger.handle(record)
@@ -176,7 +192,6 @@ def make_error(kind: str, facts: dict[str, Any]) -> BaseException:
             text = (
                 f"this message killed its worker {attempts} times; the last, {worker} (pid {facts['pid']}), {how}{why}"
             )
-        tail = log_tails.get((facts["pool"], facts["worker"]))
         cls = errors.PoisonMessage if kind == "poison" else errors.WorkerCrashed
         return cls(
             text,
@@ -187,7 +202,7 @@ def make_error(kind: str, facts: dict[str, Any]) -> BaseException:
             oom=oom,
             attempts=attempts,
             stack=stack,
-            log_tail="\n".join(tail) if tail else None,
+            log_tail=_last_words(facts["pool"], facts["worker"]),
         )
     if kind == "timeout":
         text = f"the task ran for {seconds:.3f} s in worker {worker}, longer than its timeout; the worker was killed"
