@@ -54,11 +54,12 @@ def wait_standby(root: int, *, other_than: int = 0) -> int:
 
 
 def kill(stage, slot):
-    """Kills the worker in this slot; the pid of its replacement, once that is ready."""
+    """Kills the worker in this slot; the pid of its replacement, once that is ready and the dead one's slot is not."""
     mark = stage.mark()
     os.kill(stage.pid(slot), signal.SIGKILL)
     _, new_slot, epoch, pid = stage.wait("started", after=mark)
     stage.wait("ready", new_slot, epoch)
+    stage.wait("gone", slot, after=mark)
     return pid
 
 
