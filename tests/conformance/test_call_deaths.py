@@ -133,7 +133,7 @@ def chaos(here: Office, seed: int, seconds: float) -> None:
     servers, clients = [here.serve() for _ in range(2)], [here.fork(client) for _ in range(2)]
     thread.start()
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while time.monotonic() < end or counts[REPLY] <= 50 or counts[DOWN] == 0:
         time.sleep(draw.random() * 0.004)
         victims = servers if draw.random() < 0.6 else clients
         index = draw.randrange(2)
@@ -153,7 +153,6 @@ def chaos(here: Office, seed: int, seconds: float) -> None:
                 servers[index] = restart(here)
         thread.join(0.001)
     assert not thread.is_alive() and not wrong, wrong
-    assert counts[REPLY] > 50 and counts[DOWN] > 0, counts
 
 
 def restart(here: Office) -> int:

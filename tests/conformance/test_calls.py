@@ -69,7 +69,7 @@ def test_a_late_reply_is_dropped_at_the_door() -> None:
         assert here.call("late", timeout=0.05) == (TIMEOUT, None)
         assert time.monotonic() - begin >= 0.05
         assert here.take() is None  # nobody wants it done any more
-        reference = here.begin("slow", timeout=0.05)
+        reference = here.begin("slow", timeout=0.5)
         assert here.take()[:2] == (_native.MAIL_CALL, reference)
         assert here.calls.collect(PATIENCE) == [(reference, TIMEOUT, None)]
         second = here.begin("next")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
 import os
 import random
@@ -62,8 +63,9 @@ def fire(count: int, callers: int, seconds: float, seed: int) -> tuple[collectio
             while not over.wait(rng.uniform(0.04, 0.06)):
                 pid = supervisor.which_child("echo")[1]
                 if isinstance(pid, int):
-                    os.kill(pid, 9)
-                    kills += 1
+                    with contextlib.suppress(ProcessLookupError):  # the one before, whose death is not told yet
+                        os.kill(pid, 9)
+                        kills += 1
 
         killer = threading.Thread(target=kill)
         killer.start()

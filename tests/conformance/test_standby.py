@@ -150,6 +150,8 @@ def test_worker_and_standby_killed_together():
                     pass
             pid = pool.submit(os.getpid).result()
             assert pid not in victims
+            wait_gone(victims[0])
+            wait_gone(victims[1])
         assert list(pool.map(abs, range(-50, 0))) == list(range(50, 0, -1))
 
 

@@ -31,7 +31,7 @@ BROKEN: dict[str, tuple[Any, Any]] = {
 def broken(how: str, journal: Journal, **options: Any) -> Child:
     make, _ = BROKEN[how]
     if how == "is slow":
-        options["start_timeout"] = 0.3
+        options.setdefault("start_timeout", 0.3)
     return Child(tree_kit.idle, make(journal), id="broken", **options)
 
 
@@ -256,7 +256,7 @@ def test_a_start_timeout_counts_each_start_anew(journal: Journal) -> None:
     with Runtime(Supervisor([quick])) as runtime:
         supervisor = runtime.supervisor()
         with pytest.raises(StartError) as caught:
-            supervisor.start_child(broken("is slow", journal))
+            supervisor.start_child(broken("is slow", journal, start_timeout=1.5))
         assert caught.value.reason == "timeout"
         assert not alive(int(journal.lines("held")[0].split()[2]))
         assert supervisor.which_child("quick")[1] is not None

@@ -8,6 +8,7 @@ started, before it is ready; the function itself runs after that, beside whateve
 from __future__ import annotations
 
 import collections
+import contextlib
 import ctypes
 import itertools
 import os
@@ -269,7 +270,9 @@ def new_pid(supervisor: Any, id: Any, old: int) -> int:
 
 
 def reports(runtime: Runtime, context: str, id: Any = None) -> list[dict[str, Any]]:
-    """What the root has reported in this context, of this child."""
+    """What the root has reported in this context, of this child, until now: its answer comes behind its reports."""
+    with contextlib.suppress(NotFound, RuntimeDown):
+        runtime.supervisor().count_children()
     return [
         report
         for report in runtime.events()
