@@ -263,8 +263,11 @@ def test_an_answer_may_come_later_from_anybody_once(w: World) -> None:
 
 def test_a_late_answer_is_dropped_at_the_door(w: World) -> None:
     ref = w.begin(Slow).ref
-    with pytest.raises(CallTimeout):
-        ref.call("ask", timeout=0.01)
+    patience = 0.01
+    while not ref.senders():  # a server that comes to it too late skips it
+        with pytest.raises(CallTimeout):
+            ref.call("ask", timeout=patience)
+        patience *= 2
     ref.answer("late")
     assert ref.last() == [False]
     assert ref.twice() == "first", "the next call is not answered by the late one"
