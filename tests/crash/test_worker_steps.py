@@ -45,12 +45,14 @@ def test_a_kill_at_any_instruction_loses_and_doubles_nothing(attempts: int, tmp_
         pytest.skip(reason)
     rng = random.Random(SEED + attempts)
     print(f"SHMRT_SEED={SEED}", file=sys.stderr)
-    crashed = finished_early = 0
+    crashed = finished_early = point = 0
     payload = bytes(range(256)) * 3
     with shmrt.Runtime(), shmrt.Pool(1) as pool:
         view = pool.options(max_attempts=attempts)
         pid = one_pid(pool, 0)
-        for point in range(POINTS):
+        # A worker that waits for a CPU is taken for one that sleeps and dies early: on a busy machine most of them.
+        while point < POINTS or not (finished_early and (crashed or attempts > 1)):
+            point += 1
             runs = tmp_path / f"runs-{point}"
             runs.touch()
             futures: list[shmrt.Future] = []
@@ -82,6 +84,3 @@ def test_a_kill_at_any_instruction_loses_and_doubles_nothing(attempts: int, tmp_
             pid = one_pid(pool, pid)
         stats = pool.stats()
     assert stats["pending"] == 0
-    assert finished_early  # the kills did not all hit the first instructions
-    if attempts == 1:
-        assert crashed  # nor all the idle ones

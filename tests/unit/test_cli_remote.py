@@ -179,7 +179,9 @@ def test_waiting_has_a_limit(tmp_path: Path) -> None:
         root.script = lambda verb, args, reply: reply.waits("the last task")
         done = cli(place, "drain", "--wait", "--timeout", "50ms")
         refused(done, 4, "drain was not done within 0.05 s", "--name shop status")
-        assert [row["waits_for"] for row in root.control.operations.rows()] == ["the last task"]
+        while not (rows := root.control.operations.rows()):
+            time.sleep(0.001)
+        assert [row["waits_for"] for row in rows] == ["the last task"]
         refused(cli(place, "drain", "--timeout", "1s"), 2, "--wait")
 
 
