@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["RuntimeEvents"]
 
 _OF_TREES = ("event", "log", "open_child", "close_child", "kill_child", "top_ended", "root_started", "root_lost")
+_PATIENCE_S = 1.0
 _INTERNAL = ("log", "command", "open_child", "close_child", "kill_child", "top_ended")
 
 
@@ -112,7 +113,7 @@ class RuntimeEvents:
 
         # The workers' own words come through their result lanes, just before they end.
         self._hub.pump()
-        self.hear_notes()
+        self.hear_notes(_PATIENCE_S)  # that code may be waiting for this thread
         opened.is_broken = True
         remote.broken_reasons[opened.name] = (opened.start_failures + reasons)[-50:]
         opened.core.break_pool()
@@ -142,15 +143,19 @@ class RuntimeEvents:
             except BaseException:  # of a handler, or of a value that was unpickled; it must not end this thread
                 sys.excepthook(*sys.exc_info())
 
-    def hear_notes(self) -> None:
+    def hear_notes(self, patience: float = -1) -> None:
         """Any thread. What workers have told until now is known when this returns, whatever the dispatcher thread is
         at; only what runs code of the user's is left to that. A pool that ends hears its notes before it is forgotten.
-        """
-        if self._hub is None or not self._is_mine:
+
+        patience: how many seconds another thread may be at it, which runs code of the user's while it unpickles a
+        value; -1: as long as it takes."""
+        if self._hub is None or not self._is_mine or not self._hearing.acquire(timeout=patience):
             return
-        with self._hearing:
+        try:
             while (note := self._hub.take_note()) is not None:
                 self._handle_note(*note)
+        finally:
+            self._hearing.release()
 
     def _handle_note(
         self, kind: int, number: int, slot: int, epoch: int, worker: int, task: int, value: Any, crash: dict[str, Any]
