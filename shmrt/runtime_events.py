@@ -22,8 +22,6 @@ __all__ = ["RuntimeEvents"]
 _OF_TREES = ("event", "log", "open_child", "close_child", "kill_child", "top_ended", "root_started", "root_lost")
 _PATIENCE_S = 1.0
 _INTERNAL = ("log", "command", "checks", "open_child", "close_child", "kill_child", "top_ended")
-
-
 _NOTICES_MOST = 1000
 
 

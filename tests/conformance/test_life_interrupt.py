@@ -178,25 +178,28 @@ except KeyboardInterrupt as error:
         assert not left
 
 
-def test_workers_do_not_hear_the_terminal():
+def test_workers_do_not_hear_the_terminal(tmp_path):
     source = (
         PRELUDE
         + """
 signal_seen = []
 import signal
 signal.signal(signal.SIGINT, lambda *_: signal_seen.append(1))
+def wait():
+    while not os.path.exists(sys.argv[2]): time.sleep(0.001)
 with shmrt.Pool(2) as pool:
     pids = {pool.submit(os.getpid).result() for _ in range(20)}
-    f = pool.submit(time.sleep, 0.2)
+    f = pool.submit(wait)
     begun(pool)
     while not signal_seen: pass
     for row in pool._core.workers(): os.kill(row["pid"], 2)
+    open(sys.argv[2], "w").close()
     f.result()
     assert pool.stats()["restarts"] == 0
     print("fine")
 """
     )
-    with Program(source, arguments=("0",)) as program:
+    with Program(source, arguments=("0", str(tmp_path / "go"))) as program:
         lines_until_go(program)
         os.killpg(program.pid, signal.SIGINT)
         status, out, errors = program.end()
