@@ -12,10 +12,14 @@ may lie `test_x.mutants.toml`, a list of seeded bugs:
 
 Each mutant is built like the first kind, and the test must then end with a failure of its own: not with a
 compiler error, and not by the watchdog. A test that stays green under its mutants proves nothing.
+
+What was compiled once in a run is not compiled again: an object file is named after everything that it is made of, and
+a mutant differs from the core in one file only.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -103,21 +107,41 @@ def run(command: list[str | Path], timeout_s: int, environment: dict[str, str] |
     return process.returncode, output
 
 
-def build(source: Path, native: Path, kind: str, into: Path) -> Path:
+@pytest.fixture(scope="session")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where object files are kept for the whole run, by all of its workers."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    path = base / "native-objects"
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def compile_once(path: Path, flags: list[str | Path], made_of: str, objects: Path) -> Path:
+    """The object file of `path`; `made_of` is all that goes into it beside its own text."""
+    key = hashlib.sha256(f"{made_of}\0{path.read_text()}".encode()).hexdigest()[:24]
+    target = objects / f"{path.stem}-{key}.o"
+    if not target.exists():
+        fresh = objects / f"{path.stem}-{key}.{os.getpid()}"
+        code, output = run([compiler(), *flags, "-c", path, "-o", fresh], WATCHDOG_S)
+        assert code == 0, f"{path.name} does not compile:\n{output}"
+        fresh.replace(target)  # another worker may have been faster; its file is the same
+    return target
+
+
+def build(source: Path, native: Path, kind: str, into: Path, objects: Path) -> Path:
     """The core becomes a library, so that a test links only what it uses."""
     flags: list[str | Path] = [*KINDS[kind], *STRICT, "-I", native, "-I", TESTS]
-    objects: list[str | Path] = []
+    headers = [path.read_text() for folder in (native, TESTS) for path in sorted(folder.glob("*.h"))]
+    made_of = "\0".join([compiler(), *KINDS[kind], *STRICT, *headers])
     core = sorted(path for path in native.glob("*.c") if not path.name.startswith("py_"))
-    for path in [*core, TESTS / "sweep.c", source]:
-        target = into / f"{path.stem}.o"
-        code, output = run([compiler(), *flags, "-c", path, "-o", target], WATCHDOG_S)
-        assert code == 0, f"{path.name} does not compile ({kind}):\n{output}"
-        objects.append(target)
+    parts = [compile_once(path, flags, made_of, objects) for path in [*core, TESTS / "sweep.c", source]]
     library, program = into / "libcore.a", into / source.stem
-    code, output = run(["ar", "rcs", library, *objects[:-1]], WATCHDOG_S)
+    code, output = run(["ar", "rcs", library, *parts[:-1]], WATCHDOG_S)
     assert code == 0, output
     # Bound at start: lazy binding would put the dynamic linker's steps into every sweep.
-    link: list[str | Path] = [compiler(), *KINDS[kind], objects[-1], library, "-Wl,-z,now", "-o", program]
+    link: list[str | Path] = [compiler(), *KINDS[kind], parts[-1], library, "-Wl,-z,now", "-o", program]
     code, output = run(link, WATCHDOG_S)
     assert code == 0, f"{source.name} does not link ({kind}):\n{output}"
     return program
@@ -125,30 +149,30 @@ def build(source: Path, native: Path, kind: str, into: Path) -> Path:
 
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
-def test_c(source: Path, kind: str, tmp_path: Path) -> None:
+def test_c(source: Path, kind: str, tmp_path: Path, objects: Path) -> None:
     """The C tests of the native core pass, as shipped and under the sanitizers."""
-    program = build(source, NATIVE, kind, tmp_path)
+    program = build(source, NATIVE, kind, tmp_path, objects)
     code, output = run([program], WATCHDOG_S, {"ASAN_OPTIONS": "detect_leaks=0"})
     print(output)
     assert code == 0, f"{source.name} ({kind}) ended with {code}:\n{output}"
 
 
-def test_c_under_ptrace(tmp_path: Path) -> None:
+def test_c_under_ptrace(tmp_path: Path, objects: Path) -> None:
     """The second way to single-step, for machines without a trap flag, sees the same."""
-    program = build(TESTS / "test_sweep.c", NATIVE, "shipped", tmp_path)
+    program = build(TESTS / "test_sweep.c", NATIVE, "shipped", tmp_path, objects)
     code, output = run([program], WATCHDOG_S, {"SWEEP_PTRACE": "1"})
     assert code == 0, output
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.test[5:-2]}-{mutant.name.replace(' ', '-')}")
-def test_a_seeded_bug_is_found(mutant: Mutant, tmp_path: Path) -> None:
+def test_a_seeded_bug_is_found(mutant: Mutant, tmp_path: Path, objects: Path) -> None:
     """Every seeded bug turns its C test red."""
     native = tmp_path / "native"
     shutil.copytree(NATIVE, native)
     text = (native / mutant.file).read_text()
     assert text.count(mutant.old) == 1, f"mutant {mutant.name!r}: its text occurs {text.count(mutant.old)} times"
     (native / mutant.file).write_text(text.replace(mutant.old, mutant.new))
-    program = build(TESTS / mutant.test, native, "shipped", tmp_path)
+    program = build(TESTS / mutant.test, native, "shipped", tmp_path, objects)
     code, output = run([program], WATCHDOG_S)
     assert code != 0, f"{mutant.test} stays green although {mutant.file} has the bug {mutant.name!r}:\n{output}"
     assert "error while loading" not in output, output
