@@ -108,6 +108,8 @@ static PyObject *bulkhead_poll(BulkheadObject *self, PyObject *argument) {
 	struct shmrt_permit place = {0};
 	unsigned long long word = 0;
 	uint32_t bell;
+	if (argument != Py_None && !PyTuple_Check(argument))
+		return PyErr_Format(PyExc_TypeError, "a place is what _poll returned, or None, not %R", argument);
 	if (argument != Py_None && !PyArg_ParseTuple(argument, "IK", &place.index, &word))
 		return NULL;
 	place.word = word;

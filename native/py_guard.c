@@ -220,7 +220,7 @@ int shmrt_py_guard_now(const GuardObject *self, uint64_t *now_ns) {
 	PyObject *seconds = PyObject_CallNoArgs(self->clock);
 	double value = seconds ? PyFloat_AsDouble(seconds) : -1.0;
 	Py_XDECREF(seconds);
-	if (value < 0.0 || value > 9e9) {
+	if (!(value >= 0.0 && value <= 9e9)) { /* nor is it NaN */
 		if (!PyErr_Occurred())
 			PyErr_SetString(PyExc_ValueError, "a clock gives seconds, from 0 on");
 		return -1;
