@@ -67,7 +67,7 @@ class World:
             self.passed = "passes"
 
     def facts(self) -> dict[str, Any]:
-        _, left, row, attempt, *_, trials, since, era = self.breaker._look()
+        _, left, row, attempt, *_, _trials, _since, era = self.breaker._look()
         counters = self.breaker.stats()["counters"]
         until = self.now + left
         return {"row": row, "attempt": attempt, "era": era, "until": until, "state": self.breaker.state, **counters}
