@@ -175,7 +175,7 @@ static void judge(const struct shmrt_breaker_settings *s, struct shmrt_breaker_s
 
 void shmrt_breaker_decide_lose(const struct shmrt_breaker_settings *s, struct shmrt_breaker_side *side, uint32_t place, uint64_t now) {
 	side->trials[place].owner = 0;
-	judge(s, side, true, false, now);
+	judge(s, side, true, s->slow_ns != 0, now);
 }
 
 /* ---- calls -------------------------------------------------------------------------------------- */

@@ -17,7 +17,8 @@
  * nothing, and whoever dies after it has changed everything: there is nothing to repair. A window has one place more than
  * results, so a place is written while nobody counts it.
  *
- * A trial whose holder died, or that is older than trial_ns, counts as failed: whoever asks a half-open breaker looks first.
+ * A trial whose holder died, or that is older than trial_ns, counts as failed, and as slow where that is looked at: whoever asks a
+ * half-open breaker looks first.
  *
  * Edge Q1: a commit stores gate (release) -> everybody loads it (acquire): the side that it names is whole. Edge Q2: who reads that
  * side without the mutex loads the gate again after a fence: it is written only after the gate has moved twice.
@@ -69,7 +70,7 @@ int shmrt_breaker_decide_admit(const struct shmrt_breaker_settings *, struct shm
 /* The result of a call. False: it was of another era, or its trial was lost meanwhile. */
 bool shmrt_breaker_decide_settle(const struct shmrt_breaker_settings *, struct shmrt_breaker_side *, void *window,
 				 const struct shmrt_admission *, enum shmrt_outcome, bool slow, uint64_t now_ns);
-/* HALF_OPEN: the trial at `place` will have no result. */
+/* HALF_OPEN: the trial at `place` will have no result. It failed, and none was slower. */
 void shmrt_breaker_decide_lose(const struct shmrt_breaker_settings *, struct shmrt_breaker_side *, uint32_t place, uint64_t now_ns);
 /* By hand. OPEN: as if it had just been tripped. */
 void shmrt_breaker_decide_set(const struct shmrt_breaker_settings *, struct shmrt_breaker_side *, enum shmrt_breaker_state,
@@ -108,6 +109,9 @@ int shmrt_breaker_set(struct shmrt_breaker *, enum shmrt_breaker_state, uint64_t
 /* The side that counts, without its trials, as it is at one moment. `trials` may be NULL: how many are held. */
 void shmrt_breaker_look(const struct shmrt_breaker *, struct shmrt_breaker_side *, uint32_t *trials);
 /* The state as the next call will find it: an open breaker whose time is over is half-open. */
+enum shmrt_breaker_state shmrt_breaker_side_state(const struct shmrt_breaker_side *, uint64_t now_ns, uint64_t *left_ns);
+/* TIME: a look at the window shall not show what lies before it. Does nothing while another process is at it. */
+void shmrt_breaker_pass(struct shmrt_breaker *, uint64_t now_ns);
 enum shmrt_breaker_state shmrt_breaker_state_at(const struct shmrt_breaker *, uint64_t now_ns, uint64_t *left_ns);
 /* Makes `to` stand where `from` stood; windows begin anew, half-open becomes open whose time is over. only_fresh: unless
  * somebody has changed its state already. */

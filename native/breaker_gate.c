@@ -39,7 +39,10 @@ int shmrt_breaker_fill(struct shmrt_guard *guard, const void *settings) {
 	breaker->settings = *(const struct shmrt_breaker_settings *)settings;
 	breaker->side_bytes = (uint32_t)shmrt_breaker_side_bytes(&breaker->settings);
 	breaker->window_offset = (uint32_t)sizeof(struct shmrt_breaker) + 2 * breaker->side_bytes;
-	side_of(breaker, 0)->since_ns = shmrt_now_ns();
+	uint64_t now = shmrt_now_ns();
+	side_of(breaker, 0)->since_ns = now;
+	/* A ticket of another entry, taken before its process came to this one, is no ticket here. */
+	side_of(breaker, 0)->tickets = (uint32_t)(now ^ now >> 29) * UINT32_C(2654435761);
 	/* G1 or a process of its own */
 	atomic_store_explicit(&breaker->gate, gate_for(breaker, side_of(breaker, 0), 0, 0), memory_order_release); /* Q1 */
 	return SHMRT_OK;
@@ -193,13 +196,28 @@ void shmrt_breaker_look(const struct shmrt_breaker *breaker, struct shmrt_breake
 	}
 }
 
+void shmrt_breaker_pass(struct shmrt_breaker *breaker, uint64_t now) {
+	struct shmrt_breaker_change change;
+	uint64_t gate = shmrt_breaker_gate(breaker);
+	if (breaker->settings.window != SHMRT_WINDOW_TIME || shmrt_gate_state(gate) != SHMRT_BREAKER_CLOSED || enter(breaker, 0) != SHMRT_OK)
+		return;
+	struct shmrt_breaker_side *side = begin(breaker, &gate);
+	shmrt_breaker_window_pass(&breaker->settings, side, window_of(breaker), now);
+	commit(breaker, gate, side, &change);
+	shmrt_guard_unlock(&breaker->guard);
+}
+
 enum shmrt_breaker_state shmrt_breaker_state_at(const struct shmrt_breaker *breaker, uint64_t now, uint64_t *left_ns) {
 	struct shmrt_breaker_side side;
 	shmrt_breaker_look(breaker, &side, NULL);
+	return shmrt_breaker_side_state(&side, now, left_ns);
+}
+
+enum shmrt_breaker_state shmrt_breaker_side_state(const struct shmrt_breaker_side *side, uint64_t now, uint64_t *left_ns) {
 	*left_ns = 0;
-	if (side.state != SHMRT_BREAKER_OPEN)
-		return (enum shmrt_breaker_state)side.state;
-	uint64_t until = atomic_load_explicit(&side.open_until_ns, memory_order_relaxed); /* a copy of our own */
+	if (side->state != SHMRT_BREAKER_OPEN)
+		return (enum shmrt_breaker_state)side->state;
+	uint64_t until = atomic_load_explicit(&side->open_until_ns, memory_order_relaxed); /* a copy of our own */
 	if (now > until)
 		return SHMRT_BREAKER_HALF_OPEN;
 	*left_ns = until - now;
@@ -211,10 +229,16 @@ void shmrt_breaker_carry(struct shmrt_breaker *to, const struct shmrt_breaker_si
 	if ((only_fresh && shmrt_gate_era(gate) != 0) || enter(to, CARRY_PATIENCE_NS) != SHMRT_OK)
 		return;
 	struct shmrt_breaker_side *side = begin(to, &gate);
+	if (only_fresh && side->era != 0) { /* somebody else was faster */
+		shmrt_guard_unlock(&to->guard);
+		return;
+	}
 	struct shmrt_breaker_change change;
-	uint32_t era = side->era;
+	uint32_t era = side->era > from->era ? side->era : from->era; /* the results of calls of either come late now */
+	uint32_t tickets = side->tickets;
 	memcpy(side, from, sizeof(*side));
 	side->era = era + 1;
+	side->tickets = tickets;
 	side->results = side->failed = side->slow = 0;
 	side->bucket_calls = side->bucket_failed = side->bucket_slow = 0;
 	if (side->state == SHMRT_BREAKER_HALF_OPEN) { /* its trials stay behind: the next call is tried anew */

@@ -57,6 +57,14 @@ static void count_again(struct shmrt_bulkhead *b) {
 	STORE(b->waiting, waiting);
 }
 
+/* Another process has the mutex, and does not let it go: see bulkhead.h. */
+static void clear_without_lock(struct shmrt_bulkhead *b, _Atomic uint64_t *word, uint64_t mine) {
+	if (mine == 0 || !atomic_compare_exchange_strong_explicit(word, &mine, 0, memory_order_release, memory_order_relaxed)) /* U1 */
+		return;
+	atomic_fetch_add_explicit(&b->bell, 1, memory_order_release); /* U1 */
+	shmrt_futex_wake(&b->bell, INT32_MAX);
+}
+
 static int enter(struct shmrt_bulkhead *b, int64_t patience_ns) {
 	int outcome = shmrt_guard_lock(&b->guard, patience_ns);
 	if (outcome != SHMRT_STALE)
@@ -92,9 +100,11 @@ static void free_place(struct shmrt_bulkhead *b, uint32_t index) {
 	STORE(b->waiting, LOAD(b->waiting) - 1);
 }
 
-/* Takes back what the dead held; whether there was something. */
+/* Takes back what the dead held, and counts again; whether there was something. */
 static bool sweep(struct shmrt_bulkhead *b, const struct shmrt_control *control) {
-	bool found = false;
+	uint32_t used = LOAD(b->used), waiting = LOAD(b->waiting);
+	count_again(b);
+	bool found = LOAD(b->used) != used || LOAD(b->waiting) != waiting;
 	uint64_t alive = 0; /* the same process holds many, often in a row */
 	for (uint32_t i = 0, left = LOAD(b->used); i < b->capacity && left > 0; i++) {
 		uint64_t word = LOAD(b->words[i]);
@@ -188,7 +198,7 @@ int shmrt_bulkhead_take(struct shmrt_bulkhead *b, const struct shmrt_control *co
 	struct shmrt_waiter *mine = NULL;
 	if (place != NULL && place->word != 0) {
 		mine = &waiters_of(b)[place->index];
-		if (LOAD(mine->word) != place->word) /* it was taken for dead: a process of another namespace, say */
+		if (place->index >= b->most_waiting || LOAD(mine->word) != place->word) /* it was taken for dead: a process of another namespace, say */
 			mine = NULL, place->word = 0;
 		else
 			mine->seen_ns = now;
@@ -216,8 +226,10 @@ int shmrt_bulkhead_take(struct shmrt_bulkhead *b, const struct shmrt_control *co
 int shmrt_bulkhead_give_back(struct shmrt_bulkhead *b, int64_t patience_ns, struct shmrt_permit *permit) {
 	int outcome = enter(b, patience_ns);
 	bool wake = false;
+	if (outcome == SHMRT_INTERRUPTED && patience_ns > 0 && permit->index < b->capacity)
+		clear_without_lock(b, &b->words[permit->index], permit->word);
 	if (outcome != SHMRT_OK)
-		return outcome;
+		return outcome == SHMRT_INTERRUPTED && patience_ns > 0 ? SHMRT_OK : outcome;
 	if (permit->word != 0 && permit->index < b->capacity && LOAD(b->words[permit->index]) == permit->word) {
 		free_permit(b, permit->index);
 		wake = ring(b);
@@ -230,8 +242,10 @@ int shmrt_bulkhead_give_back(struct shmrt_bulkhead *b, int64_t patience_ns, stru
 int shmrt_bulkhead_leave_line(struct shmrt_bulkhead *b, int64_t patience_ns, struct shmrt_permit *place) {
 	int outcome = enter(b, patience_ns);
 	bool wake = false;
+	if (outcome == SHMRT_INTERRUPTED && patience_ns > 0 && place->index < b->most_waiting)
+		clear_without_lock(b, &waiters_of(b)[place->index].word, place->word);
 	if (outcome != SHMRT_OK)
-		return outcome;
+		return outcome == SHMRT_INTERRUPTED && patience_ns > 0 ? SHMRT_OK : outcome;
 	if (place->word != 0 && place->index < b->most_waiting && LOAD(waiters_of(b)[place->index].word) == place->word) {
 		free_place(b, place->index);
 		wake = ring(b); /* the permit that it was first in line for is the next one's */

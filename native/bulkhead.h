@@ -2,7 +2,9 @@
  *
  * A permit is a word that names its holder. Under the mutex: to take one is one store of that word, to give it back one store of 0,
  * so whoever dies anywhere has taken it or not. `used` and `waiting` can be counted from the words, and are, by whoever locks after
- * a death. The words of the dead are set to 0 by whoever finds no free permit, and by every look (shmrt_bulkhead_look).
+ * a death. The words of the dead are set to 0 by whoever finds no free permit, and by every look (shmrt_bulkhead_look); both count
+ * again, too. So who cannot have the mutex, since a process that holds it is stopped, may give back without: its word becomes 0, and
+ * until the next count `used` or `waiting` is too high by one, which refuses nobody.
  *
  * Who waits has a word, too, with the order in which it came. A permit that comes back raises `bell` and wakes all that wait; each
  * looks, and takes one if more permits are free than live waiters came before it. A waiter looks at least every SLICE_NS; one that
@@ -43,7 +45,8 @@ struct shmrt_permit {
 	uint64_t word; /* 0: none */
 };
 
-/* Each waits at most patience_ns for the mutex: INTERRUPTED, and nothing has happened.
+/* Each waits at most patience_ns for the mutex: INTERRUPTED, and nothing has happened; but with some patience
+ * give_back and leave_line always happen.
  * take: OK, or EMPTY: none is free. With `place` (may be NULL): who finds none free joins the line, FULL when that is full; who is
  * in it (place->word != 0) stays there until it has a permit. *bell is what to sleep on, then. */
 SHMRT_MUST_USE int shmrt_bulkhead_take(struct shmrt_bulkhead *, const struct shmrt_control *, struct shmrt_holder, int64_t patience_ns,

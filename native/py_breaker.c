@@ -26,6 +26,14 @@ static struct shmrt_breaker *breaker_of(BreakerObject *self) { return (struct sh
 
 /* ---- asking and telling ------------------------------------------------------------------------- */
 
+/* What was raised where nobody could catch it. A Ctrl-C that arrived there comes again, where somebody can. */
+static void report_unraisable(PyObject *where) {
+	bool interrupted = PyErr_ExceptionMatches(PyExc_KeyboardInterrupt);
+	PyErr_WriteUnraisable(where);
+	if (interrupted)
+		PyErr_SetInterrupt();
+}
+
 /* A change of state is told to the object, which reports it; what goes wrong there is not the caller's. */
 static void tell(BreakerObject *self, struct shmrt_breaker_change change) {
 	if (SHMRT_LIKELY(change.from == change.to))
@@ -33,7 +41,7 @@ static void tell(BreakerObject *self, struct shmrt_breaker_change change) {
 	PyObject *error = shmrt_take_exception();
 	PyObject *answer = PyObject_CallMethod((PyObject *)self, "_changed", "ii", (int)change.from, (int)change.to);
 	if (answer == NULL)
-		PyErr_WriteUnraisable((PyObject *)self);
+		report_unraisable((PyObject *)self);
 	Py_XDECREF(answer);
 	if (error != NULL)
 		shmrt_give_exception(error);
@@ -60,7 +68,7 @@ int shmrt_py_breaker_admit(BreakerObject *self, struct shmrt_py_ticket *ticket) 
 	}
 	if (shmrt_py_guard_now(&self->base, &now) < 0)
 		return -1;
-	ticket->start_ns = now;
+	ticket->start_ns = now + 1;
 	struct shmrt_holder holder = shmrt_py_guard_holder(&self->base);
 	int outcome = shmrt_breaker_admit(breaker_of(self), shmrt_py_guard_control(&self->base), holder, now, 0, &ticket->admission, &retry_ns,
 					  &change);
@@ -106,7 +114,7 @@ int shmrt_py_breaker_settle(BreakerObject *self, const struct shmrt_py_ticket *t
 		return -1;
 	}
 	if (duration_ns < 0)
-		duration_ns = ticket->start_ns != 0 && now > ticket->start_ns ? (int64_t)(now - ticket->start_ns) : 0;
+		duration_ns = ticket->start_ns != 0 && now >= ticket->start_ns ? (int64_t)(now - ticket->start_ns + 1) : 0;
 	bool slow = self->slow_ns != 0 && result != SHMRT_OUTCOME_IGNORED && (uint64_t)duration_ns > self->slow_ns;
 	int outcome = shmrt_breaker_settle(breaker, &ticket->admission, result, slow, now, 0, &change);
 	while (outcome != SHMRT_OK) {
@@ -146,7 +154,7 @@ int shmrt_py_breaker_settle_error(BreakerObject *self, const struct shmrt_py_tic
 	PyObject *error = shmrt_take_exception();
 	int result = judge_error(self, error);
 	if (result < 0) { /* the predicate is broken: the call failed, and both are told */
-		PyErr_WriteUnraisable(self->exclude_if);
+		report_unraisable(self->exclude_if);
 		result = SHMRT_OUTCOME_FAILURE;
 	}
 	shmrt_give_exception(error);
@@ -228,8 +236,9 @@ static PyObject *breaker_look(BreakerObject *self, PyObject *unused) {
 	uint32_t trials;
 	if (shmrt_py_guard_enter(&self->base) < 0 || shmrt_py_guard_now(&self->base, &now) < 0)
 		return NULL;
+	shmrt_breaker_pass(breaker_of(self), now);
 	shmrt_breaker_look(breaker_of(self), &side, &trials);
-	int state = (int)shmrt_breaker_state_at(breaker_of(self), now, &left);
+	int state = (int)shmrt_breaker_side_state(&side, now, &left);
 	double since = side.since_ns < now ? (double)(now - side.since_ns) / 1e9 : 0.0;
 	return Py_BuildValue("(idIIKKKIdI)", state, (double)left / 1e9, side.row, side.attempt, (unsigned long long)side.results,
 			     (unsigned long long)side.failed, (unsigned long long)side.slow, trials, since, side.era);
@@ -251,10 +260,17 @@ static PyObject *breaker_set(BreakerObject *self, PyObject *argument) {
 		return NULL;
 	if (state < SHMRT_BREAKER_CLOSED || state > SHMRT_BREAKER_DISABLED || state == SHMRT_BREAKER_HALF_OPEN)
 		return PyErr_Format(PyExc_ValueError, "a breaker cannot be put into state %ld", state);
-	int outcome;
-	while ((outcome = shmrt_breaker_set(breaker_of(self), (enum shmrt_breaker_state)state, now, SHMRT_PY_GUARD_SLICE_NS, &change)) != SHMRT_OK)
+	int outcome = shmrt_breaker_set(breaker_of(self), (enum shmrt_breaker_state)state, now, 0, &change);
+	while (outcome != SHMRT_OK) {
 		if (shmrt_py_guard_again(&self->base, outcome) < 0)
 			return NULL;
+		struct shmrt_breaker *breaker = breaker_of(self);
+		PyObject *area = Py_XNewRef((PyObject *)self->base.area); /* the mapping stays meanwhile */
+		Py_BEGIN_ALLOW_THREADS
+		outcome = shmrt_breaker_set(breaker, (enum shmrt_breaker_state)state, now, SHMRT_PY_GUARD_SLICE_NS, &change);
+		Py_END_ALLOW_THREADS
+		Py_XDECREF(area);
+	}
 	tell(self, change);
 	Py_RETURN_NONE;
 }

@@ -18,7 +18,7 @@ typedef struct {
 
 struct shmrt_py_ticket {
 	struct shmrt_admission admission;
-	uint64_t start_ns; /* 0: nobody asked for the time */
+	uint64_t start_ns; /* one more than the time at which it began; 0: nobody asked for that */
 };
 
 /* 0: the call may go; -1: refused, or something else is raised. */

@@ -154,6 +154,8 @@ PyObject *shmrt_py_breaker_exit(BreakerObject *self, PyObject *const *args, Py_s
 	struct shmrt_py_ticket ticket;
 	if (count != 3)
 		return PyErr_Format(PyExc_TypeError, "__exit__(type, value, traceback)");
+	if (shmrt_py_guard_is_made(&self->base) < 0)
+		return NULL;
 	int found = loop_is_running();
 	if (found == 0)
 		found = leave_in_thread(self, &ticket) ? 1 : leave_in_context(self, &ticket);

@@ -10,9 +10,12 @@ static bool is_sound(const struct shmrt_guard *guard) { return shmrt_bucket_is_s
 static void carry(struct shmrt_guard *to, const struct shmrt_guard *from, bool only_fresh) {
 	struct shmrt_bucket *mine = (struct shmrt_bucket *)(void *)to;
 	uint64_t theirs = atomic_load_explicit(&((const struct shmrt_bucket *)(const void *)from)->full_ns, memory_order_relaxed); /* orders nothing but itself */
-	uint64_t full = 0;
-	(void)only_fresh;
-	(void)atomic_compare_exchange_strong_explicit(&mine->full_ns, &full, theirs, memory_order_relaxed, memory_order_relaxed); /* orders nothing but itself */
+	uint64_t full = atomic_load_explicit(&mine->full_ns, memory_order_relaxed); /* orders nothing but itself */
+	if (only_fresh && full != 0)
+		return;
+	while (full < theirs)
+		if (atomic_compare_exchange_weak_explicit(&mine->full_ns, &full, theirs, memory_order_relaxed, memory_order_relaxed)) /* orders nothing but itself */
+			break;
 }
 
 static const struct shmrt_py_guard_kind bucket_kind = {
@@ -20,40 +23,48 @@ static const struct shmrt_py_guard_kind bucket_kind = {
 
 static struct shmrt_bucket *bucket_of(GuardObject *self) { return (struct shmrt_bucket *)(void *)self->guard; }
 
-static PyObject *too_many(GuardObject *self, unsigned long long tokens) {
-	return PyErr_Format(PyExc_ValueError, "tokens=%llu of rate limit %R must be from 1 to its burst, %llu: more can never be there at once; take "
-					      "fewer, or make burst larger",
-			    tokens, self->name, (unsigned long long)bucket_of(self)->burst);
+/* From 1 to burst; -1: an exception is set. */
+static int tokens_of(GuardObject *self, PyObject *object, uint64_t *tokens) {
+	int overflow = 0;
+	if (PyBool_Check(object) || !PyIndex_Check(object)) {
+		PyErr_Format(PyExc_TypeError, "tokens must be a whole number, not %R", object);
+		return -1;
+	}
+	PyObject *index = PyNumber_Index(object);
+	long long value = index ? PyLong_AsLongLongAndOverflow(index, &overflow) : -1;
+	Py_XDECREF(index);
+	if (index == NULL || (value == -1 && overflow == 0 && PyErr_Occurred()))
+		return -1;
+	if (overflow != 0 || value < 1 || (uint64_t)value > bucket_of(self)->burst) {
+		PyErr_Format(PyExc_ValueError, "tokens=%R of rate limit %R must be from 1 to its burst, %llu: more can never be there at once; take "
+					       "fewer, or make burst larger",
+			     object, self->name, (unsigned long long)bucket_of(self)->burst);
+		return -1;
+	}
+	*tokens = (uint64_t)value;
+	return 0;
 }
 
-/* _take(tokens, patience_ns; below 0: for ever) -> nanoseconds until they are there, or -1: not in time, nothing was taken */
+/* _take(tokens, patience_ns; below 0: for ever) -> (whether they were taken, nanoseconds until they are there) */
 static PyObject *bucket_take(GuardObject *self, PyObject *const *args, Py_ssize_t count) {
-	uint64_t now, wait = 0;
+	uint64_t now, tokens, wait = 0;
 	if (count != 2)
 		return PyErr_Format(PyExc_TypeError, "_take(tokens, patience_ns)");
-	unsigned long long tokens = PyLong_AsUnsignedLongLong(args[0]);
 	long long patience = PyLong_AsLongLong(args[1]);
-	if (PyErr_Occurred() || shmrt_py_guard_enter(self) < 0 || shmrt_py_guard_now(self, &now) < 0)
+	if (PyErr_Occurred() || shmrt_py_guard_enter(self) < 0 || tokens_of(self, args[0], &tokens) < 0 || shmrt_py_guard_now(self, &now) < 0)
 		return NULL;
 	int outcome = shmrt_bucket_take(bucket_of(self), tokens, now, patience < 0 ? UINT64_MAX : (uint64_t)patience, &wait);
-	if (outcome == SHMRT_TOO_LARGE || tokens == 0)
-		return too_many(self, tokens);
-	if (outcome == SHMRT_FULL)
-		return Py_BuildValue("(OK)", Py_False, (unsigned long long)wait);
-	return Py_BuildValue("(OK)", Py_True, (unsigned long long)wait);
+	return Py_BuildValue("(OK)", outcome == SHMRT_OK ? Py_True : Py_False, (unsigned long long)wait);
 }
 
-static PyObject *bucket_try_acquire(GuardObject *self, PyObject *const *args, Py_ssize_t count) {
-	uint64_t now, wait = 0;
-	unsigned long long tokens = count == 1 ? PyLong_AsUnsignedLongLong(args[0]) : 1;
-	if (count > 1)
-		return PyErr_Format(PyExc_TypeError, "try_acquire(tokens=1)");
-	if (PyErr_Occurred() || shmrt_py_guard_enter(self) < 0 || shmrt_py_guard_now(self, &now) < 0)
+static PyObject *bucket_try_acquire(GuardObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+	uint64_t now, tokens = 1, wait = 0;
+	Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
+	if (count + named > 1 || (named == 1 && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "tokens") != 0))
+		return PyErr_Format(PyExc_TypeError, "try_acquire(tokens=1) takes nothing else");
+	if (shmrt_py_guard_enter(self) < 0 || (count + named == 1 && tokens_of(self, args[0], &tokens) < 0) || shmrt_py_guard_now(self, &now) < 0)
 		return NULL;
-	int outcome = shmrt_bucket_take(bucket_of(self), tokens, now, 0, &wait);
-	if (outcome == SHMRT_TOO_LARGE || tokens == 0)
-		return too_many(self, tokens);
-	return PyBool_FromLong(outcome == SHMRT_OK);
+	return PyBool_FromLong(shmrt_bucket_take(bucket_of(self), tokens, now, 0, &wait) == SHMRT_OK);
 }
 
 static PyObject *bucket_tokens(GuardObject *self, void *unused) {
@@ -102,8 +113,8 @@ static void bucket_dealloc(GuardObject *self) {
 static PyMethodDef bucket_methods[] = {
 	{"_set_up", (PyCFunction)bucket_set_up, METH_VARARGS, "by the constructor, once"},
 	{"_take", (PyCFunction)(void (*)(void))bucket_take, METH_FASTCALL, "_take(tokens, patience_ns) -> (taken, nanoseconds to wait)"},
-	{"try_acquire", (PyCFunction)(void (*)(void))bucket_try_acquire, METH_FASTCALL,
-	 "try_acquire(tokens=1, /)\n--\n\nTakes them if they are there now."},
+	{"try_acquire", (PyCFunction)(void (*)(void))bucket_try_acquire, METH_FASTCALL | METH_KEYWORDS,
+	 "try_acquire(tokens=1)\n--\n\nTakes them if they are there now."},
 	{"refill", (PyCFunction)bucket_refill, METH_NOARGS, "refill()\n--\n\nThe bucket is full at once."},
 	{"_leave", (PyCFunction)shmrt_py_guard_leave, METH_O, "_leave(area): out of it, if it is in it"},
 	{NULL, NULL, 0, NULL},

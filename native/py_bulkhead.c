@@ -1,159 +1,30 @@
 /* py_bulkhead.c -- permits as a Python type: bulkhead.h around a call.
  *
  * PermitPool is the base of shmrt.Bulkhead. The permits of one object are worth the same, whichever thread took them, so the object
- * keeps them on a stack and gives the last one back. While one waits, the GIL is free.
+ * keeps them on a stack and gives the last one back, where it was taken. One that is there no more, since its runtime has ended or
+ * the process was forked, stays on the stack with word 0: blocks that are still open count on it. While one waits, the GIL is free.
  */
-#include "py_guard.h"
-#include "bulkhead.h"
-#include "py_deadline.h"
+#include "py_bulkhead.h"
+
 #include "py_message.h"
 
 #include <structmember.h>
-
-typedef struct {
-	GuardObject base;
-	struct shmrt_permit *held; /* a stack */
-	uint32_t held_count, held_room;
-	uint32_t held_by;     /* a forked child holds nothing */
-	PyObject *held_area;  /* where they were taken; compared only */
-	bool may_wait;
-	int64_t timeout_ns; /* how long a call or a with block waits */
-} BulkheadObject;
 
 static bool is_sound(const struct shmrt_guard *guard) { return shmrt_bulkhead_is_sound((const struct shmrt_bulkhead *)(const void *)guard); }
 
 static PyObject *around(PyObject *guard, PyObject *fn, PyObject *const *args, size_t nargsf, PyObject *names);
 
+/* Its size; a permit stays where it was taken. */
+static void carry(struct shmrt_guard *to, const struct shmrt_guard *from, bool only_fresh) {
+	struct shmrt_bulkhead *mine = (struct shmrt_bulkhead *)(void *)to;
+	uint32_t limit = atomic_load_explicit(&((const struct shmrt_bulkhead *)(const void *)from)->limit, memory_order_relaxed); /* a number by itself */
+	if (only_fresh && atomic_load_explicit(&mine->tickets, memory_order_relaxed) != 0) /* a hint */
+		return;
+	atomic_store_explicit(&mine->limit, limit, memory_order_relaxed); /* a number by itself */
+}
+
 static const struct shmrt_py_guard_kind bulkhead_kind = {
-	.kind = SHMRT_GUARD_BULKHEAD, .word = "bulkhead", .fill = shmrt_bulkhead_fill, .is_sound = is_sound, .around = around, .carry = NULL};
-
-static struct shmrt_bulkhead *bulkhead_of(BulkheadObject *self) { return (struct shmrt_bulkhead *)(void *)self->base.guard; }
-
-/* ---- permits of this object --------------------------------------------------------------------- */
-
-/* What was taken before a fork, or where the object is joined no more, is not there to be given back. */
-static void forget_foreign(BulkheadObject *self) {
-	uint32_t me = shmrt_owner_self();
-	if (self->held_by == me && self->held_area == (PyObject *)self->base.area)
-		return;
-	self->held_count = 0;
-	self->held_by = me;
-	self->held_area = (PyObject *)self->base.area;
-}
-
-static int make_room(BulkheadObject *self) {
-	if (self->held_count < self->held_room)
-		return 0;
-	uint32_t room = self->held_room ? self->held_room * 2 : 8;
-	struct shmrt_permit *held = realloc(self->held, room * sizeof(*held));
-	if (held == NULL) {
-		PyErr_NoMemory();
-		return -1;
-	}
-	self->held = held;
-	self->held_room = room;
-	return 0;
-}
-
-static int enter(BulkheadObject *self) {
-	if (shmrt_py_guard_enter(&self->base) < 0)
-		return -1;
-	forget_foreign(self);
-	return 0;
-}
-
-/* Whatever happens the place is left; an exception that is set stays. */
-static void leave_line(struct shmrt_bulkhead *bulkhead, struct shmrt_permit *place) {
-	if (place->word == 0)
-		return;
-	int outcome;
-	Py_BEGIN_ALLOW_THREADS
-	outcome = shmrt_bulkhead_leave_line(bulkhead, SHMRT_PY_GUARD_SLICE_NS, place);
-	Py_END_ALLOW_THREADS
-	(void)outcome; /* behind a stopped process: whoever comes later finds that we do not look any more */
-}
-
-/* One try. OK, EMPTY (in the line now, if there is a place), FULL, or -1 with an exception. *bell is for the wait that follows. */
-static int try_once(BulkheadObject *self, struct shmrt_permit *place, uint32_t *bell) {
-	struct shmrt_permit permit;
-	if (make_room(self) < 0)
-		return -1;
-	struct shmrt_holder holder = shmrt_py_guard_holder(&self->base);
-	int outcome = shmrt_bulkhead_take(bulkhead_of(self), shmrt_py_guard_control(&self->base), holder, 0, &permit, place, bell);
-	while (outcome == SHMRT_INTERRUPTED || outcome == SHMRT_CORRUPT) {
-		if (shmrt_py_guard_again(&self->base, outcome) < 0)
-			return -1;
-		struct shmrt_bulkhead *bulkhead = bulkhead_of(self);
-		const struct shmrt_control *control = shmrt_py_guard_control(&self->base);
-		PyObject *area = Py_XNewRef((PyObject *)self->base.area);
-		Py_BEGIN_ALLOW_THREADS
-		outcome = shmrt_bulkhead_take(bulkhead, control, holder, SHMRT_PY_GUARD_SLICE_NS, &permit, place, bell);
-		Py_END_ALLOW_THREADS
-		Py_XDECREF(area);
-	}
-	if (outcome == SHMRT_OK) {
-		if (make_room(self) < 0) /* other threads may have filled it while the GIL was free */
-			return -1;
-		self->held[self->held_count++] = permit;
-	}
-	return outcome;
-}
-
-/* 1: there is a permit; 0: there is none in time; -1: an exception. */
-static int acquire(BulkheadObject *self, int64_t timeout_ns) {
-	struct shmrt_permit place = {0};
-	struct deadline deadline = shmrt_py_deadline_after(timeout_ns);
-	bool waits = self->may_wait && timeout_ns > 0, waited = false;
-	for (;;) {
-		uint32_t bell = 0;
-		if (enter(self) < 0)
-			return -1;
-		struct shmrt_bulkhead *bulkhead = bulkhead_of(self);
-		AreaObject *area = (AreaObject *)Py_XNewRef((PyObject *)self->base.area); /* the mapping stays meanwhile */
-		uint64_t epoch = shmrt_py_guards_epoch;
-		int outcome = try_once(self, waits ? &place : NULL, &bell);
-		int64_t left = outcome == SHMRT_EMPTY && waits ? shmrt_py_time_left(&deadline) : 0;
-		if (outcome == SHMRT_EMPTY && left > 0) {
-			if (!waited)
-				shmrt_guard_count(&bulkhead->guard, SHMRT_BULKHEAD_WAITED, 1);
-			waited = true;
-			int woken;
-			Py_BEGIN_ALLOW_THREADS
-			woken = shmrt_futex_wait(&bulkhead->bell, bell, left < SHMRT_BULKHEAD_SLICE_NS ? left : SHMRT_BULKHEAD_SLICE_NS);
-			Py_END_ALLOW_THREADS
-			(void)woken; /* whatever it was, the next look tells */
-			int signalled = PyErr_CheckSignals();
-			if (signalled < 0 || epoch != shmrt_py_guards_epoch) /* or it belongs to another runtime now */
-				leave_line(bulkhead, &place);
-			Py_XDECREF((PyObject *)area);
-			if (signalled < 0)
-				return -1;
-			continue;
-		}
-		leave_line(bulkhead, &place);
-		if (outcome == SHMRT_EMPTY || outcome == SHMRT_FULL)
-			shmrt_guard_count(&bulkhead->guard, waited ? SHMRT_BULKHEAD_TIMED_OUT : SHMRT_BULKHEAD_REFUSED, 1);
-		Py_XDECREF((PyObject *)area);
-		return outcome == SHMRT_OK ? 1 : outcome == SHMRT_EMPTY || outcome == SHMRT_FULL ? 0 : -1;
-	}
-}
-
-/* Gives the permit back that was taken last. Never raises for a lack of permits: see forget_foreign. */
-static int give_back(BulkheadObject *self) {
-	if (self->held_by != shmrt_owner_self() || self->held_count == 0 || self->held_area != (PyObject *)self->base.area)
-		return 0;
-	struct shmrt_permit permit = self->held[--self->held_count];
-	struct shmrt_bulkhead *bulkhead = bulkhead_of(self);
-	int outcome = shmrt_bulkhead_give_back(bulkhead, 0, &permit);
-	PyObject *area = Py_XNewRef((PyObject *)self->base.area);
-	while (outcome == SHMRT_INTERRUPTED) { /* a permit is given back whatever signals say */
-		Py_BEGIN_ALLOW_THREADS
-		outcome = shmrt_bulkhead_give_back(bulkhead, SHMRT_PY_GUARD_SLICE_NS, &permit);
-		Py_END_ALLOW_THREADS
-	}
-	Py_XDECREF(area);
-	return outcome == SHMRT_OK ? 0 : shmrt_py_guard_again(&self->base, outcome);
-}
+	.kind = SHMRT_GUARD_BULKHEAD, .word = "bulkhead", .fill = shmrt_bulkhead_fill, .is_sound = is_sound, .around = around, .carry = carry};
 
 static PyObject *refuse(BulkheadObject *self) {
 	PyObject *error = PyObject_CallMethod((PyObject *)self, "_refusal", NULL);
@@ -170,30 +41,32 @@ static PyObject *bulkhead_acquire(BulkheadObject *self, PyObject *argument) {
 	long long timeout = PyLong_AsLongLong(argument);
 	if (timeout == -1 && PyErr_Occurred())
 		return NULL;
-	int outcome = acquire(self, timeout < 0 ? SHMRT_FOREVER : (int64_t)timeout);
+	int outcome = shmrt_py_bulkhead_acquire(self, timeout < 0 ? SHMRT_FOREVER : (int64_t)timeout);
 	return outcome < 0 ? NULL : PyBool_FromLong(outcome);
 }
 
 static PyObject *bulkhead_try_acquire(BulkheadObject *self, PyObject *unused) {
 	(void)unused;
-	int outcome = acquire(self, 0);
+	int outcome = shmrt_py_bulkhead_acquire(self, 0);
 	return outcome < 0 ? NULL : PyBool_FromLong(outcome);
 }
 
 static PyObject *bulkhead_release(BulkheadObject *self, PyObject *unused) {
 	(void)unused;
+	if (shmrt_py_guard_is_made(&self->base) < 0)
+		return NULL;
 	if (self->held_count == 0 || self->held_by != shmrt_owner_self()) {
 		PyErr_Format(PyExc_RuntimeError, "bulkhead %R has no permit of this process to give back", self->base.name);
 		return NULL;
 	}
-	if (give_back(self) < 0)
+	if (shmrt_py_bulkhead_give_back(self) < 0)
 		return NULL;
 	Py_RETURN_NONE;
 }
 
 static PyObject *bulkhead_enter(BulkheadObject *self, PyObject *unused) {
 	(void)unused;
-	int outcome = acquire(self, self->timeout_ns);
+	int outcome = shmrt_py_bulkhead_acquire(self, self->timeout_ns);
 	if (outcome == 0)
 		return refuse(self);
 	return outcome < 0 ? NULL : Py_NewRef((PyObject *)self);
@@ -201,19 +74,27 @@ static PyObject *bulkhead_enter(BulkheadObject *self, PyObject *unused) {
 
 static PyObject *bulkhead_exit(BulkheadObject *self, PyObject *const *args, Py_ssize_t count) {
 	(void)args, (void)count;
-	if (give_back(self) < 0)
+	if (shmrt_py_bulkhead_give_back(self) < 0)
 		return NULL;
 	Py_RETURN_FALSE;
 }
 
 static PyObject *around(PyObject *guard, PyObject *fn, PyObject *const *args, size_t nargsf, PyObject *names) {
 	BulkheadObject *self = (BulkheadObject *)guard;
-	int outcome = acquire(self, self->timeout_ns);
+	int outcome = shmrt_py_bulkhead_acquire(self, self->timeout_ns);
 	if (outcome <= 0)
 		return outcome == 0 ? refuse(self) : NULL;
 	PyObject *value = PyObject_Vectorcall(fn, args, nargsf, names);
+	if (value != NULL && SHMRT_UNLIKELY(PyCoro_CheckExact(value) || PyGen_CheckExact(value) || PyAsyncGen_CheckExact(value))) {
+		/* It has not run yet: the permit is held until it has, or until nobody can run it any more. */
+		PyObject *followed = PyObject_CallMethod(guard, "_follow", "O", value);
+		Py_DECREF(value);
+		if (followed != NULL)
+			return followed;
+		value = NULL;
+	}
 	PyObject *error = value ? NULL : shmrt_take_exception();
-	if (give_back(self) < 0)
+	if (shmrt_py_bulkhead_give_back(self) < 0)
 		Py_CLEAR(value);
 	if (error != NULL) {
 		PyErr_Clear();
@@ -227,12 +108,14 @@ static PyObject *bulkhead_poll(BulkheadObject *self, PyObject *argument) {
 	struct shmrt_permit place = {0};
 	unsigned long long word = 0;
 	uint32_t bell;
+	if (argument != Py_None && !PyTuple_Check(argument))
+		return PyErr_Format(PyExc_TypeError, "a place is what _poll returned, or None, not %R", argument);
 	if (argument != Py_None && !PyArg_ParseTuple(argument, "IK", &place.index, &word))
 		return NULL;
 	place.word = word;
-	if (enter(self) < 0)
+	if (shmrt_py_bulkhead_ready(self) < 0)
 		return NULL;
-	int outcome = try_once(self, self->may_wait ? &place : NULL, &bell);
+	int outcome = shmrt_py_bulkhead_try(self, self->may_wait ? &place : NULL, &bell);
 	if (outcome == SHMRT_EMPTY && word == 0 && place.word != 0)
 		shmrt_guard_count(&self->base.guard[0], SHMRT_BULKHEAD_WAITED, 1);
 	if (outcome == SHMRT_FULL || (outcome == SHMRT_EMPTY && place.word == 0)) {
@@ -248,10 +131,10 @@ static PyObject *bulkhead_give_up(BulkheadObject *self, PyObject *args) {
 	struct shmrt_permit place;
 	unsigned long long word;
 	int timed_out;
-	if (!PyArg_ParseTuple(args, "(IK)p", &place.index, &word, &timed_out) || enter(self) < 0)
+	if (!PyArg_ParseTuple(args, "(IK)p", &place.index, &word, &timed_out) || shmrt_py_bulkhead_ready(self) < 0)
 		return NULL;
 	place.word = word;
-	leave_line(bulkhead_of(self), &place);
+	shmrt_py_bulkhead_leave_line(shmrt_py_bulkhead_of(self), &place);
 	if (timed_out)
 		shmrt_guard_count(self->base.guard, SHMRT_BULKHEAD_TIMED_OUT, 1);
 	Py_RETURN_NONE;
@@ -259,17 +142,23 @@ static PyObject *bulkhead_give_up(BulkheadObject *self, PyObject *args) {
 
 static PyObject *bulkhead_resize(BulkheadObject *self, PyObject *argument) {
 	unsigned long limit = PyLong_AsUnsignedLong(argument);
-	if ((limit == (unsigned long)-1 && PyErr_Occurred()) || enter(self) < 0)
+	if ((limit == (unsigned long)-1 && PyErr_Occurred()) || shmrt_py_bulkhead_ready(self) < 0)
 		return NULL;
-	int outcome;
-	while ((outcome = shmrt_bulkhead_resize(bulkhead_of(self), SHMRT_PY_GUARD_SLICE_NS, limit > UINT32_MAX ? UINT32_MAX : (uint32_t)limit)) !=
-	       SHMRT_OK) {
+	uint32_t size = limit > UINT32_MAX ? UINT32_MAX : (uint32_t)limit;
+	int outcome = shmrt_bulkhead_resize(shmrt_py_bulkhead_of(self), 0, size);
+	while (outcome != SHMRT_OK) {
 		if (outcome == SHMRT_INVALID)
 			return PyErr_Format(PyExc_ValueError, "max_concurrent=%lu of bulkhead %R must be from 1 to %u: it was made with room for so "
 							      "many; make it with a larger max_concurrent",
-					    limit, self->base.name, bulkhead_of(self)->capacity);
+					    limit, self->base.name, shmrt_py_bulkhead_of(self)->capacity);
 		if (shmrt_py_guard_again(&self->base, outcome) < 0)
 			return NULL;
+		struct shmrt_bulkhead *bulkhead = shmrt_py_bulkhead_of(self);
+		PyObject *area = Py_XNewRef((PyObject *)self->base.area);
+		Py_BEGIN_ALLOW_THREADS
+		outcome = shmrt_bulkhead_resize(bulkhead, SHMRT_PY_GUARD_SLICE_NS, size);
+		Py_END_ALLOW_THREADS
+		Py_XDECREF(area);
 	}
 	Py_RETURN_NONE;
 }
@@ -277,14 +166,21 @@ static PyObject *bulkhead_resize(BulkheadObject *self, PyObject *argument) {
 static PyObject *bulkhead_look(BulkheadObject *self, PyObject *unused) {
 	(void)unused;
 	uint32_t used = 0, waiting = 0;
-	if (enter(self) < 0)
+	if (shmrt_py_bulkhead_ready(self) < 0)
 		return NULL;
-	int outcome;
-	while ((outcome = shmrt_bulkhead_look(bulkhead_of(self), shmrt_py_guard_control(&self->base), SHMRT_PY_GUARD_SLICE_NS, &used, &waiting)) !=
-	       SHMRT_OK)
+	int outcome = shmrt_bulkhead_look(shmrt_py_bulkhead_of(self), shmrt_py_guard_control(&self->base), 0, &used, &waiting);
+	while (outcome != SHMRT_OK) {
 		if (shmrt_py_guard_again(&self->base, outcome) < 0)
 			return NULL;
-	const struct shmrt_bulkhead *b = bulkhead_of(self);
+		struct shmrt_bulkhead *bulkhead = shmrt_py_bulkhead_of(self);
+		const struct shmrt_control *control = shmrt_py_guard_control(&self->base);
+		PyObject *area = Py_XNewRef((PyObject *)self->base.area);
+		Py_BEGIN_ALLOW_THREADS
+		outcome = shmrt_bulkhead_look(bulkhead, control, SHMRT_PY_GUARD_SLICE_NS, &used, &waiting);
+		Py_END_ALLOW_THREADS
+		Py_XDECREF(area);
+	}
+	const struct shmrt_bulkhead *b = shmrt_py_bulkhead_of(self);
 	return Py_BuildValue("(IIIIII)", used, waiting, atomic_load_explicit(&b->limit, memory_order_relaxed), b->capacity, /* numbers by themselves */
 			     atomic_load_explicit(&b->high_water, memory_order_relaxed), self->held_count);
 }
@@ -310,15 +206,15 @@ static PyObject *bulkhead_set_up(BulkheadObject *self, PyObject *args) {
 
 static int bulkhead_traverse(BulkheadObject *self, visitproc visit, void *arg) { return shmrt_py_guard_visit(&self->base, visit, arg); }
 
-/* What nobody gave back is free again: nobody can, any more. */
+static PyObject *bulkhead_leave(BulkheadObject *self, PyObject *area) {
+	shmrt_py_bulkhead_forget(self, area);
+	return shmrt_py_guard_leave(&self->base, area);
+}
+
 static void bulkhead_dealloc(BulkheadObject *self) {
 	PyTypeObject *type = Py_TYPE(self);
 	PyObject_GC_UnTrack(self);
-	if (self->base.guard != NULL && self->held_by == shmrt_owner_self() && self->held_area == (PyObject *)self->base.area)
-		while (self->held_count > 0)
-			if (shmrt_bulkhead_give_back(bulkhead_of(self), SHMRT_PY_GUARD_SLICE_NS, &self->held[--self->held_count]) != SHMRT_OK)
-				break; /* behind a stopped process; they are free when this one is gone */
-	free(self->held);
+	shmrt_py_bulkhead_drop_all(self);
 	shmrt_py_guard_release(&self->base);
 	type->tp_free(self);
 	Py_DECREF(type);
@@ -340,7 +236,7 @@ static PyMethodDef bulkhead_methods[] = {
 	{"_give_up", (PyCFunction)bulkhead_give_up, METH_VARARGS, "_give_up(place, timed_out)"},
 	{"_resize", (PyCFunction)bulkhead_resize, METH_O, "_resize(max_concurrent)"},
 	{"_look", (PyCFunction)bulkhead_look, METH_NOARGS, "(used, waiting, limit, capacity, high water, held by this object)"},
-	{"_leave", (PyCFunction)shmrt_py_guard_leave, METH_O, "_leave(area): out of it, if it is in it"},
+	{"_leave", (PyCFunction)bulkhead_leave, METH_O, "_leave(area): out of it, if it is in it"},
 	{NULL, NULL, 0, NULL},
 };
 static PyGetSetDef bulkhead_getset[] = {

@@ -23,28 +23,46 @@ static struct shmrt_guard_plan plan_of(const GuardObject *self) {
 					 .settings = &self->settings};
 }
 
-/* A new entry of this process alone, in which what `from` (may be NULL) knows goes on. */
-static int make_own(GuardObject *self, const struct shmrt_guard *from) {
+/* The entry of this process alone. It stays where it is as long as the object does: threads may sleep on it. */
+static int make_own(GuardObject *self) {
+	uint64_t bytes = shmrt_guard_bytes(self->body_bytes);
 	struct shmrt_guard_plan plan = plan_of(self);
-	struct shmrt_guard *made = aligned_alloc(SHMRT_LINE, shmrt_guard_bytes(self->body_bytes));
-	if (made == NULL) {
+	if (self->own == NULL)
+		self->own = aligned_alloc(SHMRT_LINE, bytes);
+	if (self->own == NULL) {
 		PyErr_NoMemory();
 		return -1;
 	}
-	memset((void *)made, 0, shmrt_guard_bytes(self->body_bytes));
-	if (shmrt_guard_format(made, &plan) != SHMRT_OK) {
-		free(made);
+	memset((void *)self->own, 0, bytes);
+	if (shmrt_guard_format(self->own, &plan) != SHMRT_OK) {
 		PyErr_SetFromErrno(PyExc_OSError);
 		return -1;
 	}
-	if (from != NULL && self->kind->carry != NULL)
-		self->kind->carry(made, from, false);
-	if (from != NULL)
-		for (int i = 0; i < SHMRT_GUARD_COUNTERS; i++)
-			made->counters[i] = atomic_load_explicit(&from->counters[i], memory_order_relaxed); /* counts */
-	free(self->own);
-	self->own = made;
 	self->owner = shmrt_owner_self();
+	return 0;
+}
+
+/* What `from` knows goes on in the entry of this process alone. */
+static int carry_home(GuardObject *self, const struct shmrt_guard *from) {
+	uint64_t counts[SHMRT_GUARD_COUNTERS];
+	for (int i = 0; i < SHMRT_GUARD_COUNTERS; i++)
+		counts[i] = atomic_load_explicit(&from->counters[i], memory_order_relaxed); /* a count by itself */
+	if (self->owner != shmrt_owner_self()) { /* forked: one thread, and a mutex that another may have held */
+		struct shmrt_guard *inherited = from == self->own ? self->own : NULL;
+		if (inherited != NULL)
+			self->own = NULL;
+		if (make_own(self) < 0) {
+			if (inherited != NULL)
+				self->own = inherited;
+			return -1;
+		}
+		self->kind->carry(self->own, from, false);
+		free(inherited);
+	} else {
+		self->kind->carry(self->own, from, false);
+	}
+	for (int i = 0; i < SHMRT_GUARD_COUNTERS; i++)
+		atomic_store_explicit(&self->own->counters[i], counts[i], memory_order_relaxed); /* a count by itself */
 	return 0;
 }
 
@@ -53,7 +71,7 @@ static int go_home(GuardObject *self) {
 	AreaObject *area = self->area;
 	if (area == NULL && self->owner == shmrt_owner_self())
 		return 0;
-	int outcome = make_own(self, self->guard);
+	int outcome = carry_home(self, self->guard);
 	if (outcome == 0) {
 		self->guard = self->own;
 		self->area = NULL;
@@ -98,19 +116,23 @@ static int join_area(GuardObject *self, AreaObject *area) {
 		outcome = SHMRT_CORRUPT;
 	if (outcome != SHMRT_OK)
 		return refuse(self, outcome, found, &shortage);
-	if (self->kind->carry != NULL)
-		self->kind->carry(found, self->own, true);
+	self->kind->carry(found, self->own, true);
 	self->guard = found;
 	self->area = (AreaObject *)Py_NewRef(area);
 	return 0;
 }
 
+int shmrt_py_guard_is_made(const GuardObject *self) {
+	if (SHMRT_LIKELY(self->own != NULL))
+		return 0;
+	PyErr_Format(PyExc_RuntimeError, "this %.50s was not made by its constructor", Py_TYPE(self)->tp_name);
+	return -1;
+}
+
 int shmrt_py_guard_join(GuardObject *self) {
 	uint64_t epoch = shmrt_py_guards_epoch; /* before the question: what moves meanwhile is seen next time */
-	if (self->own == NULL) {
-		PyErr_Format(PyExc_RuntimeError, "this %.50s was not made by its constructor", Py_TYPE(self)->tp_name);
+	if (shmrt_py_guard_is_made(self) < 0)
 		return -1;
-	}
 	PyObject *place = place_function ? PyObject_CallNoArgs(place_function) : Py_NewRef(Py_None);
 	if (place == NULL)
 		return -1;
@@ -158,7 +180,7 @@ int shmrt_py_guard_set_up(GuardObject *self, const struct shmrt_py_guard_kind *k
 	self->name = Py_NewRef(name);
 	self->text = Py_NewRef(text);
 	self->clock = clock == Py_None ? NULL : Py_NewRef(clock);
-	if (make_own(self, NULL) < 0)
+	if (make_own(self) < 0)
 		return -1;
 	self->guard = self->own;
 	return 0;
@@ -198,7 +220,7 @@ int shmrt_py_guard_now(const GuardObject *self, uint64_t *now_ns) {
 	PyObject *seconds = PyObject_CallNoArgs(self->clock);
 	double value = seconds ? PyFloat_AsDouble(seconds) : -1.0;
 	Py_XDECREF(seconds);
-	if (value < 0.0 || value > 9e9) {
+	if (!(value >= 0.0 && value <= 9e9)) { /* nor is it NaN */
 		if (!PyErr_Occurred())
 			PyErr_SetString(PyExc_ValueError, "a clock gives seconds, from 0 on");
 		return -1;

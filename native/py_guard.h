@@ -27,7 +27,7 @@ struct shmrt_py_guard_kind {
 	bool (*is_sound)(const struct shmrt_guard *);
 	/* fn(...) with the guard around it; nargsf as of a vectorcall. */
 	PyObject *(*around)(PyObject *guard, PyObject *fn, PyObject *const *args, size_t nargsf, PyObject *names);
-	/* NULL: nothing is carried over. */
+	/* What `from` knows goes on in `to`; only_fresh: unless somebody has used that one already. */
 	void (*carry)(struct shmrt_guard *to, const struct shmrt_guard *from, bool only_fresh);
 };
 
@@ -35,7 +35,7 @@ typedef struct {
 	PyObject_HEAD
 	const struct shmrt_py_guard_kind *kind;
 	struct shmrt_guard *guard; /* the entry that counts now: in the area, or `own` */
-	struct shmrt_guard *own;
+	struct shmrt_guard *own; /* allocated once: a thread may be in it while the object is joined elsewhere */
 	AreaObject *area;
 	uint64_t epoch; /* when it was joined; 0: never */
 	uint32_t owner; /* whose memory `own` is: a forked child makes its own */
@@ -73,6 +73,8 @@ int shmrt_py_guard_now(const GuardObject *, uint64_t *now_ns);
 /* After INTERRUPTED: 0 to try again, with the GIL released and the slice above as patience; -1: a signal handler raised. After
  * CORRUPT: raises, -1. */
 int shmrt_py_guard_again(GuardObject *, int outcome);
+/* For what is done by its object alone: -1 when the constructor never ran. */
+int shmrt_py_guard_is_made(const GuardObject *);
 /* call(fn, ...) of every kind. */
 PyObject *shmrt_py_guard_call(GuardObject *, PyObject *const *args, Py_ssize_t count, PyObject *names);
 PyObject *shmrt_py_guard_wrap(GuardObject *, PyObject *fn); /* a GuardedCall */

@@ -15,7 +15,7 @@ int shmrt_py_add_process(PyObject *module); /* py_process.c: prctl, pidfd, descr
 int shmrt_py_add_slots(PyObject *module); /* py_slots.c and py_slots_*.c: Slots */
 int shmrt_py_add_death_watch(PyObject *module); /* py_death_watch.c: DeathWatch; after Slots */
 int shmrt_py_add_names(PyObject *module); /* py_names.c: Names; after Slots */
-int shmrt_py_add_guards(PyObject *module); /* py_guard_area.c, py_guard.c, py_breaker*.c, py_bulkhead.c, py_bucket.c; after Slots */
+int shmrt_py_add_guards(PyObject *module); /* py_guard_area.c, py_guard.c, py_breaker*.c, py_bulkhead*.c, py_bucket.c; after Slots */
 int shmrt_py_add_bench(PyObject *module); /* py_bench.c: ping_pong_ns */
 int shmrt_py_add_message(PyObject *module); /* py_message.c: encode, decode */
 int shmrt_py_add_block(PyObject *module); /* py_block.c: Block */

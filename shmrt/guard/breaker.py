@@ -29,12 +29,13 @@ import inspect
 from shmrt import _native
 from shmrt.guard import place
 from shmrt.guard.breaker_settings import Settings
-from shmrt.guard.wrapping import wrap_call
+from shmrt.guard.following import follow
+from shmrt.guard.wrapping import check_function, wrap_call
 from shmrt.memory.guard_words import BREAKER, EVENTS, STATES, counters
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+    from collections.abc import Awaitable, Callable
     from types import TracebackType
     from typing import Any, TypeVar
 
@@ -130,8 +131,7 @@ class CircuitBreaker(_native.Breaker):
     # ---- around calls -----------------------------------------------------------------------------------------------
     def __call__(self, function: F) -> F:
         """As a decorator: of functions, methods, async functions, generators and async generators."""
-        if not callable(function):
-            raise TypeError(f"a breaker decorates a function, not {function!r}; call(fn, ...) calls one")
+        check_function(function, "a breaker")
         if inspect.iscoroutinefunction(function):
             return self._wrap_async(function)  # type: ignore[no-any-return]
         return wrap_call(self, function)  # type: ignore[no-any-return]
@@ -165,12 +165,7 @@ class CircuitBreaker(_native.Breaker):
 
     def _follow(self, ticket: Any, made: Any) -> Any:
         """A call gave something that has not run yet: how it ends is how the call ended."""
-        held = _Held(self, ticket)
-        if inspect.iscoroutine(made):
-            return _follow_coroutine(held, made)
-        if inspect.isasyncgen(made):
-            return _follow_async_generator(held, made)
-        return _follow_generator(held, made)
+        return follow(_Held(self, ticket), made)
 
     # ---- its state --------------------------------------------------------------------------------------------------
     @property
@@ -255,51 +250,6 @@ class _Held:
 
     def __del__(self) -> None:
         self.end(GeneratorExit())
-
-
-async def _follow_coroutine(held: _Held, made: Coroutine[Any, Any, Any]) -> Any:
-    try:
-        value = await made
-    except BaseException as error:
-        held.end(error)
-        raise
-    held.end(None, value)
-    return value
-
-
-def _follow_generator(held: _Held, made: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-    try:
-        value = yield from made
-    except BaseException as error:
-        held.end(error)
-        raise
-    held.end(None, value)
-    return value
-
-
-async def _follow_async_generator(held: _Held, made: AsyncGenerator[Any, Any]) -> AsyncGenerator[Any, Any]:
-    try:
-        step = made.__anext__()
-        while True:
-            try:
-                item = await step
-            except StopAsyncIteration:
-                break
-            try:
-                sent = yield item
-            except GeneratorExit:
-                raise
-            except BaseException as thrown:
-                step = made.athrow(thrown)
-            else:
-                step = made.asend(sent)
-    except BaseException as error:
-        held.end(error)
-        raise
-    else:
-        held.end(None)
-    finally:
-        await made.aclose()
 
 
 def _again(kind: type, name: str, given: dict[str, Any], failure_if: Any, on_state_change: Any) -> Any:

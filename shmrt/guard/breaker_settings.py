@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from shmrt.memory.guard_words import number
 from shmrt.memory.names import check_name
 from shmrt.spec import check_count, parse_duration
 
@@ -48,6 +49,8 @@ class Settings:
         max_reset_timeout: float | str | None = None,
         trial_timeout: float | str | None = None,
     ) -> None:
+        if not isinstance(exclude, type) and not callable(exclude) and hasattr(exclude, "__iter__"):
+            exclude = exclude if isinstance(exclude, str) else tuple(exclude)  # an iterator can be read only once
         self.given = {
             key: value for key, value in locals().items() if key not in ("self", "name") and not key.startswith("__")
         }
@@ -111,8 +114,8 @@ class Settings:
             raise ValueError(f"window={window!r} must be from 0.01 seconds to a day, or a whole number of calls")
         self.window = _TIME
         self.window_size = min(max(round(seconds), _BUCKETS_LEAST), _BUCKETS_MAX)
-        self.bucket_ns = max(int(seconds * _NS / self.window_size), 1)
-        self.window_words = f"{seconds:g} s"
+        self.bucket_ns = max(round(seconds * _NS / self.window_size), 1)
+        self.window_words = f"{number(seconds)} s"
 
     def _in_words(self, excluded: str) -> str:
         """What others with this name must say, too."""
@@ -123,15 +126,15 @@ class Settings:
             words.append(("window", self.window_words))
             words.append(("min_calls", self.min_calls))
             words += [("failure_rate", self.failure_rate)] if self.failure_rate is not None else []
-        words.append(("reset_timeout", f"{self.reset_timeout:g}"))
+        words.append(("reset_timeout", number(self.reset_timeout)))
         words.append(("half_open_max", self.half_open_max))
         words.append(("success_threshold", self.success_threshold))
-        words.append(("trial_timeout", f"{self.trial_timeout:g}"))
+        words.append(("trial_timeout", number(self.trial_timeout)))
         if self.slow_call is not None:
-            words.append(("slow_call", f"{self.slow_call:g}"))
+            words.append(("slow_call", number(self.slow_call)))
             words += [("slow_rate", self.slow_rate)] if self.slow_rate is not None else []
         if self.backoff > 1.0:
-            words += [("backoff", f"{self.backoff:g}"), ("max_reset_timeout", f"{self.max_reset_timeout:g}")]
+            words += [("backoff", number(self.backoff)), ("max_reset_timeout", number(self.max_reset_timeout))]
         text = " ".join(f"{key}={value}" for key, value in words)
         if excluded:
             import zlib
@@ -150,10 +153,10 @@ class Settings:
             self.window_size,
             self.min_calls,
             self.bucket_ns,
-            0 if self.slow_call is None else max(int(self.slow_call * _NS), 1),
-            int(self.reset_timeout * _NS),
-            int(self.max_reset_timeout * _NS),
-            int(self.trial_timeout * _NS),
+            0 if self.slow_call is None else max(round(self.slow_call * _NS), 1),
+            round(self.reset_timeout * _NS),
+            round(self.max_reset_timeout * _NS),
+            round(self.trial_timeout * _NS),
         )
         return whole, (self.backoff, self.failure_rate or 0.0, self.slow_rate or 0.0)
 

@@ -21,7 +21,8 @@ from time import monotonic
 
 from shmrt import _native
 from shmrt.guard import place
-from shmrt.guard.wrapping import wrap_call
+from shmrt.guard.following import follow
+from shmrt.guard.wrapping import check_function, wrap_call
 from shmrt.memory.guard_words import BULKHEAD, counters
 from shmrt.memory.names import check_name
 from shmrt.spec import FOREVER, check_count, check_seconds
@@ -79,9 +80,9 @@ class Bulkhead(_native.PermitPool):
 
     # ---- around calls -----------------------------------------------------------------------------------------------
     def __call__(self, function: F) -> F:
-        """As a decorator: of functions and methods, also async ones."""
-        if not callable(function):
-            raise TypeError(f"a bulkhead decorates a function, not {function!r}; call(fn, ...) calls one")
+        """As a decorator: of functions, methods, async functions, generators and async generators; the last two hold
+        their permit from the call until they have ended, or nobody can go on with them."""
+        check_function(function, "a bulkhead")
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
@@ -173,6 +174,9 @@ class Bulkhead(_native.PermitPool):
         }
 
     # ---- called by the native half ----------------------------------------------------------------------------------
+    def _follow(self, made: Any) -> Any:
+        return follow(_Held(self), made)
+
     def _refusal(self) -> Exception:
         from shmrt.errors import BulkheadFull
 
@@ -186,6 +190,23 @@ class Bulkhead(_native.PermitPool):
             remedy = f"none came back within {self._timeout:g} s" if self._timeout is not None else "try again later"
         text = f"bulkhead {self.name!r} is full: {used} of {limit} permits are out; {remedy}"
         return BulkheadFull(text, capacity=limit, where=f"bulkhead {self.name}")
+
+
+class _Held:
+    """The permit of something that runs later."""
+
+    __slots__ = ("_bulkhead",)
+
+    def __init__(self, bulkhead: Bulkhead) -> None:
+        self._bulkhead: Bulkhead | None = bulkhead
+
+    def end(self, error: BaseException | None, value: Any = None) -> None:
+        bulkhead, self._bulkhead = self._bulkhead, None
+        if bulkhead is not None:
+            bulkhead.__exit__(None, None, None)
+
+    def __del__(self) -> None:
+        self.end(None)
 
 
 def _nanoseconds(seconds: float | None) -> int:

@@ -18,7 +18,8 @@ import time
 
 from shmrt import _native
 from shmrt.guard import place
-from shmrt.memory.guard_words import BUCKET, counters
+from shmrt.guard.wrapping import check_function
+from shmrt.memory.guard_words import BUCKET, counters, number
 from shmrt.memory.names import check_name
 from shmrt.spec import FOREVER, check_count, check_seconds
 
@@ -71,7 +72,7 @@ class RateLimit(_native.TokenBucket):
             raise TypeError(f"clock must be a callable or None, not {clock!r}")
         self._timeout = check_seconds(timeout, "timeout")
         self.rate, self.burst = float(rate), size
-        self._set_up(name, f"rate={float(rate):g} burst={size}", clock, token_ns, size)
+        self._set_up(name, f"rate={number(rate)} burst={size}", clock, token_ns, size)
         place.know(self)
 
     def __reduce__(self) -> Any:
@@ -100,7 +101,7 @@ class RateLimit(_native.TokenBucket):
 
     def _draw(self, tokens: int, timeout: float | None) -> float:
         patience = -1 if timeout is None or timeout > FOREVER else int(timeout * _NS)
-        taken, wait_ns = self._take(_count(tokens), patience)
+        taken, wait_ns = self._take(tokens, patience)
         if taken:
             return wait_ns / _NS
         from shmrt.errors import Overloaded
@@ -128,8 +129,7 @@ class RateLimit(_native.TokenBucket):
 
     def __call__(self, function: F) -> F:
         """As a decorator: of functions and methods, also async ones."""
-        if not callable(function):
-            raise TypeError(f"a rate limit decorates a function, not {function!r}; call(fn, ...) calls one")
+        check_function(function, "a rate limit")
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
@@ -166,10 +166,6 @@ class RateLimit(_native.TokenBucket):
             "rate": self.rate,
             "counters": counters(BUCKET, self._counters),
         }
-
-
-def _count(tokens: int) -> int:
-    return check_count(tokens, "tokens", least=1, most=2**31 - 1)
 
 
 def _again(kind: type, given: tuple[Any, ...], timeout: float | None) -> Any:

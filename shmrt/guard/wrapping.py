@@ -18,7 +18,15 @@ TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["reduce_call", "wrap_call"]
+__all__ = ["check_function", "reduce_call", "wrap_call"]
+
+
+def check_function(function: Any, guard: str) -> None:
+    """Whether it can be decorated."""
+    if isinstance(function, (staticmethod, classmethod)):
+        raise TypeError(f"{guard} goes below @{type(function).__name__}, next to the function, not above it")
+    if not callable(function):
+        raise TypeError(f"{guard} decorates a function, not {function!r}; call(fn, ...) calls one")
 
 
 def wrap_call(guard: Any, function: Any) -> Any:

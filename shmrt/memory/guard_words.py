@@ -10,7 +10,7 @@ TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["BREAKER", "BUCKET", "BULKHEAD", "COUNTERS", "EVENTS", "STATES", "STEERING", "row"]
+__all__ = ["BREAKER", "BUCKET", "BULKHEAD", "COUNTERS", "EVENTS", "STATES", "STEERING", "counters", "number", "row"]
 
 BREAKER, BULKHEAD, BUCKET = 1, 2, 3
 KINDS = {BREAKER: "breaker", BULKHEAD: "bulkhead", BUCKET: "rate_limit"}
@@ -36,6 +36,15 @@ COUNTERS = {
     BULKHEAD: ("taken", "refused", "waited", "timed_out", "lost"),
     BUCKET: ("taken", "refused", "waited"),
 }
+
+
+def number(value: float) -> str:
+    """As others must say it: exactly, and the same whether it was given as an int or as a float.
+
+    >>> number(60), number(60.0), number(0.1)
+    ('60', '60', '0.1')
+    """
+    return repr(float(value)).removesuffix(".0")
 
 
 def counters(kind: int, numbers: tuple[int, ...] | list[int]) -> dict[str, int]:
