@@ -79,7 +79,7 @@ def test_what_dead_callers_had_is_reclaimed() -> None:
         assert here.take() is None  # nobody waits for the fifth
         stats = here.calls.stats()
         assert stats["free"] == stats["capacity"]
-        assert Arena.default().stats()["blocks_used"] == before
+        assert Arena.default().stats()["blocks_used"] <= before
 
 
 def test_the_end_of_everything_reaches_everybody() -> None:
@@ -183,4 +183,4 @@ def test_kills_at_random_moments() -> None:
         assert here.calls._check()
         stats = here.calls.stats()
         assert stats["free"] + stats["idle"] == stats["capacity"] and stats["idle"] <= 2
-        wait_until(lambda: Arena.default().reclaim_dead() >= 0 and Arena.default().stats()["blocks_used"] == before)
+        wait_until(lambda: Arena.default().reclaim_dead() >= 0 and Arena.default().stats()["blocks_used"] <= before)

@@ -41,7 +41,7 @@ def test_values_arrive_as_they_were_sent() -> None:
         status, answer = here.call("echo", np.arange(50_000.0))
         assert status == REPLY and (answer[1][0] == np.arange(50_000.0)).all()
         del answer
-        wait_until(lambda: Arena.default().stats()["blocks_used"] == before)
+        wait_until(lambda: Arena.default().stats()["blocks_used"] <= before)  # others' may go, too
         assert here.calls._check()
 
 
