@@ -1,4 +1,4 @@
-"""The table of docs/resilience-breaker.md says what a breaker does, cell by cell: what each event changes, and no more."""
+"""The table of docs/resilience-breaker.md, cell by cell: what each event changes, and no more."""
 
 from __future__ import annotations
 
