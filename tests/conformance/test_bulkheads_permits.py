@@ -94,7 +94,7 @@ def test_resized_below_what_is_out(tmp_path: Path) -> None:
         assert [end.result() for end in ends] == ["done"] * 3
         assert bulkhead.call(int) == 0
         bulkhead.resize(64)
-        with pytest.raises(ValueError, match="max_concurrent=65 .*from 1 to 64"):
+        with pytest.raises(ValueError, match=r"max_concurrent=65 .*from 1 to 64"):
             bulkhead.resize(65)
     assert bulkhead.max_concurrent == 64  # its size goes along
 
@@ -122,7 +122,7 @@ def test_a_killed_holder_gives_all_back(tmp_path: Path, kills: int) -> None:
             assert not bulkhead.try_acquire()
             kill(pid)
             with bulkhead:  # waits for it, and hears of the death by itself
-                assert not alive(pid)
+                until(lambda pid=pid: not alive(pid))  # its permits may be free a moment before it is gone
             assert isinstance(end.exception(), WorkerCrashed)
             assert bulkhead.stats()["counters"]["lost"] == 2 * (number + 1) and bulkhead.in_use == 0
             journal.clear()
@@ -259,7 +259,7 @@ def test_a_block_that_outlives_its_runtime_ends_without_an_error() -> None:
 def test_equal_names_with_other_settings_name_both() -> None:
     with Runtime():
         assert Bulkhead("disk", 2).call(int) == 0
-        with pytest.raises(ConfigError, match="max_concurrent=2 max_waiting=0.*max_concurrent=3 max_waiting=0"):
+        with pytest.raises(ConfigError, match=r"max_concurrent=2 max_waiting=0.*max_concurrent=3 max_waiting=0"):
             Bulkhead("disk", 3).call(int)
 
 
@@ -286,10 +286,10 @@ def test_a_forked_child_holds_none_of_its_parents_permits(where: str) -> None:
         assert fork_and_release(bulkhead) == [0, 1]
     else:
         with Runtime(), Pool(1) as pool:
-            found = (
-                fork_and_release(bulkhead) if where == "program" else pool.submit(fork_and_release, bulkhead).result()
-            )
-            assert found == [0, 1]
+            if where == "program":
+                assert fork_and_release(bulkhead) == [0, 1]
+            else:
+                assert pool.submit(fork_and_release, bulkhead).result() == [0, 1]
             assert bulkhead.in_use == 0
     assert bulkhead.in_use == 0
 

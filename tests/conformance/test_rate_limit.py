@@ -84,7 +84,7 @@ def test_waiting_refused_and_told() -> None:
         limit.call(int)
     assert caught.value.retry_after == 0.5 and caught.value.capacity == 3  # type: ignore[attr-defined]
     assert caught.value.where == "rate limit api"
-    with pytest.raises(ValueError, match="tokens=4 .*from 1 to its burst, 3"):
+    with pytest.raises(ValueError, match=r"tokens=4 .*from 1 to its burst, 3"):
         limit.acquire(4)
     now[0] += 0.5
     assert limit.call(int) == 0
