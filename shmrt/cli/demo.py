@@ -1,4 +1,4 @@
-"""`demo dedup` and `demo kvstore`: the flagship examples under fire, each ending in a verdict."""
+"""`demo dedup`, `demo kvstore` and `demo logmine`: the flagship examples under fire, each ending in a verdict."""
 
 from __future__ import annotations
 
@@ -20,67 +20,140 @@ stops has no whole answer to compare, so it ends by that signal.
 
 kvstore runs a tree of servers, a pool and a service that crashes by itself, with clients that call them. With --chaos
 random processes of the tree get SIGKILL. The verdict: every acknowledged write is there, and no answer was another
-call's. Ctrl-C ends it early and in order; the verdict is then about what was done."""
+call's. Ctrl-C ends it early and in order; the verdict is then about what was done.
+
+logmine mines text of this machine with the regular expressions of many tenants. One of them backtracks for ever, one
+wants more memory than there is, one crashes its parser. Deadlines, breakers, bulkheads and quarantine keep them from
+the others: the verdict says whether those got the answers of a serial run and kept their throughput, and tells what
+happened in order. A busy machine gets up to a minute more to show it."""
 
 SAMPLE = 500
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("example", choices=("dedup", "kvstore"), metavar="dedup|kvstore")
+    parser.add_argument("example", choices=("dedup", "kvstore", "logmine"), metavar="dedup|kvstore|logmine")
     parser.add_argument("--workers", type=kinds.workers, metavar="N", help="of the pool or stage (default: the CPUs)")
     parser.add_argument(
-        "--chaos", type=kinds.chaos, metavar="kill=RATE", help="deaths a second (default: dedup kill=10, kvstore none)"
+        "--chaos", type=kinds.chaos, metavar="kill=RATE", help="deaths a second (default: dedup kill=10, others none)"
     )
     parser.add_argument("--seed", type=kinds.seed, help="of sample and chaos (default: a new one, which is printed)")
+    parser.add_argument("--seconds", type=kinds.duration, metavar="TIME", help="default: kvstore 10s, logmine 15s")
+    parser.add_argument("--input", metavar="DIR", help="what dedup or logmine reads (default: files of this machine)")
+    parser.add_argument("--poison", type=int, choices=range(0, 21), default=3, metavar="N", help="0 to 20, default 3")
     dedup = parser.add_argument_group("dedup")
-    dedup.add_argument("--input", metavar="DIR", help="directory with Python files (default: this installation)")
     dedup.add_argument("--all", action="store_true", help=f"every file, not a sample of {SAMPLE}")
-    dedup.add_argument("--poison", type=int, choices=range(0, 21), default=3, metavar="N", help="0 to 20, default 3")
     dedup.add_argument("--drain-timeout", type=kinds.duration, default=30.0, metavar="TIME")
     store = parser.add_argument_group("kvstore")
-    store.add_argument("--seconds", type=kinds.duration, default=10.0, metavar="TIME", help="default 10s")
     store.add_argument("--clients", type=int, choices=range(1, 101), default=4, metavar="N", help="1 to 100, default 4")
+    mine = parser.add_argument_group("logmine")
+    mine.add_argument("--tenants", type=int, choices=range(4, 27), default=8, metavar="N", help="4 to 26, default 8")
+    mine.add_argument("--least", type=share, default=0.9, metavar="SHARE", help="of their throughput, default 0.9")
+
+
+def share(text: str) -> float:
+    """A fraction, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share from 0 to 1, such as 0.9")
+    return value
 
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     if arguments.seed is None:
         arguments.seed = secrets.randbelow(2**31)
-    return dedup(arguments, screen) if arguments.example == "dedup" else kvstore(arguments, screen)
+    examples: dict[str, Callable[[argparse.Namespace, Screen], int]]
+    examples = {"dedup": dedup, "kvstore": kvstore, "logmine": logmine}
+    return examples[arguments.example](arguments, screen)
 
 
-def kvstore(arguments: argparse.Namespace, screen: Screen) -> int:
+def logmine(arguments: argparse.Namespace, screen: Screen) -> int:
+    import os
+
+    from shmrt.examples.logmine_run import run
+
+    name = f"logmine-{os.getpid()}"
+    kill = arguments.chaos or 0.0
+    notes = [
+        f"logmine: chaos kill={kill:g}/s, {arguments.tenants} tenants, seed {arguments.seed}",
+        f"watch it: python -m shmrt --name {name} events -f",
+    ]
+
+    def go(stop: Any) -> Any:
+        return run(
+            15.0 if arguments.seconds is None else arguments.seconds,
+            arguments.tenants,
+            kill,
+            arguments.seed,
+            input=arguments.input,
+            workers=arguments.workers,
+            poison=arguments.poison,
+            least=arguments.least,
+            name=name,
+            stop=stop,
+            progress=every(1 if screen.terminal else 20, screen.progress),
+        )
+
+    verdict, number = staged(go, arguments, screen, "its tenants", notes)
+    show(verdict, screen, holds=verdict.holds)
+    if number is not None and not verdict.wrong:  # too early for the rest
+        raise CliError("", code=128 + number, signal=number)
+    return 0 if verdict.holds else 1
+
+
+def staged(
+    go: Callable[[Any], Any], arguments: argparse.Namespace, screen: Screen, whose: str, notes: list[str]
+) -> tuple[Any, signal.Signals | None]:
+    """The verdict of go(stop), and the signal that stopped it if one did."""
     import logging
 
     from shmrt.cli.drive import Signals, StopNow
-    from shmrt.examples.kvstore import main
 
     # Every death is logged, and here they are the point: counted in the verdict, told with -v.
     logging.getLogger("shmrt").addHandler(logging.StreamHandler() if screen.verbose else logging.NullHandler())
-    kill = arguments.chaos or 0.0
-    options: dict[str, Any] = {} if arguments.workers is None else {"workers": arguments.workers}
     with Signals(arguments.drain_timeout, screen) as signals:
-        screen.note(f"kvstore: chaos kill={kill:g}/s, {arguments.clients} clients, seed {arguments.seed}")
+        for note in notes:
+            screen.note(note)
         try:
-            verdict = main(
-                arguments.seconds,
-                arguments.clients,
-                kill,
-                arguments.seed,
-                stop=signals.stopping,
-                progress=every(1 if screen.terminal else 5, screen.progress),
-                **options,
-            )
+            return go(signals.stopping), signals.first
         except StopNow:
             number = signals.first or signal.SIGALRM
-            text = f"{number.name}: stopped before its clients had ended, so there is no verdict"
+            text = f"{number.name}: stopped before {whose} had ended, so there is no verdict"
             raise CliError(text, code=128 + number, signal=number) from None
+
+
+def show(verdict: Any, screen: Screen, *, holds: bool) -> None:
     screen.clear()
     if screen.json:
-        screen.document("shmrt.demo/1", {**verdict._asdict(), "holds": verdict.holds})
+        screen.document("shmrt.demo/1", {**verdict._asdict(), "holds": holds})
     else:
         screen.line(verdict.text())
-    if signals.first is not None and verdict.holds:
-        raise CliError("", code=128 + signals.first, signal=signals.first)
+
+
+def kvstore(arguments: argparse.Namespace, screen: Screen) -> int:
+    from shmrt.examples.kvstore import main
+
+    kill = arguments.chaos or 0.0
+    options: dict[str, Any] = {} if arguments.workers is None else {"workers": arguments.workers}
+    notes = [f"kvstore: chaos kill={kill:g}/s, {arguments.clients} clients, seed {arguments.seed}"]
+
+    def go(stop: Any) -> Any:
+        return main(
+            10.0 if arguments.seconds is None else arguments.seconds,
+            arguments.clients,
+            kill,
+            arguments.seed,
+            stop=stop,
+            progress=every(1 if screen.terminal else 5, screen.progress),
+            **options,
+        )
+
+    verdict, number = staged(go, arguments, screen, "its clients", notes)
+    show(verdict, screen, holds=verdict.holds)
+    if number is not None and verdict.holds:
+        raise CliError("", code=128 + number, signal=number)
     return 0 if verdict.holds else 1
 
 
