@@ -21,7 +21,7 @@
  * half-open breaker looks first.
  *
  * Edge Q1: a commit stores gate (release) -> everybody loads it (acquire): the side that it names is whole. Edge Q2: who reads that
- * side without the mutex loads the gate again after a fence: it is written only after the gate has moved twice.
+ * side without the mutex loads the gate again after a fence: it is written only after the gate has moved on from it.
  */
 #ifndef SHMRT_BREAKER_H
 #define SHMRT_BREAKER_H

@@ -229,7 +229,7 @@ void shmrt_breaker_carry(struct shmrt_breaker *to, const struct shmrt_breaker_si
 	if ((only_fresh && shmrt_gate_era(gate) != 0) || enter(to, CARRY_PATIENCE_NS) != SHMRT_OK)
 		return;
 	struct shmrt_breaker_side *side = begin(to, &gate);
-	if (only_fresh && side->era != 0) { /* somebody else was faster */
+	if (only_fresh && side->era != 0) { /* somebody changed it while we waited for the mutex */
 		shmrt_guard_unlock(&to->guard);
 		return;
 	}

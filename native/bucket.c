@@ -19,10 +19,11 @@ int shmrt_bucket_take(struct shmrt_bucket *bucket, uint64_t tokens, uint64_t now
 		return SHMRT_TOO_LARGE;
 	uint64_t full = atomic_load_explicit(&bucket->full_ns, memory_order_relaxed); /* orders nothing but itself */
 	for (;;) {
-		uint64_t next = (full > now ? full : now) + tokens * bucket->token_ns;
-		uint64_t ahead = next - now, room = bucket->burst * bucket->token_ns;
+		uint64_t next, room = bucket->burst * bucket->token_ns; /* below 2^63 */
+		bool ends = __builtin_add_overflow(full > now ? full : now, tokens * bucket->token_ns, &next);
+		uint64_t ahead = ends ? UINT64_MAX : next - now;
 		*wait_ns = ahead > room ? ahead - room : 0;
-		if (*wait_ns > patience_ns) {
+		if (ends || *wait_ns > patience_ns) { /* no word says a time after the end of all times: nothing is promised there */
 			shmrt_guard_count(&bucket->guard, SHMRT_BUCKET_REFUSED, 1);
 			return SHMRT_FULL;
 		}

@@ -23,8 +23,8 @@ struct shmrt_bucket_settings {
 };
 int shmrt_bucket_fill(struct shmrt_guard *, const void *settings);
 bool shmrt_bucket_is_sound(const struct shmrt_bucket *);
-/* Takes `tokens`, which are there after *wait_ns, if that is at most patience_ns; FULL otherwise, and nothing is taken. TOO_LARGE:
- * more than the bucket ever holds. */
+/* Takes `tokens`, which are there after *wait_ns, if that is at most patience_ns; FULL otherwise, and nothing is taken (also where the
+ * time would not fit the word: then *wait_ns is too short). TOO_LARGE: more than the bucket ever holds. */
 SHMRT_MUST_USE int shmrt_bucket_take(struct shmrt_bucket *, uint64_t tokens, uint64_t now_ns, uint64_t patience_ns, uint64_t *wait_ns);
 /* Whole tokens that are there now. */
 uint64_t shmrt_bucket_tokens(const struct shmrt_bucket *, uint64_t now_ns);

@@ -137,8 +137,9 @@ static uint32_t free_permits(const struct shmrt_bulkhead *b) {
 	return used < limit ? limit - used : 0;
 }
 
-/* Waiters that came before `order` and have looked lately. */
-static uint32_t ahead(struct shmrt_bulkhead *b, uint64_t order, uint64_t now) {
+/* Waiters that have looked lately and came before `mine`; NULL: all of them, who comes now. */
+static uint32_t ahead(struct shmrt_bulkhead *b, const struct shmrt_waiter *mine, uint64_t now) {
+	uint64_t order = mine ? mine->order : UINT64_MAX;
 	uint32_t count = 0;
 	for (uint32_t i = 0, left = LOAD(b->waiting); i < b->most_waiting && left > 0; i++) {
 		const struct shmrt_waiter *waiter = &waiters_of(b)[i];
@@ -150,12 +151,18 @@ static uint32_t ahead(struct shmrt_bulkhead *b, uint64_t order, uint64_t now) {
 	return count;
 }
 
-static void hold(struct shmrt_bulkhead *b, struct shmrt_holder holder, struct shmrt_permit *permit) {
-	uint32_t index = LOAD(b->hint);
+/* False: none is 0 after all, so that the counts were foreign bytes. They are right then. */
+static bool hold(struct shmrt_bulkhead *b, struct shmrt_holder holder, struct shmrt_permit *permit) {
+	uint32_t index = LOAD(b->hint), looked_at = 0;
 	if (index >= b->capacity)
 		index = 0;
-	while (LOAD(b->words[index]) != 0) /* used < limit <= capacity: one is 0 */
+	for (; LOAD(b->words[index]) != 0; looked_at++) { /* used < limit <= capacity: one is 0 */
+		if (SHMRT_UNLIKELY(looked_at == b->capacity)) {
+			count_again(b);
+			return false;
+		}
 		index = index + 1 < b->capacity ? index + 1 : 0;
+	}
 	*permit = (struct shmrt_permit){.index = index, .word = word_for(b, holder)};
 	STORE(b->words[index], permit->word);
 	step();
@@ -164,6 +171,17 @@ static void hold(struct shmrt_bulkhead *b, struct shmrt_holder holder, struct sh
 	STORE(b->hint, index + 1);
 	if (used > LOAD(b->high_water))
 		STORE(b->high_water, used);
+	return true;
+}
+
+/* The place in the line, or NULL: there is none, or it was taken for dead (by a process of another namespace, say). */
+static struct shmrt_waiter *place_of(struct shmrt_bulkhead *b, struct shmrt_permit *place) {
+	if (place == NULL || place->word == 0)
+		return NULL;
+	if (place->index < b->most_waiting && LOAD(waiters_of(b)[place->index].word) == place->word)
+		return &waiters_of(b)[place->index];
+	place->word = 0;
+	return NULL;
 }
 
 static int join_line(struct shmrt_bulkhead *b, struct shmrt_holder holder, uint64_t now, struct shmrt_permit *place) {
@@ -195,20 +213,17 @@ int shmrt_bulkhead_take(struct shmrt_bulkhead *b, const struct shmrt_control *co
 		return outcome;
 	/* Nobody asks the time as long as nobody waits. */
 	uint64_t now = place != NULL && (place->word != 0 || LOAD(b->waiting) != 0 || free_permits(b) == 0) ? shmrt_now_ns() : 0;
-	struct shmrt_waiter *mine = NULL;
-	if (place != NULL && place->word != 0) {
-		mine = &waiters_of(b)[place->index];
-		if (place->index >= b->most_waiting || LOAD(mine->word) != place->word) /* it was taken for dead: a process of another namespace, say */
-			mine = NULL, place->word = 0;
-		else
-			mine->seen_ns = now;
-	}
-	if (free_permits(b) == 0 && sweep(b, control))
-		wake = ring(b);
+	struct shmrt_waiter *mine = place_of(b, place);
+	if (mine != NULL)
+		mine->seen_ns = now;
 	/* Who does not wait cannot join the line either: it goes by those in it rather than be refused for ever. */
-	uint32_t before = place == NULL || LOAD(b->waiting) == 0 ? 0 : ahead(b, mine ? mine->order : UINT64_MAX, now);
-	if (free_permits(b) > before) {
-		hold(b, holder, permit);
+	uint32_t before = place != NULL ? ahead(b, mine, now) : 0;
+	if (free_permits(b) <= before && sweep(b, control)) { /* those that hold one, or are before us, may be dead */
+		wake = ring(b);
+		mine = place_of(b, place);
+		before = place != NULL ? ahead(b, mine, now) : 0;
+	}
+	if (free_permits(b) > before && hold(b, holder, permit)) {
 		shmrt_guard_count(&b->guard, SHMRT_BULKHEAD_TAKEN, 1);
 		if (mine != NULL)
 			free_place(b, place->index), place->word = 0;

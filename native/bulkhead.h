@@ -2,13 +2,13 @@
  *
  * A permit is a word that names its holder. Under the mutex: to take one is one store of that word, to give it back one store of 0,
  * so whoever dies anywhere has taken it or not. `used` and `waiting` can be counted from the words, and are, by whoever locks after
- * a death. The words of the dead are set to 0 by whoever finds no free permit, and by every look (shmrt_bulkhead_look); both count
+ * a death. The words of the dead are set to 0 by whoever gets no permit at once, and by every look (shmrt_bulkhead_look); both count
  * again, too. So who cannot have the mutex, since a process that holds it is stopped, may give back without: its word becomes 0, and
  * until the next count `used` or `waiting` is too high by one, which refuses nobody.
  *
  * Who waits has a word, too, with the order in which it came. A permit that comes back raises `bell` and wakes all that wait; each
  * looks, and takes one if more permits are free than live waiters came before it. A waiter looks at least every SLICE_NS; one that
- * has not looked for STALE_NS (it is stopped) is passed by. So a holder that was killed, a waiter that was killed or stopped, and a
+ * has not looked for STALE_NS (it is stopped) is passed by, and one that is dead at once. So a holder that was killed, a waiter that was killed or stopped, and a
  * wake that was lost with its sender hold up the others for a slice at most.
  *
  * Edge U1: release raises bell (release, under the mutex) -> a waiter reads it under the mutex before it sleeps: no return of a

@@ -152,7 +152,9 @@ int shmrt_guard_format(struct shmrt_guard *guard, const struct shmrt_guard_plan 
 /* Under the mutex of the head: a new entry behind the last one. */
 static int append(struct shmrt_guard_area *area, const struct shmrt_guard_plan *plan, struct shmrt_guard **guard,
 		  struct shmrt_shortage *shortage) {
-	uint64_t used = used_of(area), bytes = shmrt_guard_bytes(plan->body_bytes);
+	uint64_t used = LOAD(area->head->used), bytes = shmrt_guard_bytes(plan->body_bytes);
+	if (used > SHMRT_GUARD_AREA_BYTES || used % SHMRT_LINE != 0) /* used_of says 0 then, where others have their entries */
+		return SHMRT_CORRUPT;
 	if (bytes > SHMRT_GUARD_AREA_BYTES - used) {
 		shortage->needed = 0;
 		return SHMRT_NO_SPACE;

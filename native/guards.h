@@ -58,7 +58,8 @@ struct shmrt_guard_plan {
 static inline uint64_t shmrt_guard_bytes(uint64_t body) { return shmrt_align_up(sizeof(struct shmrt_guard) + body, SHMRT_LINE); }
 
 /* The entry of that kind and name; made if there is none, and *made says so. FOREIGN: there is one with another text, *guard.
- * NO_SPACE: the area is full (shortage->needed is 0) or memory is short. INTERRUPTED: another process is at it since a while. */
+ * NO_SPACE: the area is full (shortage->needed is 0) or memory is short. INTERRUPTED: another process is at it since a while.
+ * CORRUPT: what the head says is none that a join leaves; nothing is changed then. */
 SHMRT_MUST_USE int shmrt_guard_join(struct shmrt_guard_area *, const struct shmrt_guard_plan *, struct shmrt_guard **guard,
 				    bool *made, struct shmrt_shortage *shortage);
 /* The next entry after `before` (NULL: the first); NULL after the last. Ends at an entry that no join leaves. */

@@ -52,7 +52,8 @@ static int refuse(BreakerObject *self, uint64_t retry_ns) {
 	PyObject *error = seconds ? PyObject_CallMethod((PyObject *)self, "_refusal", "O", seconds) : NULL;
 	Py_XDECREF(seconds);
 	if (error != NULL)
-		shmrt_give_exception(error);
+		PyErr_SetObject((PyObject *)Py_TYPE(error), error); /* with the exception that is being handled as its context */
+	Py_XDECREF(error);
 	return -1;
 }
 

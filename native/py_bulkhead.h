@@ -25,7 +25,8 @@ static inline struct shmrt_bulkhead *shmrt_py_bulkhead_of(const BulkheadObject *
 }
 /* Before each use: 0, or -1 with an exception. */
 int shmrt_py_bulkhead_ready(BulkheadObject *);
-/* One try. OK, EMPTY (in the line now, if there is a place), FULL, or -1 with an exception. *bell is for the wait that follows. */
+#define SHMRT_PY_RAISED 1 /* an exception is set; outcomes are 0 or less */
+/* One try. OK, EMPTY (in the line now, if there is a place), FULL, or SHMRT_PY_RAISED. *bell is for the wait that follows. */
 int shmrt_py_bulkhead_try(BulkheadObject *, struct shmrt_permit *place, uint32_t *bell);
 /* 1: there is a permit; 0: there is none in time; -1: an exception. Without the GIL while it waits. */
 int shmrt_py_bulkhead_acquire(BulkheadObject *, int64_t timeout_ns);

@@ -61,7 +61,7 @@ void shmrt_py_bulkhead_leave_line(struct shmrt_bulkhead *bulkhead, struct shmrt_
 int shmrt_py_bulkhead_try(BulkheadObject *self, struct shmrt_permit *place, uint32_t *bell) {
 	struct shmrt_permit permit;
 	if (make_room(self) < 0)
-		return -1;
+		return SHMRT_PY_RAISED;
 	/* Where it belongs now: while the GIL is free another thread may join it elsewhere. */
 	struct shmrt_holder holder = shmrt_py_guard_holder(&self->base);
 	struct shmrt_bulkhead *bulkhead = shmrt_py_bulkhead_of(self);
@@ -71,7 +71,7 @@ int shmrt_py_bulkhead_try(BulkheadObject *self, struct shmrt_permit *place, uint
 	while (outcome == SHMRT_INTERRUPTED || outcome == SHMRT_CORRUPT) {
 		if (shmrt_py_guard_again(&self->base, outcome) < 0) {
 			Py_XDECREF((PyObject *)area);
-			return -1;
+			return SHMRT_PY_RAISED;
 		}
 		Py_BEGIN_ALLOW_THREADS
 		outcome = shmrt_bulkhead_take(bulkhead, control, holder, SHMRT_PY_GUARD_SLICE_NS, &permit, place, bell);
@@ -84,7 +84,7 @@ int shmrt_py_bulkhead_try(BulkheadObject *self, struct shmrt_permit *place, uint
 	}
 	if (outcome == SHMRT_OK) {
 		give_one_back(&held);
-		outcome = -1;
+		outcome = SHMRT_PY_RAISED;
 	} else {
 		Py_XDECREF((PyObject *)area);
 	}

@@ -124,9 +124,9 @@ class OpenedPool:
     def shutdown(self) -> None:
         """As `Pool.shutdown()` by whoever holds the runtime."""
         pool = self._pool()
-        if pool is not None:
+        if pool is not None and getattr(pool, "_core", None) is not None:
             pool.shutdown(wait=True)
-        else:
+        elif self.core is not None:  # dropped, or another thread is just making it
             self.end_dropped()
 
     def end_dropped(self) -> None:

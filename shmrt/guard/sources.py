@@ -214,7 +214,7 @@ def _check_pool(pool: Any, *, timed: bool) -> None:
             "leave that out, or pool="
         )
     opened: Any = getattr(getattr(pool, "_pool", pool), "_opened", None)
-    if getattr(opened, "max_pending", None) is not None and opened.on_full == "block":
+    if getattr(opened, "max_pending", None) is not None and opened.admission.on_full == "block":
         raise ValueError(
             f"pool {opened.name} makes callers wait when it is full, for which no timeout can be kept; give that pool "
             "on_full='raise'"

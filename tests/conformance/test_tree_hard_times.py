@@ -241,7 +241,7 @@ def test_threads_may_share_a_reference_while_its_child_comes_and_goes() -> None:
 def test_a_root_that_was_stopped_judges_no_start_by_that_time(tmp_path: Path) -> None:
     """A child gets ready while its root is stopped, for longer than the start may take."""
     journal = tree_kit.Journal(tmp_path / "journal")
-    slow = Child(tree_kit.idle, tree_kit.Hold(journal, "slow", "go"), id="slow", start_timeout=3.0)
+    slow = Child(tree_kit.idle, tree_kit.Hold(journal, "slow", "go"), id="slow", start_timeout=9.0)
     with Runtime(one()) as runtime:
         root, found = runtime.pid, []
         assert root is not None
@@ -256,7 +256,7 @@ def test_a_root_that_was_stopped_judges_no_start_by_that_time(tmp_path: Path) ->
         thread.start()
         until(lambda: journal.lines("held"))
         os.kill(root, signal.SIGSTOP)
-        end = time.monotonic() + 4.5  # the time out, and more than a second on top
+        end = time.monotonic() + 10.5  # the time out, and more than a second on top
         while time.monotonic() < end:
             time.sleep(0.001)
         journal.note("go")

@@ -137,6 +137,23 @@ static void test_in_a_row(void) {
 	CHECK(state() == SHMRT_BREAKER_CLOSED && counted(SHMRT_BREAKER_CLOSED_AGAIN) == 1 && side_now(breaker)->attempt == 0);
 }
 
+/* What shmrt_breaker_admit and _settle see without the mutex is decided under it, too. */
+static void test_what_is_decided_twice(void) {
+	struct shmrt_breaker_side *side = (struct shmrt_breaker_side *)(void *)memory;
+	settings = in_a_row();
+	memset(side, 0, shmrt_breaker_side_bytes(&settings));
+	side->row = 2;
+	CHECK(shmrt_breaker_decide_admit(&settings, side, me, AT, &admission, &retry) == SHMRT_OK && retry == 0 && admission.trial == 0);
+	CHECK(shmrt_breaker_decide_settle(&settings, side, NULL, &admission, SHMRT_OUTCOME_IGNORED, true, AT) && side->row == 2);
+	CHECK(shmrt_breaker_decide_settle(&settings, side, NULL, &admission, SHMRT_OUTCOME_SUCCESS, true, AT)); /* slow: as good as failed */
+	CHECK(side->state == SHMRT_BREAKER_OPEN && side->era == 1 && open_until(side) == AT + 10 * SECOND);
+	CHECK(!shmrt_breaker_decide_settle(&settings, side, NULL, &admission, SHMRT_OUTCOME_FAILURE, false, AT));
+	CHECK(shmrt_breaker_decide_admit(&settings, side, me, AT + 10 * SECOND, &admission, &retry) == SHMRT_FULL && retry == 0);
+	CHECK(side->state == SHMRT_BREAKER_OPEN);
+	CHECK(shmrt_breaker_decide_admit(&settings, side, me, AT + 10 * SECOND + 1, &admission, &retry) == SHMRT_OK);
+	CHECK(side->state == SHMRT_BREAKER_HALF_OPEN && side->trials[admission.trial - 1].until_ns == AT + 15 * SECOND + 1);
+}
+
 static void test_waits_grow(void) {
 	uint64_t now = AT, waits[] = {10, 20, 35, 35};
 	make(in_a_row());
@@ -350,6 +367,7 @@ int main(void) {
 	world_begin();
 	test_settings();
 	test_in_a_row();
+	test_what_is_decided_twice();
 	test_waits_grow();
 	test_by_hand();
 	test_lost_trials();
