@@ -1,6 +1,6 @@
 """Has all tenants of `logmine.py` at work at the same time, and says what came of it.
 
-Each tenant that is not trusted has a *bulkhead*: a pool of its own, one worker with a spare, that gets the CPU that
+Each tenant that is not trusted has a *bulkhead*: a pool of its own, one worker and some spares, that gets the CPU that
 others leave and little memory. A call past its *deadline* has its worker killed. A *breaker* counts what fails, and
 for a while refuses to try again. What kills three workers is *quarantined*. Tenants that are trusted share the pool
 `proven`, and what the others do must not concern them:
@@ -37,7 +37,7 @@ from shmrt.examples.logmine_verdict import REFUSED, Verdict, behaviour, judge
 __all__ = ["run"]
 
 DEADLINE_S, TRUSTED_DEADLINE_S = 0.75, 60.0
-THRESHOLD, RESET_S, RESET_MOST_S = 3, 1.0, 2.0
+THRESHOLD, RESET_S, RESET_MOST_S = 3, 1.0, 4.0
 MEMORY = 64 << 20
 NICE = 15
 ATTEMPTS, TRUSTED_ATTEMPTS = 3, 10
@@ -45,7 +45,7 @@ ROUND_S, ALONE = 2.0, 0.4
 """How long a round is, and the part of it that the trusted ones have for themselves."""
 PATIENCE_S = 60.0
 """How long beyond its time a run goes on until it has seen what it is for."""
-TICK_S = 0.25
+TICK_S = 0.5
 
 
 def run(
@@ -107,13 +107,15 @@ def bulkheads_for(doubtful: list[logmine.Tenant], workers: int | None) -> Bulkhe
     proven = {"max_workers": workers, "task_timeout": TRUSTED_DEADLINE_S, "max_attempts": TRUSTED_ATTEMPTS}
     probation = {
         "max_workers": 1,
-        "spares": 1,  # who loses a worker goes on with the other at once, and is not unhealthy for it
+        # A batch that kills as many as it may still leaves one: a pool that has none is unhealthy, critical or not.
+        "spares": ATTEMPTS,
         "task_timeout": DEADLINE_S,
         "max_attempts": ATTEMPTS,
         "initializer": logmine.on_probation,
         "initargs": (MEMORY, NICE),
     }
-    return Bulkheads({"proven": proven, **{POOL + tenant.name: probation for tenant in doubtful}})
+    common = {"preload": ("shmrt.examples.logmine",)}  # a worker that replaces another imports nothing
+    return Bulkheads({"proven": proven, **{POOL + tenant.name: probation for tenant in doubtful}}, common)
 
 
 def killing(runtime: Runtime, rate: float, seed: int) -> Any:
@@ -259,8 +261,7 @@ class Play:
         while (left := end - time.monotonic()) > 0 and not self.stopped:
             self.stopped = self.stop.wait(min(left, TICK_S))
             self.crew.check()
-            if name == "together":
-                self.crew.wellness.look()
+            self.crew.wellness.look()
             if self.progress is not None:
                 self.progress(self.text(name))
         self.crew.end()

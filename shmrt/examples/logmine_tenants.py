@@ -22,7 +22,7 @@ from shmrt.guard.place import report as note
 
 __all__ = ["Clock", "Probation", "Trusted"]
 
-RATE = 4.0
+RATE = 3.0
 """Calls a second that a tenant on probation may begin."""
 TICK_S = 0.25
 
