@@ -273,6 +273,7 @@ def fork_and_release(bulkhead: Bulkhead) -> list[Any]:
                     bulkhead.release()
                 except RuntimeError:
                     status = 0 if bulkhead.in_use == 0 and bulkhead.try_acquire() else 2
+                    bulkhead.release(), bulkhead.release()  # its own, and one that is its parent's: left alone
             finally:
                 os._exit(status)
         status = os.waitpid(pid, 0)[1]
