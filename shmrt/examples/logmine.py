@@ -27,6 +27,7 @@ import os
 import random
 import re
 import sysconfig
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, cycle, islice
@@ -213,7 +214,7 @@ def lines_of(path: str) -> list[str]:
     try:
         with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
             content = file.read(FILE_MOST)
-    except (OSError, EOFError, ValueError):
+    except (OSError, EOFError, ValueError, zlib.error):
         return []
     if b"\0" in content:
         return []

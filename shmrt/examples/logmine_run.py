@@ -13,8 +13,8 @@ concerns both alike. A trusted tenant's answers are checked against those of `se
 get through in a second together, as a share of alone, is taken over all rounds but the first, in which workers start.
 On a machine that has much else to do it takes more rounds to say.
 
-Halfway b's rule is mended: the next trial of its breaker must close it. At the end the steps of each tenant are looked
-up in the events of the runtime, and must be in order (`logmine_story.py`).
+Halfway, once a trial of b's breaker has failed, its rule is mended: the next trial must close it. At the end the steps
+of each tenant are looked up in the events of the runtime, and must be in order (`logmine_story.py`).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from typing import Any
 
 from shmrt import Bulkheads, CircuitBreaker, HealthCheck, Runtime, checks, health
 from shmrt.examples import logmine
-from shmrt.examples.logmine_story import POOL, Story
+from shmrt.examples.logmine_story import POOL, Story, in_order
 from shmrt.examples.logmine_tenants import Clock, Probation, Trusted
-from shmrt.examples.logmine_verdict import Verdict, behaviour, judge
+from shmrt.examples.logmine_verdict import REFUSED, Verdict, behaviour, judge
 
 __all__ = ["run"]
 
@@ -235,15 +235,16 @@ class Play:
         crew = self.crew
         for one in crew.all:
             one.start()
-        done = 0
+        done, is_mended = 0, False
         while not self.stopped:
             parts = [("alone", self._length * ALONE), ("together", self._length * (1 - ALONE))]
             for part in parts if done % 2 == 0 else reversed(parts):
                 self.part(*part)
             done += 1
             self.ask_events()
-            if done == (self._rounds + 1) // 2:
+            if not is_mended and 2 * done >= self._rounds and in_order(self.story.steps, "b", REFUSED):
                 crew.doubtful[0].mend(mended)
+                is_mended = True
             if done >= self._rounds and (self.saw_all() or time.monotonic() > self._end + PATIENCE_S):
                 break
         crew.finish()

@@ -2,7 +2,7 @@
 
 A step is one event about one tenant, in a word:
 
-    killed        a worker of its pool was killed by order: the call that it ran was past its deadline
+    killed        a worker of its pool was killed by order: the call that it ran was past its deadline, or by chaos
     SIGSEGV, ...  a worker of its pool died by itself, of that signal or exit code
     open, half_open, close    its breaker
     mended        its rules were replaced
@@ -108,8 +108,9 @@ def in_order(steps: Iterable[Step], tenant: str, wanted: Sequence[str]) -> bool:
     return all(any(word == one for one in found) for word in wanted)
 
 
-def told(steps: Sequence[Step], most: int = 40) -> list[str]:
-    """A line for each step; of a tenant's equal ones in a row, one. The middle of a long story is left out."""
+def told(steps: Sequence[Step], most: int = 40, *, chaos: bool = False) -> list[str]:
+    """A line for each step; of a tenant's equal ones in a row, one. The middle of a long story is left out. With chaos
+    an order to kill says nothing about a deadline."""
     lines: list[str] = []
     rows: list[tuple[Step, int]] = []
     for step in steps:
@@ -120,7 +121,8 @@ def told(steps: Sequence[Step], most: int = 40) -> list[str]:
             rows.append((step, 1))
     for step, times in rows:
         again = f" ({times} times in a row)" if times > 1 else ""
-        lines.append(f"{step.seconds:5.1f} s  {step.tenant}  {step.words}{again}")
+        words = "a worker is killed" if chaos and step.what == "killed" else step.words
+        lines.append(f"{step.seconds:5.1f} s  {step.tenant}  {words}{again}")
     if len(lines) > most:
         half = most // 2
         lines[half:-half] = [f"         ... {len(lines) - 2 * half} lines more"]

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 from shmrt.examples import logmine
 from shmrt.examples.logmine_story import Step, Story, in_order, told
 
-__all__ = ["ORDER", "Verdict", "behaviour", "judge"]
+__all__ = ["ORDER", "REFUSED", "Verdict", "behaviour", "judge"]
 
+REFUSED = [*["killed"] * 3, "open", "half_open", "killed", "open"]
 ORDER = {
-    "b": [*["killed"] * 3, "open", "half_open", "killed", "open", "mended", "half_open", "close"],
+    "b": [*REFUSED, "mended", "half_open", "close"],
     "c": ["open", "half_open", "open"],
     "d": [*["SIGSEGV"] * 3, "quarantined"],
 }
@@ -164,6 +165,6 @@ def judge(
         digest=digest,
         digests=digests,
         top={rule: most for rule, most in tops.items() if most},
-        story=told(story.steps),
+        story=told(story.steps, chaos=killed > 0),
         stopped=stopped,
     )
