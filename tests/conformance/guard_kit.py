@@ -167,6 +167,7 @@ def hammer_permits(bulkhead: Bulkhead, journal: Journal, folder: str, number: in
     """Every holder also takes one of as many file locks, which die with it: who finds none free is one too many."""
     import fcntl
 
+    draw = random.Random(number)
     files = [os.open(f"{folder}/{n}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) for n in range(bulkhead._given[1])]
     journal.note("up", os.getpid())
     while "stop" not in journal.lines("stop"):
@@ -186,6 +187,7 @@ def hammer_permits(bulkhead: Bulkhead, journal: Journal, folder: str, number: in
             if held is None:
                 journal.note("too many")
             else:
+                time.sleep(draw.random() * 0.001)  # its work: the others come meanwhile
                 fcntl.flock(held, fcntl.LOCK_UN)
             bulkhead.release()
 
@@ -194,12 +196,16 @@ def under_fire(journal: Journal, draw: random.Random, kills: int, start: Any, pr
     """Hammers at work, of which one is killed at a random moment, again and again; another takes its place."""
     ends = [start(number) for number in range(hammers)]
     dead: set[int] = set()
+
+    def living() -> list[int]:
+        return [pid for line in journal.lines("up ") if (pid := int(line.split()[1])) not in dead]
+
     for number in range(hammers, hammers + kills):
+        until(lambda: len(living()) == hammers)
         seen = progress()
-        until(lambda seen=seen: progress() > seen, "they are at work")
-        living = until(lambda: [pid for line in journal.lines("up ") if (pid := int(line.split()[1])) not in dead])
+        until(lambda seen=seen: progress() > seen + hammers, "they are at work")
         time.sleep(draw.random() * 0.002)
-        victim = draw.choice(living)
+        victim = draw.choice(living())
         dead.add(victim)
         kill(victim)
         over = until(lambda: [end for end in ends if end.done()])

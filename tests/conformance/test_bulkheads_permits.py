@@ -158,10 +158,10 @@ def wait_in_line(bulkhead: Bulkhead, journal: Journal) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [25, pytest.param(1000, marks=pytest.mark.stress)])
 def test_kills_at_any_moment_leave_nothing_stuck(tmp_path: Path, kills: int) -> None:
-    """Four processes take, wait for and give back three permits as fast as they can, and are killed somewhere in it."""
+    """Four processes take, wait for and give back two permits as fast as they can, and are killed somewhere in it."""
     seed = int(os.environ.get("SEED", random.randrange(2**32)))
     print(f"SEED={seed}")
-    bulkhead, journal = Bulkhead("disk", 3, max_waiting=2), Journal(tmp_path / "journal")
+    bulkhead, journal = Bulkhead("disk", 2, max_waiting=3), Journal(tmp_path / "journal")
     with Runtime(), Pool(4) as pool:
         under_fire(
             journal,
@@ -174,8 +174,9 @@ def test_kills_at_any_moment_leave_nothing_stuck(tmp_path: Path, kills: int) -> 
         stats = bulkhead.stats()
         print(stats)
         assert (stats["in_use"], stats["waiting"]) == (0, 0)
-        assert stats["high_water"] <= 3 and stats["counters"]["lost"] <= kills
-        assert bulkhead.acquire(0) and bulkhead.acquire(0) and bulkhead.acquire(0) and not bulkhead.acquire(0)
+        assert stats["high_water"] == 2 and stats["counters"]["lost"] <= kills
+        assert stats["counters"]["waited"] > 0
+        assert bulkhead.acquire(0) and bulkhead.acquire(0) and not bulkhead.acquire(0)
 
 
 def test_a_stopped_waiter_is_passed_by(tmp_path: Path) -> None:
@@ -273,6 +274,7 @@ def fork_and_release(bulkhead: Bulkhead) -> list[Any]:
                     bulkhead.release()
                 except RuntimeError:
                     status = 0 if bulkhead.in_use == 0 and bulkhead.try_acquire() else 2
+                    bulkhead.release(), bulkhead.release()  # its own, and one that is its parent's: left alone
             finally:
                 os._exit(status)
         status = os.waitpid(pid, 0)[1]

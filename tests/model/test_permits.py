@@ -183,6 +183,15 @@ class Tokens(RuleBasedStateMachine):
             answer = self.real._take(tokens, -1 if patience is None else patience)
             assert answer == self.model.take(tokens, self.now, patience)
 
+    @rule(tokens=st.integers(1, 5), less=st.integers(0, 1))
+    def take_on_the_edge(self, tokens: int, less: int) -> None:
+        """With exactly as much patience as it takes, or a nanosecond less."""
+        self.model.pass_time(self.now)
+        wait = int(max(tokens - self.model.level, Fraction(0)) * self.model.token_ns)
+        if tokens <= self.model.burst and wait >= less:
+            answer = self.real._take(tokens, wait - less)
+            assert answer == self.model.take(tokens, self.now, wait - less) == (not less, wait)
+
     @rule(passed=st.sampled_from([1, 1000, 333_333_333, S, 3 * S, 1000 * S]))
     def wait(self, passed: int) -> None:
         self.now += passed

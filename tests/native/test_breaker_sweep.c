@@ -329,7 +329,7 @@ static void sweep_all(unsigned window, enum ground ground, bool at_the_end) {
 
 int main(void) {
 	world_begin();
-	for (unsigned window = SHMRT_WINDOW_NONE; window <= SHMRT_WINDOW_TIME; window++)
+	for (unsigned window = SHMRT_WINDOW_TIME + 1; window-- > SHMRT_WINDOW_NONE;) /* those with more to go wrong first */
 		for (enum ground ground = FRESH; ground < GROUNDS; ground++) {
 			sweep_all(window, ground, false);
 			if (ground == LAST_STRAW || ground == OPEN_IS_OVER || ground == HALF_LAST)
