@@ -20,3 +20,32 @@ def watchdog(request: pytest.FixtureRequest) -> Iterator[None]:
     faulthandler.dump_traceback_later(HANGS_S, exit=True, file=sys.__stderr__)
     yield
     faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(autouse=True)
+def no_guard_joins_the_default_runtime(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Where guards are tested outside any runtime, the one that another test of this process has started is none."""
+    if request.module.__name__.rpartition(".")[2] not in GUARDED:
+        yield
+        return
+    from shmrt import _native, runtimes
+    from shmrt.guard import place
+
+    found = place._runtime
+    monkeypatch.setattr(place, "_runtime", lambda: None if (one := found()) is runtimes._default else one)
+    _native.guards_moved()
+    yield
+    monkeypatch.undo()
+    _native.guards_moved()
+
+
+GUARDED = (
+    "test_breakers",
+    "test_breaker_calls",
+    "test_bulkheads_permits",
+    "test_rate_limit",
+    "test_cli_breaker",
+    "test_health",
+)
