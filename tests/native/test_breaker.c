@@ -335,12 +335,12 @@ static void test_carry(void) {
 	shmrt_breaker_look(breaker, &from, NULL);
 	make(in_a_row());
 	shmrt_breaker_carry(breaker, &from, true);
-	CHECK(state() == SHMRT_BREAKER_OPEN && open_until(side_now(breaker)) == AT + 10 * SECOND && side_now(breaker)->era == 1);
+	CHECK(state() == SHMRT_BREAKER_OPEN && open_until(side_now(breaker)) == AT + 10 * SECOND && side_now(breaker)->era == 2);
 	from.state = SHMRT_BREAKER_DISABLED;
 	shmrt_breaker_carry(breaker, &from, true); /* it is not fresh any more */
 	CHECK(state() == SHMRT_BREAKER_OPEN);
 	shmrt_breaker_carry(breaker, &from, false);
-	CHECK(state() == SHMRT_BREAKER_DISABLED && side_now(breaker)->era == 2);
+	CHECK(state() == SHMRT_BREAKER_DISABLED && side_now(breaker)->era == 3);
 	make(in_a_row());
 	CHECK(shmrt_breaker_set(breaker, SHMRT_BREAKER_HALF_OPEN, AT, 0, &change) == SHMRT_OK && admit(AT) == SHMRT_OK);
 	shmrt_breaker_look(breaker, &from, NULL);

@@ -78,6 +78,13 @@ static struct shmrt_breaker_settings breaker_settings(unsigned which) {
 	return s;
 }
 
+/* Its tickets count the trials here. */
+static int fill_from_zero(struct shmrt_guard *guard, const void *settings) {
+	int outcome = shmrt_breaker_fill(guard, settings);
+	side_now((struct shmrt_breaker *)(void *)guard)->tickets = 0;
+	return outcome;
+}
+
 /* Joins, and checks what comes. */
 static struct shmrt_guard *join(uint32_t kind, const char *name, const void *settings) {
 	struct shmrt_guard_plan plan = {.kind = kind, .name = name, .name_size = strlen(name), .text = "", .settings = settings};
@@ -86,7 +93,7 @@ static struct shmrt_guard *join(uint32_t kind, const char *name, const void *set
 	bool made;
 	int outcome;
 	if (kind == SHMRT_GUARD_BREAKER)
-		plan.body_bytes = shmrt_breaker_body_bytes(settings), plan.fill = shmrt_breaker_fill;
+		plan.body_bytes = shmrt_breaker_body_bytes(settings), plan.fill = fill_from_zero;
 	else if (kind == SHMRT_GUARD_BULKHEAD)
 		plan.body_bytes = shmrt_bulkhead_body_bytes(settings), plan.fill = shmrt_bulkhead_fill;
 	else

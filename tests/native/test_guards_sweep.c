@@ -91,8 +91,11 @@ static bool is_new(struct shmrt_guard *guard, const struct shmrt_guard_plan *pla
 	CHECK(shmrt_guard_bytes(plan->body_bytes) <= sizeof(memory));
 	memset(memory, 0, sizeof(memory));
 	CHECK(shmrt_guard_format(model, plan) == SHMRT_OK);
-	if (plan->kind == SHMRT_GUARD_BREAKER) /* made at another time */
-		side_now((struct shmrt_breaker *)(void *)model)->since_ns = side_now((struct shmrt_breaker *)(void *)guard)->since_ns;
+	if (plan->kind == SHMRT_GUARD_BREAKER) { /* made at another time */
+		struct shmrt_breaker_side *there = side_now((struct shmrt_breaker *)(void *)guard), *here = side_now((struct shmrt_breaker *)(void *)model);
+		here->since_ns = there->since_ns;
+		here->tickets = there->tickets;
+	}
 	return memcmp(guard, model, shmrt_guard_bytes(plan->body_bytes)) == 0;
 }
 

@@ -396,7 +396,7 @@ def test_chaos_may_find_the_trusted_pool_without_a_worker() -> None:
 # ---- the run -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 @pytest.mark.parametrize("chaos", [0.0, 3.0])
 def test_the_expectations_are_met(chaos: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """How fast the machine is says nothing here: it takes as long as it takes, and any throughput will do."""
@@ -406,7 +406,7 @@ def test_the_expectations_are_met(chaos: float, monkeypatch: pytest.MonkeyPatch)
     assert verdict.holds and verdict.trusted == 2 and len(verdict.quarantined) == 3
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_a_limit_that_does_not_hold_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tenant whose table fits into memory, and answers of the pool that are not the serial run's."""
     monkeypatch.setattr(logmine_run, "PATIENCE_S", 0.0)
@@ -428,7 +428,7 @@ def demo(*words: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_the_command_says_the_verdict() -> None:
     run = demo("--seconds", "3s", "--tenants", "4", "--seed", "7", "--least", "0")
     out, errors = run.communicate(timeout=WATCHDOG_S)
