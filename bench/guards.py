@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from shmrt import Bulkhead, CircuitBreaker, CircuitOpen, Overloaded, Pool, RateLimit, Runtime
+from shmrt import Bulkhead, CircuitBreaker, CircuitOpen, Overloaded, Pool, RateLimit, Runtime, runtimes
 
 SMOKE = {"calls": 200, "repeats": 2, "trips": 2}
 FULL = {"calls": 20_000, "repeats": 40, "trips": 200}
@@ -188,6 +188,8 @@ def see_trips(count: int) -> dict[str, Any]:
 
 
 def run(calls: int, repeats: int, trips: int) -> Iterator[dict[str, Any]]:
+    if runtimes._default is not None:  # that of a measurement before this one
+        runtimes._default.stop()
     loops = own(False) | peers()
     yield from costs(calls, repeats, loops)
     with Runtime():
