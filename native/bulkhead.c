@@ -13,6 +13,7 @@ static void step(void) { atomic_signal_fence(memory_order_seq_cst); }
 static struct shmrt_waiter *waiters_of(struct shmrt_bulkhead *b) {
 	return (struct shmrt_waiter *)(void *)((uint8_t *)b->words + (uint64_t)b->capacity * sizeof(uint64_t));
 }
+static uint32_t places_of(const struct shmrt_bulkhead *b) { return shmrt_bulkhead_places(b->capacity, b->most_waiting); }
 static struct shmrt_holder holder_of(uint64_t word) {
 	return (struct shmrt_holder){.owner = (uint32_t)(word >> 32), .slot = (uint32_t)word >> SLOT_SHIFT};
 }
@@ -26,7 +27,7 @@ static uint64_t word_for(struct shmrt_bulkhead *b, struct shmrt_holder holder) {
 
 uint64_t shmrt_bulkhead_body_bytes(const struct shmrt_bulkhead_settings *s) {
 	return sizeof(struct shmrt_bulkhead) - sizeof(struct shmrt_guard) + (uint64_t)s->capacity * sizeof(uint64_t) +
-	       (uint64_t)s->most_waiting * sizeof(struct shmrt_waiter);
+	       (uint64_t)shmrt_bulkhead_places(s->capacity, s->most_waiting) * sizeof(struct shmrt_waiter);
 }
 
 int shmrt_bulkhead_fill(struct shmrt_guard *guard, const void *settings) {
@@ -51,7 +52,7 @@ static void count_again(struct shmrt_bulkhead *b) {
 	uint32_t used = 0, waiting = 0;
 	for (uint32_t i = 0; i < b->capacity; i++)
 		used += LOAD(b->words[i]) != 0;
-	for (uint32_t i = 0; i < b->most_waiting; i++)
+	for (uint32_t i = 0; i < places_of(b); i++)
 		waiting += LOAD(waiters_of(b)[i].word) != 0;
 	STORE(b->used, used);
 	STORE(b->waiting, waiting);
@@ -119,7 +120,7 @@ static bool sweep(struct shmrt_bulkhead *b, const struct shmrt_control *control)
 		shmrt_guard_count(&b->guard, SHMRT_BULKHEAD_LOST, 1);
 		found = true;
 	}
-	for (uint32_t i = 0, left = LOAD(b->waiting); i < b->most_waiting && left > 0; i++) {
+	for (uint32_t i = 0, left = LOAD(b->waiting); i < places_of(b) && left > 0; i++) {
 		uint64_t word = LOAD(waiters_of(b)[i].word);
 		if (word == 0)
 			continue;
@@ -141,7 +142,7 @@ static uint32_t free_permits(const struct shmrt_bulkhead *b) {
 static uint32_t ahead(struct shmrt_bulkhead *b, const struct shmrt_waiter *mine, uint64_t now) {
 	uint64_t order = mine ? mine->order : UINT64_MAX;
 	uint32_t count = 0;
-	for (uint32_t i = 0, left = LOAD(b->waiting); i < b->most_waiting && left > 0; i++) {
+	for (uint32_t i = 0, left = LOAD(b->waiting); i < places_of(b) && left > 0; i++) {
 		const struct shmrt_waiter *waiter = &waiters_of(b)[i];
 		if (LOAD(waiter->word) == 0)
 			continue;
@@ -178,29 +179,34 @@ static bool hold(struct shmrt_bulkhead *b, struct shmrt_holder holder, struct sh
 static struct shmrt_waiter *place_of(struct shmrt_bulkhead *b, struct shmrt_permit *place) {
 	if (place == NULL || place->word == 0)
 		return NULL;
-	if (place->index < b->most_waiting && LOAD(waiters_of(b)[place->index].word) == place->word)
+	if (place->index < places_of(b) && LOAD(waiters_of(b)[place->index].word) == place->word)
 		return &waiters_of(b)[place->index];
 	place->word = 0;
 	return NULL;
 }
 
+/* Who could have a permit already and has not come for it yet waits for nothing: it takes nobody's place in the line. */
 static int join_line(struct shmrt_bulkhead *b, struct shmrt_holder holder, uint64_t now, struct shmrt_permit *place) {
-	for (uint32_t i = 0; i < b->most_waiting; i++) {
-		struct shmrt_waiter *waiter = &waiters_of(b)[i];
-		if (LOAD(waiter->word) != 0)
-			continue;
-		uint64_t order = LOAD(b->orders) + 1;
-		STORE(b->orders, order);
-		waiter->order = order;
-		waiter->seen_ns = now;
-		*place = (struct shmrt_permit){.index = i, .word = word_for(b, holder)};
-		step();
-		STORE(waiter->word, place->word);
-		step();
-		STORE(b->waiting, LOAD(b->waiting) + 1);
-		return SHMRT_EMPTY;
+	uint32_t places = places_of(b), taken = 0, free_place = places;
+	for (uint32_t i = places; i-- > 0;) {
+		if (LOAD(waiters_of(b)[i].word) != 0)
+			taken++;
+		else
+			free_place = i;
 	}
-	return SHMRT_FULL;
+	if (free_place == places || taken >= b->most_waiting + free_permits(b))
+		return SHMRT_FULL;
+	struct shmrt_waiter *waiter = &waiters_of(b)[free_place];
+	uint64_t order = LOAD(b->orders) + 1;
+	STORE(b->orders, order);
+	waiter->order = order;
+	waiter->seen_ns = now;
+	*place = (struct shmrt_permit){.index = free_place, .word = word_for(b, holder)};
+	step();
+	STORE(waiter->word, place->word);
+	step();
+	STORE(b->waiting, LOAD(b->waiting) + 1);
+	return SHMRT_EMPTY;
 }
 
 /* ---- what callers do ---------------------------------------------------------------------------- */
@@ -257,11 +263,11 @@ int shmrt_bulkhead_give_back(struct shmrt_bulkhead *b, int64_t patience_ns, stru
 int shmrt_bulkhead_leave_line(struct shmrt_bulkhead *b, int64_t patience_ns, struct shmrt_permit *place) {
 	int outcome = enter(b, patience_ns);
 	bool wake = false;
-	if (outcome == SHMRT_INTERRUPTED && patience_ns > 0 && place->index < b->most_waiting)
+	if (outcome == SHMRT_INTERRUPTED && patience_ns > 0 && place->index < places_of(b))
 		clear_without_lock(b, &waiters_of(b)[place->index].word, place->word);
 	if (outcome != SHMRT_OK)
 		return outcome == SHMRT_INTERRUPTED && patience_ns > 0 ? SHMRT_OK : outcome;
-	if (place->word != 0 && place->index < b->most_waiting && LOAD(waiters_of(b)[place->index].word) == place->word) {
+	if (place->word != 0 && place->index < places_of(b) && LOAD(waiters_of(b)[place->index].word) == place->word) {
 		free_place(b, place->index);
 		wake = ring(b); /* the permit that it was first in line for is the next one's */
 	}

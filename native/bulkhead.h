@@ -35,6 +35,10 @@ struct shmrt_bulkhead_settings {
 	uint32_t limit;
 	uint32_t most_waiting;
 };
+/* Waiter words: more than may wait, since those for whom a permit is free take nobody's place until they come for it. */
+static inline uint32_t shmrt_bulkhead_places(uint32_t capacity, uint32_t most_waiting) {
+	return most_waiting == 0 ? 0 : most_waiting + (capacity < SHMRT_WAITERS_MAX ? capacity : SHMRT_WAITERS_MAX);
+}
 uint64_t shmrt_bulkhead_body_bytes(const struct shmrt_bulkhead_settings *);
 int shmrt_bulkhead_fill(struct shmrt_guard *, const void *settings);
 bool shmrt_bulkhead_is_sound(const struct shmrt_bulkhead *);

@@ -150,7 +150,7 @@ _Static_assert(sizeof(struct shmrt_waiter) == 24, "shared layout changed");
 struct shmrt_bulkhead {
 	struct shmrt_guard guard;
 	uint32_t capacity;            /* permit words; constant */
-	uint32_t most_waiting;        /* waiters; constant */
+	uint32_t most_waiting;        /* calls that may wait; constant */
 	_Atomic uint32_t limit;       /* permits that may be out at once, up to capacity */
 	_Atomic uint32_t used;        /* permit words that are not 0: counted again by a repair */
 	_Atomic uint32_t waiting;     /* waiter words that are not 0: as above */
@@ -160,7 +160,7 @@ struct shmrt_bulkhead {
 	_Atomic uint64_t orders;
 	_Atomic uint32_t bell; /* raised with each permit that comes back while somebody waits; waiters sleep on it */
 	uint8_t reserved0[SHMRT_LINE - 44];
-	_Atomic uint64_t words[]; /* capacity permits: owner:32 | slot:11 | ticket:21, or 0; then most_waiting waiters */
+	_Atomic uint64_t words[]; /* capacity permits: owner:32 | slot:11 | ticket:21, or 0; then waiters (shmrt_bulkhead_places) */
 };
 _Static_assert(offsetof(struct shmrt_bulkhead, words) == 1152, "shared layout changed");
 

@@ -28,7 +28,8 @@ class BulkheadModel:
             if who in self.line:
                 self.line.remove(who)
             return "taken"
-        if who is None or (who not in self.line and len(self.line) == self.most_waiting):
+        room = self.most_waiting and self.most_waiting + max(self.limit - self.used, 0)  # some need not wait any more
+        if who is None or (who not in self.line and len(self.line) >= room):
             self.counters["refused"] += 1
             return "refused"
         if who not in self.line:

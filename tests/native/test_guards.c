@@ -287,7 +287,10 @@ static void test_line(void) {
 	give_back(&held);
 	CHECK(bell() == 1);
 	CHECK(take(OTHER, &held, &second) == SHMRT_EMPTY && second.word != 0); /* not its turn */
-	CHECK(take(OTHER, &held, &third) == SHMRT_FULL);
+	/* The first has a permit coming: it takes nobody's place in the line any more. There is room for one, and no more. */
+	struct shmrt_permit fourth = {0};
+	CHECK(take(OTHER, &held, &third) == SHMRT_EMPTY && third.word != 0 && take(OTHER, &held, &fourth) == SHMRT_FULL && fourth.word == 0);
+	CHECK(shmrt_bulkhead_leave_line(bulkhead, 0, &third) == SHMRT_OK);
 	CHECK(take(ALIVE, &held, &first) == SHMRT_OK && first.word == 0);
 	are_out(1, 1);
 	CHECK(take(ALIVE, &other, &first) == SHMRT_EMPTY); /* behind the second now, though its place is before */

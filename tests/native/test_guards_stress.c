@@ -340,7 +340,7 @@ static void look_at_a_bulkhead(struct shmrt_bulkhead *b) {
 	struct shmrt_waiter *line = (struct shmrt_waiter *)(void *)(b->words + b->capacity);
 	for (uint32_t i = 0; i < b->capacity; i++)
 		words += atomic_load_explicit(&b->words[i], memory_order_relaxed) != 0;
-	for (uint32_t i = 0; i < b->most_waiting; i++)
+	for (uint32_t i = 0; i < shmrt_bulkhead_places(b->capacity, b->most_waiting); i++)
 		places += atomic_load_explicit(&line[i].word, memory_order_relaxed) != 0;
 	MUST(words == atomic_load_explicit(&b->used, memory_order_relaxed) && places == atomic_load_explicit(&b->waiting, memory_order_relaxed));
 	shmrt_guard_unlock(&b->guard);

@@ -292,7 +292,7 @@ static void act_on_region(void *context) {
 
 /* What others find and do after the death: NULL, or what is wrong. */
 static const char *go_on(struct shmrt_bulkhead *b) {
-	uint32_t out, waiting, limit = atomic_load_explicit(&b->limit, memory_order_relaxed), all = b->capacity + b->most_waiting;
+	uint32_t out, waiting, limit = atomic_load_explicit(&b->limit, memory_order_relaxed), all = b->capacity + shmrt_bulkhead_places(b->capacity, b->most_waiting);
 	uint32_t alive_out = count_out(b, 0, b->capacity, false), alive_line = count_out(b, b->capacity, all, false);
 	struct shmrt_permit permits[CAPACITY + 1], first = {0}, second = {0};
 	if (shmrt_bulkhead_look(b, &table.control, 0, &out, &waiting) != SHMRT_OK)
@@ -307,7 +307,7 @@ static const char *go_on(struct shmrt_bulkhead *b) {
 	if (atomic_load_explicit(&b->used, memory_order_relaxed) != out + free || atomic_load_explicit(&b->high_water, memory_order_relaxed) < out + free)
 		return "the count is not that of the words";
 	/* The line: who is alive in it goes first, then these two, in their order. */
-	for (uint32_t i = 0; i < b->most_waiting; i++) {
+	for (uint32_t i = 0; i < all - b->capacity; i++) {
 		struct shmrt_permit place = {.index = i, .word = word_at(b, b->capacity + i)};
 		if (shmrt_bulkhead_leave_line(b, 0, &place) != SHMRT_OK)
 			return "nobody can leave the line";
