@@ -1,5 +1,4 @@
 /* guards.c -- see guards.h. */
-#define _GNU_SOURCE /* pthread_mutex_clocklock */
 #include "guards.h"
 
 #include <errno.h>
@@ -12,20 +11,6 @@
 
 /* ---- the mutex ---------------------------------------------------------------------------------- */
 
-int shmrt_guard_mutex_make(pthread_mutex_t *mutex) {
-	pthread_mutexattr_t attributes;
-	int error = pthread_mutexattr_init(&attributes);
-	if (error == 0)
-		error = pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
-	if (error == 0)
-		error = pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
-	if (error == 0)
-		error = pthread_mutex_init(mutex, &attributes);
-	pthread_mutexattr_destroy(&attributes);
-	errno = error;
-	return error == 0 ? SHMRT_OK : SHMRT_SYSTEM;
-}
-
 static int lock_within(pthread_mutex_t *mutex, int64_t patience_ns) {
 	int error = pthread_mutex_trylock(mutex);
 	for (int i = 0; error == EBUSY && i < SPIN_TRIES; i++) {
@@ -34,13 +19,7 @@ static int lock_within(pthread_mutex_t *mutex, int64_t patience_ns) {
 	}
 	if (error != EBUSY || patience_ns <= 0)
 		return error;
-#if defined(__GLIBC_PREREQ) && __GLIBC_PREREQ(2, 30)
-	uint64_t until = shmrt_now_ns() + (uint64_t)patience_ns;
-	struct timespec at = {.tv_sec = (time_t)(until / 1000000000), .tv_nsec = (long)(until % 1000000000)};
-	return pthread_mutex_clocklock(mutex, CLOCK_MONOTONIC, &at);
-#else
-	return pthread_mutex_lock(mutex);
-#endif
+	return shmrt_mutex_lock_within(mutex, (uint64_t)patience_ns);
 }
 
 static int lock(pthread_mutex_t *mutex, int64_t patience_ns) {
@@ -73,7 +52,7 @@ void shmrt_guards_format(struct shmrt_guards *head, uint64_t offset) {
 	atomic_store_explicit(&head->reserved, 0, memory_order_relaxed); /* S1 */
 	head->offset = offset;
 	head->size = SHMRT_GUARD_AREA_BYTES;
-	int outcome = shmrt_guard_mutex_make(&head->mutex);
+	int outcome = shmrt_mutex_make(&head->mutex);
 	SHMRT_ASSERT(outcome == SHMRT_OK);
 }
 
@@ -145,7 +124,7 @@ int shmrt_guard_format(struct shmrt_guard *guard, const struct shmrt_guard_plan 
 	guard->text_size = (uint32_t)plan->text_size;
 	memcpy(guard->name, plan->name, plan->name_size);
 	memcpy(guard->text, plan->text, plan->text_size);
-	int outcome = shmrt_guard_mutex_make(&guard->mutex);
+	int outcome = shmrt_mutex_make(&guard->mutex);
 	return outcome == SHMRT_OK ? plan->fill(guard, plan->settings) : outcome;
 }
 

@@ -71,7 +71,6 @@ SHMRT_MUST_USE int shmrt_guard_format(struct shmrt_guard *memory, const struct s
  * (0: looks for a moment only); CORRUPT. */
 SHMRT_MUST_USE int shmrt_guard_lock(struct shmrt_guard *, int64_t patience_ns);
 void shmrt_guard_unlock(struct shmrt_guard *);
-int shmrt_guard_mutex_make(pthread_mutex_t *);
 
 static inline void shmrt_guard_count(struct shmrt_guard *guard, int counter, uint64_t more) {
 	atomic_fetch_add_explicit(&guard->counters[counter], more, memory_order_relaxed); /* a count by itself */

@@ -40,6 +40,33 @@ uint64_t shmrt_now_ns(void) {
 
 /* ---- sleeping ------------------------------------------------------------------------------------ */
 
+int shmrt_mutex_make(pthread_mutex_t *mutex) {
+	pthread_mutexattr_t attributes;
+	int error = pthread_mutexattr_init(&attributes);
+	if (error == 0)
+		error = pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
+	if (error == 0)
+		error = pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
+	memset(mutex, 0, sizeof *mutex); /* a dead owner's list pointers go, too */
+	if (error == 0)
+		error = pthread_mutex_init(mutex, &attributes);
+	pthread_mutexattr_destroy(&attributes);
+	errno = error;
+	return error == 0 ? SHMRT_OK : SHMRT_SYSTEM;
+}
+
+int shmrt_mutex_lock_within(pthread_mutex_t *mutex, uint64_t patience_ns) {
+#if defined(__GLIBC_PREREQ)
+#if __GLIBC_PREREQ(2, 30)
+	uint64_t until = shmrt_now_ns() + patience_ns;
+	struct timespec at = {.tv_sec = (time_t)(until / 1000000000), .tv_nsec = (long)(until % 1000000000)};
+	return pthread_mutex_clocklock(mutex, CLOCK_MONOTONIC, &at);
+#endif
+#endif
+	(void)patience_ns;
+	return pthread_mutex_lock(mutex);
+}
+
 int shmrt_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t timeout_ns) {
 	if (timeout_ns <= 0) /* acquire: pairs with whatever release changed the word (the caller's edge) */
 		return atomic_load_explicit(word, memory_order_acquire) == expected ? SHMRT_TIMEOUT

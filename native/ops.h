@@ -7,6 +7,7 @@
 #define SHMRT_OPS_H
 
 #include "base.h"
+#include <pthread.h>
 
 #define SHMRT_FOREVER INT64_MAX
 
@@ -17,6 +18,11 @@ uint64_t shmrt_now_ns(void);
 SHMRT_MUST_USE int shmrt_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t timeout_ns);
 /* Wake at most `count` sleepers; returns how many were woken. */
 int shmrt_futex_wake(_Atomic uint32_t *word, int count);
+
+/* A robust mutex in shared memory, from whatever is there: nobody may hold it or wait for it. SYSTEM: errno. */
+SHMRT_MUST_USE int shmrt_mutex_make(pthread_mutex_t *);
+/* As pthread_mutex_lock, but ETIMEDOUT after patience_ns; a C library older than glibc 2.30 waits for ever. */
+int shmrt_mutex_lock_within(pthread_mutex_t *, uint64_t patience_ns);
 
 /* A memfd of `size` bytes, mode 0600, sealed against shrinking, growing and further seals.
  * Nothing is reserved yet: see shmrt_reserve. Returns a descriptor or SHMRT_SYSTEM. */

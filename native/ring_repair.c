@@ -37,17 +37,7 @@ int shmrt_ring_format(struct shmrt_ring_shared *shared, uint64_t slots, uint64_t
 	shmrt_ring_store(&shared->head, start);
 	shmrt_ring_store(&shared->next, start);
 	shmrt_ring_store(&shared->tail, start);
-	pthread_mutexattr_t attributes;
-	int error = pthread_mutexattr_init(&attributes);
-	if (error == 0)
-		error = pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
-	if (error == 0)
-		error = pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
-	if (error == 0)
-		error = pthread_mutex_init(&shared->mutex, &attributes);
-	pthread_mutexattr_destroy(&attributes);
-	errno = error;
-	return error == 0 ? SHMRT_OK : SHMRT_SYSTEM;
+	return shmrt_mutex_make(&shared->mutex);
 }
 
 int shmrt_ring_attach(struct shmrt_ring *ring, void *address, uint64_t size, int fd, struct shmrt_arena *arena) {

@@ -5,7 +5,6 @@
  * change that it announces; so whoever is woken queues up at the mutex and looks after the change. A
  * waker that dies in between leaves the mutex ownerless, and the next to lock it wakes everybody.
  */
-#define _GNU_SOURCE /* pthread_mutex_clocklock */
 #include "ring_internal.h"
 
 #include <errno.h>
@@ -15,22 +14,6 @@
 #define SPIN_LEAST_NS 2000u
 #define HYSTERESIS_NS 1500u  /* a producer at a full ring waits this long for more than one place */
 #define LEASE_LOOK_LEAST_NS 1000000u
-
-static int ring_lock_asleep(pthread_mutex_t *mutex, uint64_t slice_ns) {
-#if defined(__GLIBC_PREREQ)
-#if __GLIBC_PREREQ(2, 30)
-	uint64_t until = shmrt_now_ns() + slice_ns;
-	struct timespec at = {.tv_sec = (time_t)(until / 1000000000), .tv_nsec = (long)(until % 1000000000)};
-	return pthread_mutex_clocklock(mutex, CLOCK_MONOTONIC, &at);
-#else
-	(void)slice_ns;
-	return pthread_mutex_lock(mutex);
-#endif
-#else
-	(void)slice_ns;
-	return pthread_mutex_lock(mutex);
-#endif
-}
 
 int shmrt_ring_lock(struct shmrt_ring *ring) {
 	return shmrt_ring_lock_after(ring, ring->may_spin ? ring->lock_tries : 0);
@@ -50,7 +33,7 @@ int shmrt_ring_lock_after(struct shmrt_ring *ring, int tries) {
 		}
 	}
 	if (error == EBUSY)
-		error = ring_lock_asleep(mutex, ring->lock_slice_ns);
+		error = shmrt_mutex_lock_within(mutex, ring->lock_slice_ns);
 	if (SHMRT_LIKELY(error == 0))
 		return SHMRT_OK;
 	if (error == ETIMEDOUT)

@@ -60,20 +60,6 @@ int shmrt_control_check(const struct shmrt_control *control, uint64_t size) {
 
 /* ---- the death mutex ----------------------------------------------------------------------------- */
 
-static int make_death_mutex(pthread_mutex_t *mutex) {
-	pthread_mutexattr_t attributes;
-	int error = pthread_mutexattr_init(&attributes);
-	if (error == 0)
-		error = pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
-	if (error == 0)
-		error = pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
-	memset(mutex, 0, sizeof *mutex); /* the dead owner's list pointers go, too */
-	if (error == 0)
-		error = pthread_mutex_init(mutex, &attributes);
-	errno = error;
-	return error == 0 ? SHMRT_OK : SHMRT_SYSTEM;
-}
-
 int shmrt_slot_hold_death_mutex(struct shmrt_slot *slot) {
 	/* Never waits: a mutex that somebody holds or died with is not this process's to have. */
 	if (shmrt_slot_is_abandoned(slot))
@@ -116,7 +102,7 @@ int shmrt_slot_claim(struct shmrt_slot *slot, uint32_t pool, uint32_t worker, ui
 	uint32_t epoch = atomic_load_explicit(&slot->epoch, memory_order_relaxed) + 1; /* F2: STARTING follows */
 	atomic_store_explicit(&slot->epoch, epoch == 0 ? 1 : epoch, memory_order_relaxed); /* F2 */
 
-	int result = make_death_mutex(&slot->death);
+	int result = shmrt_mutex_make(&slot->death);
 	if (result != SHMRT_OK)
 		return result; /* still EMPTY */
 
