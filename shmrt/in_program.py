@@ -35,9 +35,15 @@ class InProgram:
         self.door: Any = None
         self.is_closing = False
         self.is_over = False
+        self._opening = threading.Lock()  # the next root may ask while what the last one asked for is being done
+        self._lock = threading.Lock()  # of `door`
 
     def open(self, data: dict[str, Any]) -> None:
         """Says "ready" or how it failed."""
+        with self._opening:
+            self._open(data)
+
+    def _open(self, data: dict[str, Any]) -> None:
         if self.pool is not None or self.run is not None:
             self._open_door(data)
             self._say("child_ready")  # it has outlived a root
@@ -62,16 +68,23 @@ class InProgram:
         self._say("child_ready")
 
     def _open_door(self, data: dict[str, Any]) -> None:
-        """From here on other processes reach it through its mailbox."""
+        """From here on other processes reach it through its mailbox, unless its end has begun meanwhile."""
         self._close_door()
-        if self.pool is not None:
-            from shmrt.pool_ref import Door
+        if self.pool is None:
+            return
+        from shmrt.pool_ref import Door
 
-            home = self.side.home
-            self.door = Door(home, home.mailbox(data["address"]), self.pool)
+        home = self.side.home
+        door = Door(home, home.mailbox(data["address"]), self.pool)
+        with self._lock:
+            if not self.is_closing and not self.is_over:
+                self.door = door
+                return
+        door.close()
 
     def _close_door(self) -> None:
-        door, self.door = self.door, None
+        with self._lock:
+            door, self.door = self.door, None
         if door is not None:
             door.close()
 
@@ -104,10 +117,24 @@ class InProgram:
             self.run.close()
         self.over("killed")
 
+    def leave(self) -> None:
+        """The runtime has ended, and with it the pools."""
+        self.is_closing = self.is_over = True
+        self._close_door()
+
+    def forsake(self) -> None:
+        """Its supervisor is gone for good: as `kill`, and nobody is told."""
+        self.leave()
+        if self.pool is not None:
+            self.pool.terminate_workers()
+        elif self.run is not None:
+            self.run.close()
+
     def over(self, reason: Any) -> None:
         """Once."""
-        if not self.is_over:
-            self.is_over = True
+        with self._lock:
+            first, self.is_over = not self.is_over, True
+        if first:
             self.side.inside.pop(self.key, None)
             if self.door is not None:
                 in_thread(f"shmrt-close-{self.label}", self._close_door)

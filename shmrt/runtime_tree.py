@@ -53,7 +53,9 @@ class TreeSide:
         self._lock = threading.RLock()
         self._replanting = threading.Lock()
         self._numbers = 0
+        self._losses = 0  # of roots
         self._stopping = False
+        self._over = False
 
     @property
     def home(self) -> Home:
@@ -152,6 +154,14 @@ class TreeSide:
             if not isinstance(error, TimeoutError):
                 raise
 
+    def leave(self) -> None:
+        """The runtime has ended: what the program holds of its children is given back."""
+        with self._lock:
+            self._over = True
+            left = [*self.inside.values(), *self._kept.values()]
+        for inside in left:
+            inside.leave()
+
     def _stop(self, planted: Planted, reason: str, end: float | None) -> None:
         timeout = None if end is None else max(0.0, end - monotonic())
         try:
@@ -199,7 +209,8 @@ class TreeSide:
         elif verb == "root_lost":
             self._root_lost()
         elif verb == "root_started" and rest[1] > 1:
-            in_thread("shmrt-replant", self._replant)
+            losses = self._losses
+            in_thread("shmrt-replant", lambda: self._replant(losses))
 
     def reports(self) -> list[dict[str, Any]]:
         """The last ones, with reasons and ids as the user knows them: unpickled here, in whoever asks."""
@@ -253,10 +264,11 @@ class TreeSide:
             home.names.clear()  # the dead root's; nobody else writes them now
             home.calls.fail_all("noconnection")
         with self._lock:
-            self._kept = {inside.path: inside for inside in self.inside.values()}
+            self._losses += 1
+            self._kept |= {inside.path: inside for inside in self.inside.values()}
             self.inside.clear()
 
-    def _replant(self) -> None:
+    def _replant(self, losses: int) -> None:
         with self._replanting:
             self.runtime._link.hand_over_mailboxes()
             for planted in [planted for planted in self._planted if planted.key and not self._stopping]:
@@ -265,6 +277,12 @@ class TreeSide:
                     continue
                 if not self._plant_again(planted):
                     return  # that root is gone, too: the next one gets what this one has not kept
+            with self._lock:
+                if self._losses > losses:
+                    return  # as above, noticed later
+                forsaken, self._kept = list(self._kept.values()), {}
+        for inside in forsaken:  # a dynamic child, or of a tree that could not be planted again
+            inside.forsake()
 
     def _plant_again(self, planted: Planted) -> bool:
         """In the next root. A child that dies in its start ends the start of its tree, so there are some tries. False:
@@ -295,6 +313,8 @@ class TreeSide:
     # ---- children in the program ------------------------------------------------------------------------------------
     def _open(self, key: int, incarnation: int, data: dict[str, Any], path: tuple[Any, ...]) -> None:
         with self._lock:
+            if self._over:
+                return
             inside = self._kept.pop(path, None)
             if inside is None or inside.is_over:
                 inside = InProgram(self, data["label"], path)

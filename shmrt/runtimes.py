@@ -274,6 +274,8 @@ class Runtime(RuntimeEvents, RuntimePools, RuntimeHealth):
     def _end(self, grace: float) -> None:
         if self._home is not None:
             self._home.close(self._down or "it was stopped")
+        if self._trees is not None:
+            self._trees.leave()
         if self._guards is not None:
             from shmrt.guard import place
 

@@ -48,7 +48,7 @@ _GAP_NS = 1_000_000_000  # a loop that comes back this much too late was stopped
 _STACK_NS = 30_000_000  # what a hung worker gets to write its stack before SIGKILL
 _IN = _native.POLLIN
 _CONTROL, _PROGRAM = 3, 4  # the descriptors it is started with (`launch.py`)
-_QUIET_MS = 5  # without anything to do for so long, the next start is prepared
+_QUIET_NS = 5_000_000  # without anything to do for so long, the next start is prepared
 _WARM = (
     "pickle",
     "faulthandler",
@@ -88,8 +88,11 @@ class Root:
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
     def run(self) -> None:
+        woke = monotonic_ns()
         while not self.program_is_gone():
             now = monotonic_ns()
+            if now - woke > _GAP_NS:
+                self.forgive(now - woke)  # stopped in the midst of its work
             self.settle(now)
             if self.stopping and not self.crews:
                 self.channel.send(("stopped",))
@@ -100,14 +103,17 @@ class Root:
             fds = [(self.channel.fd, _IN | (_native.POLLOUT if self.channel.pending else 0)), (self.events, _IN)]
             fds += [(self.signal_pipe, _IN), (self.program, _IN), *((fd, _IN) for fd in handlers), *self.channels()]
             fds += self.service.fds() if self.service is not None else ()
-            if self.may_prepare() and not _native.poll(fds, _QUIET_MS):
-                self.prepare()
-                continue
+            prepares = self.may_prepare()
+            if prepares and (wait is None or wait > _QUIET_NS):
+                wait = _QUIET_NS
             found = _native.poll(fds, -1 if wait is None else (wait + 999_999) // 1_000_000)
-            slept = monotonic_ns() - now
-            if wait is not None and slept - wait > _GAP_NS:
-                self.forgive(slept)  # all of it: how long it did not run is not known, and late news come first now
-            self.handle({fd for fd, _ in found}, handlers)
+            woke = monotonic_ns()
+            if wait is not None and woke - now - wait > _GAP_NS:
+                self.forgive(woke - now)  # all of it: how long it did not run is not known; late news come first now
+            if prepares and not found:
+                self.prepare()
+            else:
+                self.handle({fd for fd, _ in found}, handlers)
         self.reaping.end_everybody()
 
     def handlers(self) -> dict[int, Worker | Crew]:
