@@ -174,6 +174,33 @@ int shmrt_guard_join(struct shmrt_guard_area *area, const struct shmrt_guard_pla
 
 /* ---- holders ------------------------------------------------------------------------------------ */
 
+static uint64_t refused_so_far(const struct shmrt_guard *guard, uint32_t refusals) {
+	uint64_t sum = 0;
+	for (int i = 0; i < SHMRT_GUARD_TOLD; i++)
+		if (refusals >> i & 1)
+			sum += atomic_load_explicit(&guard->counters[i], memory_order_relaxed); /* a count by itself */
+	return sum;
+}
+
+bool shmrt_guard_has_news(const struct shmrt_guard *guard, uint32_t refusals) {
+	uint64_t told = atomic_load_explicit(&guard->counters[SHMRT_GUARD_TOLD], memory_order_relaxed); /* a count by itself */
+	return refused_so_far(guard, refusals) > told;
+}
+
+uint64_t shmrt_guard_take_report(struct shmrt_guard *guard, uint32_t refusals, uint64_t now_ns) {
+	_Atomic uint64_t *told = &guard->counters[SHMRT_GUARD_TOLD], *at = &guard->counters[SHMRT_GUARD_TOLD_NS];
+	uint64_t told_ns = atomic_load_explicit(at, memory_order_relaxed); /* a count by itself */
+	if ((told_ns != 0 && now_ns - told_ns < SHMRT_GUARD_REPORT_NS) || !shmrt_guard_has_news(guard, refusals) ||
+	    !atomic_compare_exchange_strong_explicit(at, &told_ns, now_ns, memory_order_relaxed, memory_order_relaxed)) /* a turn */
+		return 0;
+	uint64_t before = atomic_load_explicit(told, memory_order_relaxed); /* a count by itself */
+	uint64_t total = refused_so_far(guard, refusals);
+	while (before < total)
+		if (atomic_compare_exchange_weak_explicit(told, &before, total, memory_order_relaxed, memory_order_relaxed)) /* a count */
+			return total - before;
+	return 0;
+}
+
 bool shmrt_holder_is_alive(const struct shmrt_control *control, struct shmrt_holder holder) {
 	if (holder.owner == shmrt_owner_self())
 		return true;

@@ -76,6 +76,14 @@ static inline void shmrt_guard_count(struct shmrt_guard *guard, int counter, uin
 	atomic_fetch_add_explicit(&guard->counters[counter], more, memory_order_relaxed); /* a count by itself */
 }
 
+/* Refusals are reported at most once in SHMRT_GUARD_REPORT_NS, by one process for all: whoever moves counters[TOLD_NS] by
+ * compare-and-swap reports what counters[TOLD] is behind, and raises it likewise. If it dies between the two, the next report tells it;
+ * if it dies after both, those are counted and never reported. `refusals` is a bit mask of counters. */
+#define SHMRT_GUARD_REPORT_NS UINT64_C(1000000000)
+bool shmrt_guard_has_news(const struct shmrt_guard *, uint32_t refusals);
+/* So many since the last report, which is the caller's to make; 0: it is not its turn, or there are none. */
+SHMRT_MUST_USE uint64_t shmrt_guard_take_report(struct shmrt_guard *, uint32_t refusals, uint64_t now_ns);
+
 /* Whether the process that holds something still lives. `control` is NULL outside a runtime. A plain look where it has a slot. */
 bool shmrt_holder_is_alive(const struct shmrt_control *, struct shmrt_holder);
 

@@ -11,6 +11,8 @@
 #define SHMRT_GUARD_NAME_BYTES_MAX 180
 #define SHMRT_GUARD_TEXT_BYTES_MAX 504 /* the settings in words, for whoever comes with others */
 #define SHMRT_GUARD_COUNTERS 16
+#define SHMRT_GUARD_TOLD 14    /* of its counters: refusals that a report has told */
+#define SHMRT_GUARD_TOLD_NS 15 /* and when the last report was made */
 #define SHMRT_TRIALS_MAX 64           /* calls at once that a half-open breaker lets through */
 #define SHMRT_WINDOW_CALLS_MAX 65536  /* results in a count window */
 #define SHMRT_WINDOW_BUCKETS_MAX 3600 /* buckets of a time window */

@@ -20,7 +20,8 @@ static void carry(struct shmrt_guard *to, const struct shmrt_guard *from, bool o
 static bool is_sound(const struct shmrt_guard *guard) { return shmrt_breaker_is_sound((const struct shmrt_breaker *)(const void *)guard); }
 
 static const struct shmrt_py_guard_kind breaker_kind = {
-	.kind = SHMRT_GUARD_BREAKER, .word = "breaker", .fill = shmrt_breaker_fill, .is_sound = is_sound, .around = shmrt_py_breaker_around, .carry = carry};
+	.kind = SHMRT_GUARD_BREAKER, .refusals = UINT32_C(1) << SHMRT_BREAKER_REFUSED,
+	.word = "breaker", .fill = shmrt_breaker_fill, .is_sound = is_sound, .around = shmrt_py_breaker_around, .carry = carry};
 
 static struct shmrt_breaker *breaker_of(BreakerObject *self) { return (struct shmrt_breaker *)(void *)self->base.guard; }
 
@@ -281,6 +282,7 @@ static PyMethodDef breaker_methods[] = {
 	{"_look", (PyCFunction)breaker_look, METH_NOARGS,
 	 "(state, seconds left open, row, attempt, results, failed, slow, trials, seconds in that state, era)"},
 	{"_set", (PyCFunction)breaker_set, METH_O, "_set(state)"},
+	{"_overload", (PyCFunction)shmrt_py_guard_overload, METH_NOARGS, "_overload() -> refusals since the last report, which is the caller's to make; True; None"},
 	{"_leave", (PyCFunction)shmrt_py_guard_leave, METH_O, "_leave(area): out of it, if it is in it"},
 	SHMRT_PY_BREAKER_CALLS,
 	{NULL, NULL, 0, NULL},

@@ -19,7 +19,8 @@ static void carry(struct shmrt_guard *to, const struct shmrt_guard *from, bool o
 }
 
 static const struct shmrt_py_guard_kind bucket_kind = {
-	.kind = SHMRT_GUARD_BUCKET, .word = "rate limit", .fill = shmrt_bucket_fill, .is_sound = is_sound, .carry = carry};
+	.kind = SHMRT_GUARD_BUCKET, .refusals = UINT32_C(1) << SHMRT_BUCKET_REFUSED,
+	.word = "rate limit", .fill = shmrt_bucket_fill, .is_sound = is_sound, .carry = carry};
 
 static struct shmrt_bucket *bucket_of(GuardObject *self) { return (struct shmrt_bucket *)(void *)self->guard; }
 
@@ -116,6 +117,7 @@ static PyMethodDef bucket_methods[] = {
 	{"try_acquire", (PyCFunction)(void (*)(void))bucket_try_acquire, METH_FASTCALL | METH_KEYWORDS,
 	 "try_acquire(tokens=1)\n--\n\nTakes them if they are there now."},
 	{"refill", (PyCFunction)bucket_refill, METH_NOARGS, "refill()\n--\n\nThe bucket is full at once."},
+	{"_overload", (PyCFunction)shmrt_py_guard_overload, METH_NOARGS, "_overload() -> refusals since the last report, which is the caller's to make; True; None"},
 	{"_leave", (PyCFunction)shmrt_py_guard_leave, METH_O, "_leave(area): out of it, if it is in it"},
 	{NULL, NULL, 0, NULL},
 };

@@ -24,7 +24,8 @@ static void carry(struct shmrt_guard *to, const struct shmrt_guard *from, bool o
 }
 
 static const struct shmrt_py_guard_kind bulkhead_kind = {
-	.kind = SHMRT_GUARD_BULKHEAD, .word = "bulkhead", .fill = shmrt_bulkhead_fill, .is_sound = is_sound, .around = around, .carry = carry};
+	.kind = SHMRT_GUARD_BULKHEAD, .refusals = UINT32_C(1) << SHMRT_BULKHEAD_REFUSED | UINT32_C(1) << SHMRT_BULKHEAD_TIMED_OUT,
+	.word = "bulkhead", .fill = shmrt_bulkhead_fill, .is_sound = is_sound, .around = around, .carry = carry};
 
 static PyObject *refuse(BulkheadObject *self) {
 	PyObject *error = PyObject_CallMethod((PyObject *)self, "_refusal", NULL);
@@ -236,6 +237,7 @@ static PyMethodDef bulkhead_methods[] = {
 	{"_give_up", (PyCFunction)bulkhead_give_up, METH_VARARGS, "_give_up(place, timed_out)"},
 	{"_resize", (PyCFunction)bulkhead_resize, METH_O, "_resize(max_concurrent)"},
 	{"_look", (PyCFunction)bulkhead_look, METH_NOARGS, "(used, waiting, limit, capacity, high water, held by this object)"},
+	{"_overload", (PyCFunction)shmrt_py_guard_overload, METH_NOARGS, "_overload() -> refusals since the last report, which is the caller's to make; True; None"},
 	{"_leave", (PyCFunction)bulkhead_leave, METH_O, "_leave(area): out of it, if it is in it"},
 	{NULL, NULL, 0, NULL},
 };

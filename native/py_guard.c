@@ -252,6 +252,17 @@ PyObject *shmrt_py_guard_counters(GuardObject *self, void *unused) {
 	return list;
 }
 
+PyObject *shmrt_py_guard_overload(GuardObject *self, PyObject *unused) {
+	(void)unused;
+	/* It joins nothing: this is asked of objects that nobody uses any more. Outside a runtime there is nobody to tell. */
+	if (self->area == NULL || self->epoch != shmrt_py_guards_epoch)
+		Py_RETURN_NONE;
+	uint64_t since = shmrt_guard_take_report(self->guard, self->kind->refusals, shmrt_now_ns());
+	if (since != 0)
+		return PyLong_FromUnsignedLongLong(since);
+	return shmrt_guard_has_news(self->guard, self->kind->refusals) ? Py_NewRef(Py_True) : Py_NewRef(Py_None);
+}
+
 PyObject *shmrt_py_guard_name(GuardObject *self, void *unused) {
 	(void)unused;
 	return Py_NewRef(self->name ? self->name : Py_None);

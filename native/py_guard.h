@@ -22,6 +22,7 @@ typedef struct {
 
 struct shmrt_py_guard_kind {
 	uint32_t kind; /* enum shmrt_guard_kind */
+	uint32_t refusals; /* which of its counters those are, as bits */
 	const char *word;
 	int (*fill)(struct shmrt_guard *, const void *settings);
 	bool (*is_sound)(const struct shmrt_guard *);
@@ -82,6 +83,7 @@ PyObject *shmrt_py_guard_counters(GuardObject *, void *unused);
 PyObject *shmrt_py_guard_name(GuardObject *, void *unused);
 PyObject *shmrt_py_guard_text(GuardObject *, void *unused);
 PyObject *shmrt_py_guard_is_shared(GuardObject *, void *unused);
+PyObject *shmrt_py_guard_overload(GuardObject *, PyObject *unused); /* refusals since the last report, True or None: shmrt.overloads */
 PyObject *shmrt_py_guard_leave(GuardObject *, PyObject *area); /* out of that area, if it is in it */
 
 #define SHMRT_PY_GUARD_GETSET                                                                                                  \

@@ -1,17 +1,19 @@
 """Reports of places that were full: who makes them, how often, and where they go.
 
-A ring, a mailbox or a pool counts what it refuses, drops and finds expired. That it did so is reported, as an event
-named "overload": at once for the first, then at most once a second for each place with how many there were since,
-however many processes meet the full place. The event goes to the root, which numbers it and tells the program
-(`Runtime.events`) and whoever follows `python -m shmrt events`.
+A ring, a mailbox or a pool counts what it refuses, drops and finds expired, a breaker, bulkhead or rate limit the calls
+that it refuses. That it did so is reported, as an event named "overload" ("breaker.reject", "bulkhead.reject",
+"rate_limit.reject"): at once for the first, then at most once a second for each place with how many there were since,
+however many processes meet it. The event goes to the root, which numbers it and tells the program (`Runtime.events`)
+and whoever follows `python -m shmrt events`.
 
 `due(place)` is called by a process that met a full place, at most once a second. It reports, and has a daemon
 thread, `shmrt-overload`, look once a second for what comes after, until nothing does. A process without a runtime
 counts and reports nothing: the next one that has one reports for both.
 
-A place has `_overload()`: (refused, dropped, expired) since the last report if it is the caller's turn to make one,
-True if it is not and there is something to be told, None if there is nothing. Shared places keep their turn in shared
-memory (`native/ring_report.h`). If the process dies meanwhile, somebody else's next report tells the rest.
+A place has `_overload()`: (refused, dropped, expired) since the last report if it is the caller's turn to make one (of
+a guard the refusals alone), True if it is not and there is something to be told, None if there is nothing. Shared
+places keep their turn in shared memory (`native/ring_report.h`, `native/guards.h`). If the process dies meanwhile,
+somebody else's next report tells the rest.
 """
 
 from __future__ import annotations
@@ -32,23 +34,26 @@ __all__ = ["due"]
 
 PERIOD_S = 1.02  # a little more than between two reports of a place
 
-_followed: dict[int, tuple[Any, Tell]] = {}
+_followed: dict[Any, Callable[[], Any]] = {}
 _follower = 0  # the process whose thread follows; 0: none does
 
 
 def due(place: Any) -> None:
     """Reports what there is to tell of `place`, and goes on until there is no more."""
-    tell = _way(place)
-    if tell is not None and _report(place, tell):
-        _follow(place, tell)
+    if _report(place):
+        _follow(place)
 
 
-def _report(place: Any, tell: Tell) -> bool:
+def _report(place: Any) -> bool:
     """Whether there was anything."""
-    news = place._overload()
-    if news is None:
+    tell = _way(place)
+    news = None if tell is None else place._overload()
+    if tell is None or news is None:
         return False
-    if news is not True:
+    if news is not True and hasattr(place, "settings_text"):
+        about = {"where": place.name, "kind": place.kind, "pid": os.getpid()}
+        tell(("notice", f"{place.kind}.reject", {"count": news}, about))
+    elif news is not True:
         refused, dropped, expired = news
         measured = {"count": sum(news), "refused": refused, "dropped": dropped, "expired": expired}
         tell(("notice", "overload", measured, _about(place)))
@@ -57,9 +62,7 @@ def _report(place: Any, tell: Tell) -> bool:
 
 def rest(place: Any) -> None:
     """What nobody will come to tell any more: the place goes away."""
-    tell = _way(place)
-    if tell is not None:
-        _report(place, tell)
+    _report(place)
 
 
 def _about(place: Any) -> dict[str, Any]:
@@ -78,6 +81,10 @@ def _about(place: Any) -> dict[str, Any]:
 
 def _way(place: Any) -> Tell | None:
     """How a root is told of it: that of the runtime which the place belongs to, or the process's own."""
+    if hasattr(place, "settings_text"):
+        from shmrt.guard.place import way
+
+        return way()
     job = getattr(sys.modules.get("shmrt.process.worker"), "job_of_this", None)
     if job is not None and job.own_pid == os.getpid():
         from shmrt.supervise.inner import link_of
@@ -97,11 +104,14 @@ def _way(place: Any) -> Tell | None:
     return None if link is None else link.tell
 
 
-def _follow(place: Any, tell: Tell) -> None:
+def _follow(place: Any) -> None:
     global _follower
     if _follower != os.getpid():
         _followed.clear()  # of the process that this one was forked from
-    _followed[id(place)] = (weak(place), tell)
+    if hasattr(place, "settings_text"):  # it may have come with a message, and go with it
+        _followed[place.kind, place.name] = lambda: place
+    else:
+        _followed[id(place)] = weak(place)
     if _follower != os.getpid():
         from threading import Thread
 
@@ -117,14 +127,14 @@ def _run() -> None:
     global _follower
     while True:
         sleep(PERIOD_S)
-        for number, (reference, tell) in list(_followed.items()):
+        for key, reference in list(_followed.items()):
             place = reference()
             try:
-                more = place is not None and _report(place, tell)
+                more = place is not None and _report(place)
             except Exception:  # its runtime has ended
                 more = False
-            if not more and _followed.get(number, (None,))[0] is reference:
-                del _followed[number]
+            if not more and _followed.get(key) is reference:
+                del _followed[key]
             del place
         if not _followed:
             _follower = 0  # whoever follows from here on starts a thread of its own

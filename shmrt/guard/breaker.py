@@ -72,6 +72,9 @@ class CircuitBreaker(_native.Breaker):
     gives seconds, is for tests.
     """
 
+    kind = "breaker"
+    _look_again = 0.0  # when `place.refused` next looks whether there is a report to make
+
     def __init__(
         self,
         name: str,
@@ -218,6 +221,7 @@ class CircuitBreaker(_native.Breaker):
     def _refusal(self, retry_after: float | None) -> Exception:
         from shmrt.errors import CircuitOpen
 
+        place.refused(self)
         state = self.state
         if retry_after is None:
             remedy = "it stays so until reset()"

@@ -59,6 +59,9 @@ class Bulkhead(_native.PermitPool):
     settings in one runtime are a ConfigError at first use. Creating one starts nothing.
     """
 
+    kind = "bulkhead"
+    _look_again = 0.0  # when `place.refused` next looks whether there is a report to make
+
     def __init__(self, name: str, max_concurrent: int, max_waiting: int = 0, timeout: float | None = None) -> None:
         self._given = (check_name(name), max_concurrent, max_waiting, timeout)
         most = check_count(max_concurrent, "max_concurrent", least=1, most=_PERMITS_MAX)
@@ -111,7 +114,10 @@ class Bulkhead(_native.PermitPool):
     def acquire(self, timeout: float | None = None) -> bool:
         """A permit, for `release`; False if there is none within `timeout` seconds (None: as long as it takes), or at
         once if as many wait as may."""
-        return self._acquire(_nanoseconds(check_seconds(timeout, "timeout")))
+        if self._acquire(_nanoseconds(check_seconds(timeout, "timeout"))):
+            return True
+        place.refused(self)
+        return False
 
     async def aacquire(self, timeout: float | None = None) -> bool:
         """`acquire` in an event loop, which goes on meanwhile."""
@@ -124,7 +130,7 @@ class Bulkhead(_native.PermitPool):
             while True:
                 answer = self._poll(spot)
                 if answer is None:
-                    return False
+                    break
                 taken, spot = answer
                 if taken:
                     spot = None
@@ -132,12 +138,14 @@ class Bulkhead(_native.PermitPool):
                 if end is not None and monotonic() >= end:
                     self._give_up(spot, True)
                     spot = None
-                    return False
+                    break
                 await asyncio.sleep(pause)
                 pause = min(pause * 1.5, _LAST_LOOK_S)
         finally:
             if spot is not None:
                 self._give_up(spot, False)
+        place.refused(self)
+        return False
 
     # ---- its state --------------------------------------------------------------------------------------------------
     @property
@@ -180,6 +188,7 @@ class Bulkhead(_native.PermitPool):
     def _refusal(self) -> Exception:
         from shmrt.errors import BulkheadFull
 
+        place.refused(self)
         used, waiting, limit, *_ = self._look()
         line = self._given[2]
         if line == 0:

@@ -12,18 +12,22 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 import weakref
 
 from shmrt import _native
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from shmrt.process.spawn import Job
     from shmrt.runtimes import Runtime
 
-__all__ = ["area_of", "know", "leave", "report", "table"]
+__all__ = ["area_of", "know", "leave", "refused", "report", "table", "way"]
+
+_LOOK_S = 1.0  # between two looks whether there is a report to make
 
 _known: weakref.WeakSet[Any] = weakref.WeakSet()  # every guard of this process
 _of_job: tuple[int, _native.GuardArea] | None = None
@@ -92,20 +96,37 @@ def table(area: _native.GuardArea | None = None) -> list[dict[str, Any]]:
 
 def report(event: str, name: str, kind: str, state: str, was: str) -> None:
     """Into the log of the runtime, without waiting for anybody: `events()` and `python -m shmrt events` show it."""
-    notice: tuple[Any, ...] = (
-        "notice",
-        event,
-        {},
-        {"where": name, "kind": kind, "state": state, "was": was, "pid": os.getpid()},
-    )
+    about = {"where": name, "kind": kind, "state": state, "was": was, "pid": os.getpid()}
     with contextlib.suppress(OSError, ValueError):  # the runtime ends just now: nobody reads its log any more
-        runtime = _runtime()
-        if runtime is not None:
-            runtime._link.tell(notice)
-        elif (job := _job()) is not None:
-            from shmrt.supervise.inner import link_of
+        tell = way()
+        if tell is not None:
+            tell(("notice", event, {}, about))
 
-            link_of(job).tell(notice)
+
+def way() -> Callable[[tuple[Any, ...]], object] | None:
+    """How the root of that runtime is told something."""
+    runtime = _runtime()
+    if runtime is not None:
+        tell: Callable[[tuple[Any, ...]], object] = runtime._link.tell
+        return tell
+    job = _job()
+    if job is None:
+        return None
+    from shmrt.supervise.inner import link_of
+
+    return link_of(job).tell
+
+
+def refused(guard: Any) -> None:
+    """A call was refused, and is counted: it is reported, as `shmrt/overloads.py` does."""
+    now = time.monotonic()
+    if now < guard._look_again or not guard.is_shared:
+        return
+    guard._look_again = now + _LOOK_S
+    from shmrt import overloads
+
+    with contextlib.suppress(OSError, ValueError):  # as above
+        overloads.due(guard)
 
 
 _native.guards_ask(_area)

@@ -48,6 +48,9 @@ class RateLimit(_native.TokenBucket):
     one runtime are a ConfigError at first use. Creating one starts nothing.
     """
 
+    kind = "rate_limit"
+    _look_again = 0.0  # when `place.refused` next looks whether there is a report to make
+
     def __init__(
         self,
         name: str,
@@ -104,6 +107,7 @@ class RateLimit(_native.TokenBucket):
         taken, wait_ns = self._take(tokens, patience)
         if taken:
             return wait_ns / _NS
+        place.refused(self)
         from shmrt.errors import Overloaded
 
         wait = wait_ns / _NS
