@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from overload_kit import PATIENCE_S, held, let_go, lines, trace, until
 
-from shmrt import Child, Overloaded, Pool, Runtime, Supervisor, WorkerCrashed, whereis
+from shmrt import Child, Overloaded, Pool, Runtime, Supervisor, TaskTimeout, WorkerCrashed, whereis
 
 LIMIT = 5
 
@@ -47,6 +47,8 @@ def test_pending_never_passes_the_bound_and_nobody_is_refused_who_may_wait(tmp_p
             while not stop.wait(0.02):
                 pool.chaos_kill(rng)
 
+        first = [pool.submit(held, tmp_path / "held") for _ in range(LIMIT)]  # full, until they are let go
+        late = pool.options(deadline=0.001).submit(abs, -1)
         threads = [
             threading.Thread(
                 target=lambda who=who: results.update({who: submit_many(pool, 60, str(tmp_path), seed + who)})  # type: ignore[misc]
@@ -54,18 +56,22 @@ def test_pending_never_passes_the_bound_and_nobody_is_refused_who_may_wait(tmp_p
             for who in range(8)
         ]
         killer = threading.Thread(target=kill)
-        for thread in [*threads, killer]:
+        for thread in threads:
             thread.start()
+        let_go(tmp_path / "held")
+        killer.start()
         mapped = list(pool.map(abs, range(-100, 0)))
         for thread in threads:
             thread.join()
         stop.set()
         killer.join()
+        assert [one.result(PATIENCE_S) for one in first] == [None] * LIMIT
+        assert isinstance(late.exception(0), TaskTimeout)
         assert mapped == list(range(100, 0, -1))
         assert results == {who: list(range(60)) for who in range(8)}
         stats = pool.stats()
         assert stats["pending_most"] == LIMIT and stats["pending"] == 0 and stats["refused"] == 0
-        assert stats["submitted"] == 8 * 60 + 100 and stats["blocked_submit_ns"] > 0
+        assert stats["submitted"] == LIMIT + 8 * 60 + 100 and stats["blocked_submit_ns"] > 0
 
 
 class Slow:
