@@ -206,8 +206,8 @@ int shmrt_breaker_decide_admit(const struct shmrt_breaker_settings *s, struct sh
 }
 
 bool shmrt_breaker_decide_settle(const struct shmrt_breaker_settings *s, struct shmrt_breaker_side *side, void *window,
-				 const struct shmrt_admission *admission, enum shmrt_outcome outcome, bool slow, uint64_t now) {
-	bool failed = outcome == SHMRT_OUTCOME_FAILURE;
+				 const struct shmrt_admission *admission, enum shmrt_verdict outcome, bool slow, uint64_t now) {
+	bool failed = outcome == SHMRT_VERDICT_FAILURE;
 	if (admission->era != side->era)
 		return false;
 	if (side->state == SHMRT_BREAKER_HALF_OPEN) {
@@ -215,11 +215,11 @@ bool shmrt_breaker_decide_settle(const struct shmrt_breaker_settings *s, struct 
 		if (place >= s->half_open_max || side->trials[place].owner == 0 || side->trials[place].ticket != admission->ticket)
 			return false;
 		side->trials[place].owner = 0;
-		if (outcome != SHMRT_OUTCOME_IGNORED)
+		if (outcome != SHMRT_VERDICT_IGNORED)
 			judge(s, side, failed, slow, now);
 		return true;
 	}
-	if (side->state != SHMRT_BREAKER_CLOSED || outcome == SHMRT_OUTCOME_IGNORED)
+	if (side->state != SHMRT_BREAKER_CLOSED || outcome == SHMRT_VERDICT_IGNORED)
 		return true;
 	if (s->window == SHMRT_WINDOW_NONE) {
 		side->row = failed || slow ? side->row + 1 : 0;

@@ -28,10 +28,10 @@
 
 #include "guards.h"
 
-enum shmrt_outcome {
-	SHMRT_OUTCOME_SUCCESS = 0,
-	SHMRT_OUTCOME_FAILURE = 1,
-	SHMRT_OUTCOME_IGNORED = 2, /* it says nothing: a trial is given back */
+enum shmrt_verdict {
+	SHMRT_VERDICT_SUCCESS = 0,
+	SHMRT_VERDICT_FAILURE = 1,
+	SHMRT_VERDICT_IGNORED = 2, /* it says nothing: a trial is given back */
 };
 
 /* What a call that was let through keeps until it has a result. */
@@ -69,7 +69,7 @@ int shmrt_breaker_decide_admit(const struct shmrt_breaker_settings *, struct shm
 			       struct shmrt_admission *, uint64_t *retry_ns);
 /* The result of a call. False: it was of another era, or its trial was lost meanwhile. */
 bool shmrt_breaker_decide_settle(const struct shmrt_breaker_settings *, struct shmrt_breaker_side *, void *window,
-				 const struct shmrt_admission *, enum shmrt_outcome, bool slow, uint64_t now_ns);
+				 const struct shmrt_admission *, enum shmrt_verdict, bool slow, uint64_t now_ns);
 /* HALF_OPEN: the trial at `place` will have no result. It failed, and none was slower. */
 void shmrt_breaker_decide_lose(const struct shmrt_breaker_settings *, struct shmrt_breaker_side *, uint32_t place, uint64_t now_ns);
 /* By hand. OPEN: as if it had just been tripped. */
@@ -102,7 +102,7 @@ struct shmrt_breaker_change {
  * counted. `control` is NULL outside a runtime. */
 int shmrt_breaker_admit(struct shmrt_breaker *, const struct shmrt_control *, struct shmrt_holder, uint64_t now_ns, int64_t patience_ns,
 			struct shmrt_admission *, uint64_t *retry_ns, struct shmrt_breaker_change *);
-int shmrt_breaker_settle(struct shmrt_breaker *, const struct shmrt_admission *, enum shmrt_outcome, bool slow, uint64_t now_ns,
+int shmrt_breaker_settle(struct shmrt_breaker *, const struct shmrt_admission *, enum shmrt_verdict, bool slow, uint64_t now_ns,
 			 int64_t patience_ns, struct shmrt_breaker_change *);
 int shmrt_breaker_set(struct shmrt_breaker *, enum shmrt_breaker_state, uint64_t now_ns, int64_t patience_ns,
 		      struct shmrt_breaker_change *);

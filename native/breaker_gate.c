@@ -138,15 +138,15 @@ int shmrt_breaker_admit(struct shmrt_breaker *breaker, const struct shmrt_contro
 	return outcome;
 }
 
-int shmrt_breaker_settle(struct shmrt_breaker *breaker, const struct shmrt_admission *admission, enum shmrt_outcome result, bool slow,
+int shmrt_breaker_settle(struct shmrt_breaker *breaker, const struct shmrt_admission *admission, enum shmrt_verdict result, bool slow,
 			 uint64_t now, int64_t patience_ns, struct shmrt_breaker_change *change) {
 	static const int counters[] = {SHMRT_BREAKER_SUCCESSES, SHMRT_BREAKER_FAILURES, SHMRT_BREAKER_IGNORED};
 	uint64_t gate = shmrt_breaker_gate(breaker);
 	*change = (struct shmrt_breaker_change){shmrt_gate_state(gate), shmrt_gate_state(gate)};
 	bool current = shmrt_gate_era(gate) == admission->era;
 	bool idle = change->from == SHMRT_BREAKER_DISABLED || (change->from == SHMRT_BREAKER_CLOSED && !shmrt_gate_is_watched(gate));
-	bool told = !current || (idle && (result != SHMRT_OUTCOME_FAILURE || change->from == SHMRT_BREAKER_DISABLED));
-	if (!told && (result != SHMRT_OUTCOME_IGNORED || admission->trial != 0)) {
+	bool told = !current || (idle && (result != SHMRT_VERDICT_FAILURE || change->from == SHMRT_BREAKER_DISABLED));
+	if (!told && (result != SHMRT_VERDICT_IGNORED || admission->trial != 0)) {
 		int outcome = enter(breaker, patience_ns);
 		if (outcome != SHMRT_OK)
 			return outcome;

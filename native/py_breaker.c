@@ -90,7 +90,7 @@ int shmrt_py_breaker_admit(BreakerObject *self, struct shmrt_py_ticket *ticket) 
 }
 
 /* The exception that is set now, if any, stays set. */
-int shmrt_py_breaker_settle(BreakerObject *self, const struct shmrt_py_ticket *ticket, enum shmrt_outcome result, int64_t duration_ns) {
+int shmrt_py_breaker_settle(BreakerObject *self, const struct shmrt_py_ticket *ticket, enum shmrt_verdict result, int64_t duration_ns) {
 	struct shmrt_breaker_change change;
 	uint64_t now = 0;
 	if (SHMRT_UNLIKELY(self->base.epoch != shmrt_py_guards_epoch)) {
@@ -105,7 +105,7 @@ int shmrt_py_breaker_settle(BreakerObject *self, const struct shmrt_py_ticket *t
 	}
 	struct shmrt_breaker *breaker = breaker_of(self);
 	uint64_t gate = shmrt_breaker_gate(breaker);
-	if (SHMRT_LIKELY(result == SHMRT_OUTCOME_SUCCESS && shmrt_gate_state(gate) == SHMRT_BREAKER_CLOSED && !shmrt_gate_is_watched(gate) &&
+	if (SHMRT_LIKELY(result == SHMRT_VERDICT_SUCCESS && shmrt_gate_state(gate) == SHMRT_BREAKER_CLOSED && !shmrt_gate_is_watched(gate) &&
 			 shmrt_gate_era(gate) == ticket->admission.era)) {
 		shmrt_guard_count(&breaker->guard, SHMRT_BREAKER_SUCCESSES, 1);
 		return 0;
@@ -117,7 +117,7 @@ int shmrt_py_breaker_settle(BreakerObject *self, const struct shmrt_py_ticket *t
 	}
 	if (duration_ns < 0)
 		duration_ns = ticket->start_ns != 0 && now >= ticket->start_ns ? (int64_t)(now - ticket->start_ns + 1) : 0;
-	bool slow = self->slow_ns != 0 && result != SHMRT_OUTCOME_IGNORED && (uint64_t)duration_ns > self->slow_ns;
+	bool slow = self->slow_ns != 0 && result != SHMRT_VERDICT_IGNORED && (uint64_t)duration_ns > self->slow_ns;
 	int outcome = shmrt_breaker_settle(breaker, &ticket->admission, result, slow, now, 0, &change);
 	while (outcome != SHMRT_OK) {
 		if (shmrt_py_guard_again(&self->base, outcome) < 0) {
@@ -140,15 +140,15 @@ int shmrt_py_breaker_settle(BreakerObject *self, const struct shmrt_py_ticket *t
 /* What an exception says. -1: the user's predicate raised. */
 static int judge_error(BreakerObject *self, PyObject *error) {
 	if (!PyErr_GivenExceptionMatches(error, PyExc_Exception)) /* Ctrl-C, cancellation, exit: not the callee's failure */
-		return SHMRT_OUTCOME_IGNORED;
+		return SHMRT_VERDICT_IGNORED;
 	if (self->exclude != NULL && PyErr_GivenExceptionMatches(error, self->exclude))
-		return SHMRT_OUTCOME_IGNORED;
+		return SHMRT_VERDICT_IGNORED;
 	if (self->exclude_if == NULL)
-		return SHMRT_OUTCOME_FAILURE;
+		return SHMRT_VERDICT_FAILURE;
 	PyObject *answer = PyObject_CallOneArg(self->exclude_if, error);
 	int excluded = answer ? PyObject_IsTrue(answer) : -1;
 	Py_XDECREF(answer);
-	return excluded < 0 ? -1 : excluded ? SHMRT_OUTCOME_IGNORED : SHMRT_OUTCOME_FAILURE;
+	return excluded < 0 ? -1 : excluded ? SHMRT_VERDICT_IGNORED : SHMRT_VERDICT_FAILURE;
 }
 
 /* The call raised: its exception is set, and stays so unless something worse has come. */
@@ -157,20 +157,20 @@ int shmrt_py_breaker_settle_error(BreakerObject *self, const struct shmrt_py_tic
 	int result = judge_error(self, error);
 	if (result < 0) { /* the predicate is broken: the call failed, and both are told */
 		report_unraisable(self->exclude_if);
-		result = SHMRT_OUTCOME_FAILURE;
+		result = SHMRT_VERDICT_FAILURE;
 	}
 	shmrt_give_exception(error);
-	return shmrt_py_breaker_settle(self, ticket, (enum shmrt_outcome)result, -1);
+	return shmrt_py_breaker_settle(self, ticket, (enum shmrt_verdict)result, -1);
 }
 
 /* The call returned: what that says. -1: the user's predicate raised, and it counts as failed. */
 int shmrt_py_breaker_settle_value(BreakerObject *self, const struct shmrt_py_ticket *ticket, PyObject *value) {
-	enum shmrt_outcome result = SHMRT_OUTCOME_SUCCESS;
+	enum shmrt_verdict result = SHMRT_VERDICT_SUCCESS;
 	if (SHMRT_UNLIKELY(self->failure_if != NULL)) {
 		PyObject *answer = PyObject_CallOneArg(self->failure_if, value);
 		int failed = answer ? PyObject_IsTrue(answer) : -1;
 		Py_XDECREF(answer);
-		result = failed != 0 ? SHMRT_OUTCOME_FAILURE : SHMRT_OUTCOME_SUCCESS;
+		result = failed != 0 ? SHMRT_VERDICT_FAILURE : SHMRT_VERDICT_SUCCESS;
 		if (failed < 0)
 			return shmrt_py_breaker_settle(self, ticket, result, -1), -1;
 	}

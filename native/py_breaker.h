@@ -24,7 +24,7 @@ struct shmrt_py_ticket {
 /* 0: the call may go; -1: refused, or something else is raised. */
 int shmrt_py_breaker_admit(BreakerObject *, struct shmrt_py_ticket *);
 /* How it ended: -1 if something new is raised. duration_ns < 0: since the ticket. */
-int shmrt_py_breaker_settle(BreakerObject *, const struct shmrt_py_ticket *, enum shmrt_outcome, int64_t duration_ns);
+int shmrt_py_breaker_settle(BreakerObject *, const struct shmrt_py_ticket *, enum shmrt_verdict, int64_t duration_ns);
 int shmrt_py_breaker_settle_error(BreakerObject *, const struct shmrt_py_ticket *);
 int shmrt_py_breaker_settle_value(BreakerObject *, const struct shmrt_py_ticket *, PyObject *value);
 

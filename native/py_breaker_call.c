@@ -168,7 +168,7 @@ PyObject *shmrt_py_breaker_exit(BreakerObject *self, PyObject *const *args, Py_s
 		ticket = (struct shmrt_py_ticket){.admission = {.era = shmrt_gate_era(gate)}};
 	}
 	if (args[1] == Py_None || !PyExceptionInstance_Check(args[1])) {
-		if (shmrt_py_breaker_settle(self, &ticket, SHMRT_OUTCOME_SUCCESS, -1) < 0)
+		if (shmrt_py_breaker_settle(self, &ticket, SHMRT_VERDICT_SUCCESS, -1) < 0)
 			return NULL;
 		Py_RETURN_FALSE;
 	}

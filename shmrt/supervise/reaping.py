@@ -118,8 +118,10 @@ class Reaping:
     def _was_oom(self, status: int, ordered: bool) -> bool:
         if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signals.KILL:
             return False
-        before, self._oom_kills = self._oom_kills, _native.oom_kills()
-        return self._oom_kills > before >= 0 and not ordered
+        before, now = self._oom_kills, _native.oom_kills()
+        if now >= 0:  # else it cannot be read just now: the next death is compared with what was known
+            self._oom_kills = now
+        return now > before >= 0 and not ordered
 
     def reap_children(self) -> None:
         """Reaps every child that is dead; those that nobody here started were adopted when their parent died."""

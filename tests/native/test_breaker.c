@@ -34,10 +34,10 @@ static struct shmrt_breaker_settings by_rate(uint32_t window, uint32_t size, uin
 }
 
 static int admit(uint64_t now) { return shmrt_breaker_admit(breaker, &table.control, me, now, 0, &admission, &retry, &change); }
-static void settle(enum shmrt_outcome outcome, bool slow, uint64_t now) {
+static void settle(enum shmrt_verdict outcome, bool slow, uint64_t now) {
 	CHECK(shmrt_breaker_settle(breaker, &admission, outcome, slow, now, 0, &change) == SHMRT_OK);
 }
-static void call(enum shmrt_outcome outcome, uint64_t now) {
+static void call(enum shmrt_verdict outcome, uint64_t now) {
 	CHECK(admit(now) == SHMRT_OK);
 	settle(outcome, false, now);
 }
@@ -49,7 +49,7 @@ static enum shmrt_breaker_state state(void) {
 static uint64_t counted(int counter) { return counter_of(&breaker->guard, counter); }
 static void open_it(uint64_t now) {
 	while (state() == SHMRT_BREAKER_CLOSED)
-		call(SHMRT_OUTCOME_FAILURE, now);
+		call(SHMRT_VERDICT_FAILURE, now);
 	CHECK(state() == SHMRT_BREAKER_OPEN);
 }
 
@@ -93,25 +93,25 @@ static void test_settings(void) {
 static void test_in_a_row(void) {
 	uint64_t left, now = AT;
 	make(in_a_row());
-	call(SHMRT_OUTCOME_FAILURE, now), call(SHMRT_OUTCOME_FAILURE, now);
+	call(SHMRT_VERDICT_FAILURE, now), call(SHMRT_VERDICT_FAILURE, now);
 	CHECK(shmrt_gate_is_watched(shmrt_breaker_gate(breaker)));
-	call(SHMRT_OUTCOME_IGNORED, now); /* says nothing */
+	call(SHMRT_VERDICT_IGNORED, now); /* says nothing */
 	CHECK(side_now(breaker)->row == 2);
-	call(SHMRT_OUTCOME_SUCCESS, now);
+	call(SHMRT_VERDICT_SUCCESS, now);
 	CHECK(side_now(breaker)->row == 0 && !shmrt_gate_is_watched(shmrt_breaker_gate(breaker)));
 	uint64_t gate = shmrt_breaker_gate(breaker);
-	call(SHMRT_OUTCOME_SUCCESS, now); /* costs no change */
+	call(SHMRT_VERDICT_SUCCESS, now); /* costs no change */
 	CHECK(shmrt_breaker_gate(breaker) == gate && counted(SHMRT_BREAKER_SUCCESSES) == 2);
 	struct shmrt_admission early;
 	CHECK(admit(now) == SHMRT_OK);
 	early = admission;
-	call(SHMRT_OUTCOME_FAILURE, now), call(SHMRT_OUTCOME_FAILURE, now);
+	call(SHMRT_VERDICT_FAILURE, now), call(SHMRT_VERDICT_FAILURE, now);
 	CHECK(state() == SHMRT_BREAKER_CLOSED);
-	call(SHMRT_OUTCOME_FAILURE, now);
+	call(SHMRT_VERDICT_FAILURE, now);
 	CHECK(state() == SHMRT_BREAKER_OPEN && change.from == SHMRT_BREAKER_CLOSED && change.to == SHMRT_BREAKER_OPEN);
 	CHECK(counted(SHMRT_BREAKER_OPENED) == 1);
 	admission = early; /* of another era: only counted */
-	settle(SHMRT_OUTCOME_SUCCESS, false, now);
+	settle(SHMRT_VERDICT_SUCCESS, false, now);
 	CHECK(state() == SHMRT_BREAKER_OPEN && counted(SHMRT_BREAKER_LATE) == 1);
 
 	CHECK(admit(now + 3 * SECOND) == SHMRT_FULL && retry == 7 * SECOND && counted(SHMRT_BREAKER_REFUSED) == 1);
@@ -127,13 +127,13 @@ static void test_in_a_row(void) {
 	struct shmrt_breaker_side side;
 	shmrt_breaker_look(breaker, &side, &trials);
 	CHECK(trials == 2 && side.state == SHMRT_BREAKER_HALF_OPEN && counted(SHMRT_BREAKER_TRIALS) == 2);
-	settle(SHMRT_OUTCOME_IGNORED, false, now);
-	settle(SHMRT_OUTCOME_SUCCESS, false, now); /* it has no trial any more */
+	settle(SHMRT_VERDICT_IGNORED, false, now);
+	settle(SHMRT_VERDICT_SUCCESS, false, now); /* it has no trial any more */
 	CHECK(counted(SHMRT_BREAKER_LATE) == 2 && side_now(breaker)->row == 0);
 	admission = first;
-	settle(SHMRT_OUTCOME_SUCCESS, false, now);
+	settle(SHMRT_VERDICT_SUCCESS, false, now);
 	CHECK(state() == SHMRT_BREAKER_HALF_OPEN && side_now(breaker)->row == 1);
-	call(SHMRT_OUTCOME_SUCCESS, now);
+	call(SHMRT_VERDICT_SUCCESS, now);
 	CHECK(state() == SHMRT_BREAKER_CLOSED && counted(SHMRT_BREAKER_CLOSED_AGAIN) == 1 && side_now(breaker)->attempt == 0);
 }
 
@@ -144,10 +144,10 @@ static void test_what_is_decided_twice(void) {
 	memset(side, 0, shmrt_breaker_side_bytes(&settings));
 	side->row = 2;
 	CHECK(shmrt_breaker_decide_admit(&settings, side, me, AT, &admission, &retry) == SHMRT_OK && retry == 0 && admission.trial == 0);
-	CHECK(shmrt_breaker_decide_settle(&settings, side, NULL, &admission, SHMRT_OUTCOME_IGNORED, true, AT) && side->row == 2);
-	CHECK(shmrt_breaker_decide_settle(&settings, side, NULL, &admission, SHMRT_OUTCOME_SUCCESS, true, AT)); /* slow: as good as failed */
+	CHECK(shmrt_breaker_decide_settle(&settings, side, NULL, &admission, SHMRT_VERDICT_IGNORED, true, AT) && side->row == 2);
+	CHECK(shmrt_breaker_decide_settle(&settings, side, NULL, &admission, SHMRT_VERDICT_SUCCESS, true, AT)); /* slow: as good as failed */
 	CHECK(side->state == SHMRT_BREAKER_OPEN && side->era == 1 && open_until(side) == AT + 10 * SECOND);
-	CHECK(!shmrt_breaker_decide_settle(&settings, side, NULL, &admission, SHMRT_OUTCOME_FAILURE, false, AT));
+	CHECK(!shmrt_breaker_decide_settle(&settings, side, NULL, &admission, SHMRT_VERDICT_FAILURE, false, AT));
 	CHECK(shmrt_breaker_decide_admit(&settings, side, me, AT + 10 * SECOND, &admission, &retry) == SHMRT_FULL && retry == 0);
 	CHECK(side->state == SHMRT_BREAKER_OPEN);
 	CHECK(shmrt_breaker_decide_admit(&settings, side, me, AT + 10 * SECOND + 1, &admission, &retry) == SHMRT_OK);
@@ -161,7 +161,7 @@ static void test_waits_grow(void) {
 	for (int i = 0; i < 4; i++) {
 		CHECK(open_until(side_now(breaker)) == now + waits[i] * SECOND);
 		now += waits[i] * SECOND + 1;
-		call(SHMRT_OUTCOME_FAILURE, now);
+		call(SHMRT_VERDICT_FAILURE, now);
 		CHECK(state() == SHMRT_BREAKER_OPEN);
 	}
 	CHECK(shmrt_breaker_set(breaker, SHMRT_BREAKER_OPEN, now + 1, 0, &change) == SHMRT_OK); /* again by hand: does not grow */
@@ -188,11 +188,11 @@ static void test_by_hand(void) {
 			CHECK((int)change.from == from && (int)change.to == to && (int)state() == to);
 			admission = before;
 			for (int i = 0; i < 5; i++) /* of the era before, so nothing happens */
-				settle(SHMRT_OUTCOME_FAILURE, false, AT);
+				settle(SHMRT_VERDICT_FAILURE, false, AT);
 			CHECK((int)state() == to && counted(SHMRT_BREAKER_LATE) == 5);
 			if (to == SHMRT_BREAKER_DISABLED) {
 				for (int i = 0; i < 5; i++)
-					call(SHMRT_OUTCOME_FAILURE, AT);
+					call(SHMRT_VERDICT_FAILURE, AT);
 				CHECK(state() == SHMRT_BREAKER_DISABLED && counted(SHMRT_BREAKER_FAILURES) == 10);
 			}
 		}
@@ -213,7 +213,7 @@ static void test_lost_trials(void) {
 	CHECK(admit(now + 5 * SECOND) == SHMRT_OK && state() == SHMRT_BREAKER_HALF_OPEN); /* in time, to the last ns */
 	CHECK(admit(now + 5 * SECOND + 1) == SHMRT_FULL && state() == SHMRT_BREAKER_OPEN && counted(SHMRT_BREAKER_LOST) == 2);
 	admission = slow;
-	settle(SHMRT_OUTCOME_SUCCESS, false, now + 6 * SECOND);
+	settle(SHMRT_VERDICT_SUCCESS, false, now + 6 * SECOND);
 	CHECK(state() == SHMRT_BREAKER_OPEN && counted(SHMRT_BREAKER_LATE) == 1);
 	/* A place that another trial has by now: the ticket tells. */
 	make(in_a_row());
@@ -221,14 +221,14 @@ static void test_lost_trials(void) {
 	side_now(breaker)->tickets = UINT32_MAX - 1;
 	CHECK(admit(AT) == SHMRT_OK && admission.ticket == UINT32_MAX);
 	struct shmrt_admission old = admission;
-	settle(SHMRT_OUTCOME_IGNORED, false, AT);
+	settle(SHMRT_VERDICT_IGNORED, false, AT);
 	CHECK(admit(AT) == SHMRT_OK && admission.trial == old.trial && admission.ticket == 0);
 	struct shmrt_admission young = admission;
 	admission = old;
-	settle(SHMRT_OUTCOME_FAILURE, false, AT);
+	settle(SHMRT_VERDICT_FAILURE, false, AT);
 	CHECK(state() == SHMRT_BREAKER_HALF_OPEN && counted(SHMRT_BREAKER_LATE) == 1);
 	admission = young;
-	settle(SHMRT_OUTCOME_FAILURE, false, AT);
+	settle(SHMRT_VERDICT_FAILURE, false, AT);
 	CHECK(state() == SHMRT_BREAKER_OPEN);
 }
 
@@ -248,7 +248,7 @@ static void test_half_open_by_rate(void) {
 		for (unsigned i = 0; i < 4; i++) {
 			CHECK(state() == SHMRT_BREAKER_HALF_OPEN);
 			admission = all[i];
-			settle(i < bad ? SHMRT_OUTCOME_FAILURE : SHMRT_OUTCOME_SUCCESS, false, AT);
+			settle(i < bad ? SHMRT_VERDICT_FAILURE : SHMRT_VERDICT_SUCCESS, false, AT);
 			CHECK(i == 3 || admit(AT) == SHMRT_FULL); /* exactly four are tried, however they come back */
 		}
 		CHECK(state() == (bad >= 2 ? SHMRT_BREAKER_OPEN : SHMRT_BREAKER_CLOSED));
@@ -257,7 +257,7 @@ static void test_half_open_by_rate(void) {
 	CHECK(shmrt_breaker_set(breaker, SHMRT_BREAKER_HALF_OPEN, AT, 0, &change) == SHMRT_OK);
 	for (int i = 0; i < 4; i++) {
 		CHECK(admit(AT) == SHMRT_OK);
-		settle(SHMRT_OUTCOME_SUCCESS, i > 0, AT); /* three of four are slow */
+		settle(SHMRT_VERDICT_SUCCESS, i > 0, AT); /* three of four are slow */
 	}
 	CHECK(state() == SHMRT_BREAKER_OPEN && counted(SHMRT_BREAKER_SLOW) == 3);
 }
@@ -281,7 +281,7 @@ static void test_windows(uint32_t window, uint32_t size, uint32_t least, unsigne
 			now += draw(10) == 0 ? draw(2 * size * SECOND) : draw(SECOND);
 		bool failed = draw(100) < fail_percent, slow = draw(4) == 0;
 		CHECK(admit(now) == SHMRT_OK);
-		settle(failed ? SHMRT_OUTCOME_FAILURE : SHMRT_OUTCOME_SUCCESS, slow, now);
+		settle(failed ? SHMRT_VERDICT_FAILURE : SHMRT_VERDICT_SUCCESS, slow, now);
 		results[count].at = now, results[count].failed = failed, results[count].slow = slow;
 		count++;
 		uint64_t in = 0, bad = 0, late = 0;
@@ -309,22 +309,22 @@ static void test_windows(uint32_t window, uint32_t size, uint32_t least, unsigne
 /* A clock that is a little behind, one bucket only, and the first buckets of all. */
 static void test_time_edges(void) {
 	make(by_rate(SHMRT_WINDOW_TIME, 3, 100));
-	call(SHMRT_OUTCOME_SUCCESS, 5 * SECOND);
-	call(SHMRT_OUTCOME_FAILURE, 4 * SECOND); /* counts in the bucket that is current */
+	call(SHMRT_VERDICT_SUCCESS, 5 * SECOND);
+	call(SHMRT_VERDICT_FAILURE, 4 * SECOND); /* counts in the bucket that is current */
 	CHECK(side_now(breaker)->results == 2 && side_now(breaker)->position == 5);
-	call(SHMRT_OUTCOME_SUCCESS, 7 * SECOND);
+	call(SHMRT_VERDICT_SUCCESS, 7 * SECOND);
 	CHECK(side_now(breaker)->results == 3);
-	call(SHMRT_OUTCOME_SUCCESS, 8 * SECOND); /* the first two are three buckets back */
+	call(SHMRT_VERDICT_SUCCESS, 8 * SECOND); /* the first two are three buckets back */
 	CHECK(side_now(breaker)->results == 2 && side_now(breaker)->failed == 0);
 	make(by_rate(SHMRT_WINDOW_TIME, 3, 100));
 	for (uint64_t now = 0; now < 6; now++)
-		call(SHMRT_OUTCOME_SUCCESS, now * SECOND);
+		call(SHMRT_VERDICT_SUCCESS, now * SECOND);
 	CHECK(side_now(breaker)->results == 3);
 	make(by_rate(SHMRT_WINDOW_TIME, 1, 100));
 	for (uint64_t now = 0; now < 6; now++)
-		call(SHMRT_OUTCOME_SUCCESS, now * SECOND), call(SHMRT_OUTCOME_SUCCESS, now * SECOND);
+		call(SHMRT_VERDICT_SUCCESS, now * SECOND), call(SHMRT_VERDICT_SUCCESS, now * SECOND);
 	CHECK(side_now(breaker)->results == 2);
-	call(SHMRT_OUTCOME_SUCCESS, UINT64_MAX);
+	call(SHMRT_VERDICT_SUCCESS, UINT64_MAX);
 	CHECK(side_now(breaker)->results == 1);
 }
 
@@ -359,7 +359,7 @@ static void test_numbers_at_their_ends(void) {
 	CHECK(side_now(breaker)->era == 0 && (shmrt_breaker_gate(breaker) & mask) >> 8 == 2);
 	CHECK(admit(AT) == SHMRT_FULL && admit(AT + 10 * SECOND + 1) == SHMRT_OK);
 	side_now(breaker)->attempt = UINT32_MAX;
-	settle(SHMRT_OUTCOME_FAILURE, false, AT);
+	settle(SHMRT_VERDICT_FAILURE, false, AT);
 	CHECK(state() == SHMRT_BREAKER_OPEN && side_now(breaker)->attempt == UINT32_MAX && side_now(breaker)->era == 2);
 }
 

@@ -38,7 +38,7 @@ static void fail_twice(void *context) {
 	struct shmrt_breaker_change change;
 	(void)context;
 	for (int i = 0; i < 2; i++)
-		CHECK(shmrt_breaker_settle(breaker, &admission, SHMRT_OUTCOME_FAILURE, false, AT, 0, &change) == SHMRT_OK);
+		CHECK(shmrt_breaker_settle(breaker, &admission, SHMRT_VERDICT_FAILURE, false, AT, 0, &change) == SHMRT_OK);
 }
 static void trip_twice(void *context) {
 	(void)context;

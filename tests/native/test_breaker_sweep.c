@@ -30,7 +30,7 @@ struct operation {
 	const char *name;
 	enum kind kind;
 	uint32_t slot;
-	enum shmrt_outcome outcome;
+	enum shmrt_verdict outcome;
 	bool slow;
 	enum shmrt_breaker_state state;
 	uint64_t now;
@@ -101,7 +101,7 @@ static const char *go_on(struct shmrt_breaker *left, struct shmrt_breaker *right
 		struct operation next = {.kind = ADMIT, .slot = i % 2 ? ALIVE : OTHER, .now = now};
 		if (i % 3 == 2 && count > 0)
 			next = (struct operation){.kind = SETTLE, .admission = held[--count], .now = now, .slow = i % 2 == 0,
-						  .outcome = i % 4 == 1 ? SHMRT_OUTCOME_FAILURE : SHMRT_OUTCOME_SUCCESS};
+						  .outcome = i % 4 == 1 ? SHMRT_VERDICT_FAILURE : SHMRT_VERDICT_SUCCESS};
 		struct outcome a = act(left, &next), b = act(right, &next);
 		if (a.rc == SHMRT_INTERRUPTED)
 			return "the mutex is not free";
@@ -127,7 +127,7 @@ static const char *close_it(struct shmrt_breaker *left, uint64_t now) {
 		struct operation try = {.kind = ADMIT, .slot = ALIVE, .now = now};
 		struct outcome out = act(left, &try);
 		if (out.rc == SHMRT_OK) {
-			struct operation good = {.kind = SETTLE, .admission = out.admission, .outcome = SHMRT_OUTCOME_SUCCESS, .now = now};
+			struct operation good = {.kind = SETTLE, .admission = out.admission, .outcome = SHMRT_VERDICT_SUCCESS, .now = now};
 			(void)act(left, &good);
 		}
 		if (shmrt_gate_state(shmrt_breaker_gate(left)) == SHMRT_BREAKER_CLOSED)
@@ -199,7 +199,7 @@ static void sweep(struct scenario *scenario) {
 		second.operation = (struct operation){.kind = ADMIT, .slot = DYING, .now = scenario->operation.now + 40 * SECOND};
 		if (shmrt_gate_state(shmrt_breaker_gate(breaker_in(region))) == SHMRT_BREAKER_CLOSED) {
 			second.operation.kind = SETTLE;
-			second.operation.outcome = SHMRT_OUTCOME_FAILURE;
+			second.operation.outcome = SHMRT_VERDICT_FAILURE;
 			second.operation.admission.era = shmrt_gate_era(shmrt_breaker_gate(breaker_in(region)));
 		}
 		sweep_once(&second);
@@ -226,7 +226,7 @@ static struct shmrt_admission call_from(uint32_t slot, uint64_t now) {
 	CHECK(out.rc == SHMRT_OK);
 	return out.admission;
 }
-static void result(struct shmrt_admission admission, enum shmrt_outcome value, uint64_t now) {
+static void result(struct shmrt_admission admission, enum shmrt_verdict value, uint64_t now) {
 	struct operation settle = {.kind = SETTLE, .admission = admission, .outcome = value, .now = now};
 	CHECK(act(breaker_in(region), &settle).rc == SHMRT_OK);
 }
@@ -262,12 +262,12 @@ static void prepare(unsigned window, enum ground ground, bool at_the_end, struct
 		bool old[] = {true, false, false, false, true, false, false}; /* failures leave the window later */
 		unsigned count = window == SHMRT_WINDOW_NONE ? 1 : 7;
 		for (unsigned i = 0; i < count; i++)
-			result(call_from(ALIVE, early + i * SECOND / 2), old[i] ? SHMRT_OUTCOME_FAILURE : SHMRT_OUTCOME_SUCCESS, early + i * SECOND / 2);
+			result(call_from(ALIVE, early + i * SECOND / 2), old[i] ? SHMRT_VERDICT_FAILURE : SHMRT_VERDICT_SUCCESS, early + i * SECOND / 2);
 		if (ground == USED && window == SHMRT_WINDOW_NONE)
-			result(call_from(ALIVE, early), SHMRT_OUTCOME_SUCCESS, early);
+			result(call_from(ALIVE, early), SHMRT_VERDICT_SUCCESS, early);
 		if (ground == LAST_STRAW && window != SHMRT_WINDOW_NONE) {
 			set(SHMRT_BREAKER_CLOSED, early);
-			result(call_from(ALIVE, early), SHMRT_OUTCOME_FAILURE, early), result(call_from(ALIVE, early), SHMRT_OUTCOME_SUCCESS, early);
+			result(call_from(ALIVE, early), SHMRT_VERDICT_FAILURE, early), result(call_from(ALIVE, early), SHMRT_VERDICT_SUCCESS, early);
 		}
 	}
 	if (ground == OPENED || ground == OPEN_IS_OVER)
@@ -275,9 +275,9 @@ static void prepare(unsigned window, enum ground ground, bool at_the_end, struct
 	if (ground == HALF_FREE || ground == HALF_TRIED || ground == HALF_LAST)
 		set(SHMRT_BREAKER_HALF_OPEN, early);
 	if (ground == HALF_LAST && window == SHMRT_WINDOW_NONE)
-		result(call_from(ALIVE, early), SHMRT_OUTCOME_SUCCESS, early);
+		result(call_from(ALIVE, early), SHMRT_VERDICT_SUCCESS, early);
 	if (ground == HALF_LAST && window != SHMRT_WINDOW_NONE)
-		result(call_from(ALIVE, early), SHMRT_OUTCOME_FAILURE, early);
+		result(call_from(ALIVE, early), SHMRT_VERDICT_FAILURE, early);
 	if (ground == FORCED)
 		set(SHMRT_BREAKER_FORCED_OPEN, early);
 	if (ground == DISABLED)
@@ -297,12 +297,12 @@ static void sweep_all(unsigned window, enum ground ground, bool at_the_end) {
 	static const char *const windows[] = {"in a row", "calls", "time"};
 	static const struct operation operations[] = {
 		{.name = "admit", .kind = ADMIT, .slot = DYING},
-		{.name = "success", .kind = SETTLE, .outcome = SHMRT_OUTCOME_SUCCESS},
-		{.name = "slow success", .kind = SETTLE, .outcome = SHMRT_OUTCOME_SUCCESS, .slow = true},
-		{.name = "failure", .kind = SETTLE, .outcome = SHMRT_OUTCOME_FAILURE},
-		{.name = "failure in the same bucket", .kind = SETTLE, .outcome = SHMRT_OUTCOME_FAILURE, .now = 1},
-		{.name = "failure much later", .kind = SETTLE, .outcome = SHMRT_OUTCOME_FAILURE, .now = 9 * SECOND},
-		{.name = "ignored", .kind = SETTLE, .outcome = SHMRT_OUTCOME_IGNORED},
+		{.name = "success", .kind = SETTLE, .outcome = SHMRT_VERDICT_SUCCESS},
+		{.name = "slow success", .kind = SETTLE, .outcome = SHMRT_VERDICT_SUCCESS, .slow = true},
+		{.name = "failure", .kind = SETTLE, .outcome = SHMRT_VERDICT_FAILURE},
+		{.name = "failure in the same bucket", .kind = SETTLE, .outcome = SHMRT_VERDICT_FAILURE, .now = 1},
+		{.name = "failure much later", .kind = SETTLE, .outcome = SHMRT_VERDICT_FAILURE, .now = 9 * SECOND},
+		{.name = "ignored", .kind = SETTLE, .outcome = SHMRT_VERDICT_IGNORED},
 		{.name = "close", .kind = SET, .state = SHMRT_BREAKER_CLOSED},
 		{.name = "trip", .kind = SET, .state = SHMRT_BREAKER_OPEN},
 		{.name = "half-open", .kind = SET, .state = SHMRT_BREAKER_HALF_OPEN},

@@ -155,7 +155,7 @@ static void call_through(unsigned which) {
 		for (uint64_t spins = next_random() % 4000; spins > 0; spins--)
 			shmrt_pause();
 	}
-	enum shmrt_outcome result = next_random() % 10 < 7 ? SHMRT_OUTCOME_SUCCESS : next_random() % 3 ? SHMRT_OUTCOME_FAILURE : SHMRT_OUTCOME_IGNORED;
+	enum shmrt_verdict result = next_random() % 10 < 7 ? SHMRT_VERDICT_SUCCESS : next_random() % 3 ? SHMRT_VERDICT_FAILURE : SHMRT_VERDICT_IGNORED;
 	PATIENTLY(outcome, shmrt_breaker_settle(breaker, &admission, result, next_random() % 8 == 0, shmrt_now_ns(), PATIENCE_NS, &change));
 	MUST(outcome == SHMRT_OK);
 }
@@ -353,7 +353,7 @@ static void close_a_breaker(struct shmrt_breaker *breaker) {
 	me = (struct shmrt_holder){.owner = shmrt_owner_self(), .slot = SHMRT_GUARD_NO_SLOT};
 	for (int i = 0; i < 20 && shmrt_gate_state(shmrt_breaker_gate(breaker)) != SHMRT_BREAKER_CLOSED; i++, now += 10000000)
 		if (shmrt_breaker_admit(breaker, area.control, me, now, 0, &admission, &retry, &change) == SHMRT_OK)
-			MUST(shmrt_breaker_settle(breaker, &admission, SHMRT_OUTCOME_SUCCESS, false, now, 0, &change) == SHMRT_OK);
+			MUST(shmrt_breaker_settle(breaker, &admission, SHMRT_VERDICT_SUCCESS, false, now, 0, &change) == SHMRT_OK);
 	MUST(shmrt_gate_state(shmrt_breaker_gate(breaker)) == SHMRT_BREAKER_CLOSED);
 }
 
