@@ -42,6 +42,10 @@ _LATER = {
     "supervisor": (),
     "ring": ("spin", "yield", "futex", "waits"),
 }
+_INSTEAD = {
+    "breaker": "in the program: pool.options(breaker=CircuitBreaker(...)), or a breaker around the calls",
+    "bulkhead": "in the program: a Bulkhead around the calls; max_pending bounds a pool",
+}
 _OVERFLOW = {"block": "block", "drop_new": "drop_newest", "drop_old": "drop_oldest", "error": "raise"}
 """The words of the configuration file beside those of RingSpec."""
 
@@ -354,7 +358,9 @@ class Application:
 
         origin = self._origin(f"{dotted}.{key}")
         if key in _LATER[kind]:
-            return CliError(f"{origin}: {key!r} of [{dotted}] is not available in this version", code=2)
+            return CliError(
+                f"{origin}: {key!r} of [{dotted}] is not available in this version", hint=_INSTEAD.get(key), code=2
+            )
         return CliError(f"{origin}: unknown key {key!r} in [{dotted}]{nearest(key, known)}", code=2)
 
     def _made(self, dotted: str, make: Callable[[], Any]) -> Any:
