@@ -308,7 +308,7 @@ class Reports:
         self.crashed = self.starts = 0
 
     def __call__(self, event: Any) -> None:
-        if isinstance(event, dict) and event["offender"]["type"] == "worker":
+        if isinstance(event, dict) and event["offender"].get("type") == "worker":  # of a full mailbox: none
             self.starts += event["context"] == "progress"
             self.crashed += event["context"] == "child_terminated" and isinstance(event["reason"], tuple)
 

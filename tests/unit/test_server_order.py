@@ -295,7 +295,8 @@ def test_terminate_may_say_another_reason(w: World) -> None:
 # ---- TERM -----------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def restore_term() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGURG)}
+    signal.signal(signal.SIGURG, lambda number, frame: None)  # else the kernel keeps it to itself
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -307,12 +308,17 @@ def terminated(w: World, cls: type[Script], when: Callable[[], Any], *casts: tup
     for acts in casts:
         child.ref.hold(*acts)
 
+    def nudge() -> None:
+        """As the root does: the main thread may sleep over the TERM that came just before."""
+        os.kill(os.getpid(), signal.SIGURG)
+
     def send() -> None:
         wait_until(when)
         os.kill(os.getpid(), signal.SIGTERM)
         if cls.trap_exit:
-            wait_until(lambda: w.slots.control_count(child.key))
+            wait_until(lambda: w.slots.control_count(child.key) or nudge())
             cls.gate.set()
+        wait_until(lambda: child.ended.is_set() or nudge())
 
     thread = threading.Thread(target=send)
     thread.start()
