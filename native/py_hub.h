@@ -30,7 +30,8 @@ typedef struct {
 	PyObject *name;
 	PyObject *worker_names;      /* list of str, by worker index */
 	PyObject *register_function; /* callable(fn, retry_on) -> number; keeps the table */
-	PyObject *last_function, *last_retry_on; /* fast path: importable functions never change their pickle */
+	PyObject *last_function, *last_retry_on; /* fast path: the last function, whose pickle is still the same */
+	PyObject *last_parts; /* as long as these are; NULL: for good (py_parts.h) */
 	uint32_t last_number;
 	struct shmrt_encoder encoder;
 	bool encoding;               /* the encoder is in use: pickling ran user code that submits again */

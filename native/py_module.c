@@ -29,6 +29,7 @@ static const struct {
 	{shmrt_py_add_calls},
 	{shmrt_py_add_mailbox},
 	{shmrt_py_add_overload},
+	{shmrt_py_add_parts},
 };
 
 static int module_exec(PyObject *module) {

@@ -24,6 +24,7 @@ int shmrt_py_add_ring(PyObject *module); /* py_ring.c and py_ring_*.c: RingCore 
 int shmrt_py_add_calls(PyObject *module); /* py_calls.c and py_calls_*.c: Calls; after Slots and Arena */
 int shmrt_py_add_mailbox(PyObject *module); /* py_mailbox.c and py_mailbox_*.c: Mailbox; after Calls */
 int shmrt_py_add_overload(PyObject *module); /* py_overload.c: turn */
+int shmrt_py_add_parts(PyObject *module); /* py_parts.c: parts_are_same */
 
 /* py_errors.c: takes the exception that is set now, as one object with its traceback. New reference. */
 PyObject *shmrt_take_exception(void);

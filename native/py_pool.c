@@ -28,6 +28,7 @@ static PyObject *core_drop_function(ShmrtPoolCore *self, PyObject *number) {
 		if (self->last_function && self->last_number == value) {
 			Py_CLEAR(self->last_function);
 			Py_CLEAR(self->last_retry_on);
+			Py_CLEAR(self->last_parts);
 		}
 		shmrt_hub_drop_function(self->pool, (uint32_t)value);
 	}
@@ -224,6 +225,7 @@ static PyObject *core_remove(ShmrtPoolCore *self, PyObject *Py_UNUSED(ignored)) 
 	Py_CLEAR(self->register_function);
 	Py_CLEAR(self->last_function);
 	Py_CLEAR(self->last_retry_on);
+	Py_CLEAR(self->last_parts);
 	Py_RETURN_TRUE;
 }
 
@@ -303,6 +305,7 @@ static void core_dealloc(ShmrtPoolCore *self) {
 	Py_XDECREF(self->register_function);
 	Py_XDECREF(self->last_function);
 	Py_XDECREF(self->last_retry_on);
+	Py_XDECREF(self->last_parts);
 	Py_XDECREF(self->hub);
 	type->tp_free((PyObject *)self);
 	Py_DECREF(type);

@@ -4,6 +4,7 @@
  * functions is kept by Python (shmrt.process.functions), with the last function remembered here.
  */
 #include "py_hub.h"
+#include "py_parts.h"
 #include "py_turn.h"
 
 int shmrt_py_check_open(ShmrtPoolCore *self) {
@@ -26,26 +27,37 @@ int shmrt_py_check_open(ShmrtPoolCore *self) {
 
 static int number_of(ShmrtPoolCore *self, PyObject *function, PyObject *retry_on, uint32_t *number) {
 	if (function == self->last_function && retry_on == self->last_retry_on) {
-		*number = self->last_number;
-		return 0;
+		int same = self->last_parts == NULL ? 1 : shmrt_py_parts_are_same(self->last_parts);
+		if (same < 0)
+			return -1;
+		if (same == 1 && self->last_function == function) { /* the check may have run code that submits */
+			*number = self->last_number;
+			return 0;
+		}
 	}
 	PyObject *answer = PyObject_CallFunctionObjArgs(self->register_function, function, retry_on, NULL);
 	if (answer == NULL)
 		return -1;
-	/* A number, and whether it may be remembered: the pickle of an importable function never changes. */
-	int fixed;
+	/* A number, and how long it may be remembered: True (the pickle of an importable function never changes), as long as these
+	 * parts are the same, or None. */
+	PyObject *parts;
 	unsigned int value;
-	int parsed = PyArg_ParseTuple(answer, "Ip", &value, &fixed);
-	Py_DECREF(answer);
-	if (!parsed)
-		return -1;
-	*number = value;
-	if (fixed) {
-		Py_XSETREF(self->last_function, Py_NewRef(function));
-		Py_XSETREF(self->last_retry_on, Py_NewRef(retry_on));
-		self->last_number = value;
+	int parsed = PyArg_ParseTuple(answer, "IO", &value, &parts);
+	if (parsed && parts != Py_True && parts != Py_None && !shmrt_py_is_parts(parts)) {
+		PyErr_Format(PyExc_TypeError, "a function is remembered by True, None or its parts, not by %R", parts);
+		parsed = 0;
 	}
-	return 0;
+	if (parsed) {
+		*number = value;
+		if (parts != Py_None) {
+			Py_XSETREF(self->last_function, Py_NewRef(function));
+			Py_XSETREF(self->last_retry_on, Py_NewRef(retry_on));
+			Py_XSETREF(self->last_parts, parts == Py_True ? NULL : Py_NewRef(parts));
+			self->last_number = value;
+		}
+	}
+	Py_DECREF(answer);
+	return parsed ? 0 : -1;
 }
 
 /* Blocks of a message that was just finished become SENT: from now on the ledger answers for them. */

@@ -219,6 +219,10 @@ class Mailbox:
 
 def turn() -> tuple[float | None, bool]: ...
 
+# native/py_parts.c
+
+def parts_are_same(parts: tuple[Any, Any, Any], /) -> bool: ...
+
 # native/py_slots.c, py_slots_life.c, py_slots_look.c, py_death_watch.c
 
 SLOT_PROGRAM: int

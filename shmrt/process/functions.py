@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+
+from shmrt import _native
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeAlias
 
+    Parts: TypeAlias = tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]
     Sent: TypeAlias = bytes | tuple[str, str]  # a pickle of (function, retry_on), or module and qualified name
 
 __all__ = ["FunctionTable", "dumps"]
@@ -69,36 +72,48 @@ def is_importable(function: object) -> bool:
     return found is function
 
 
-def fingerprint(function: object, depth: int = 0) -> tuple[object, ...] | None:
-    """The objects that make up a function by value, or None if one of them may change in place."""
-    if depth > 4:
-        return None
-    if isinstance(function, FunctionType):
-        parts: list[object] = [function.__code__, function.__defaults__, function.__dict__ or None]
-        values: list[object] = list(function.__defaults__ or ())
-        if function.__kwdefaults__ or function.__dict__:
-            return None
+class _Finder:
+    """Finds the objects that make up a function by value, and where each of them is."""
+
+    def __init__(self) -> None:
+        self.functions: list[tuple[FunctionType, CodeType, tuple[Any, ...] | None]] = []  # with those that it names
+        self.names: list[tuple[dict[str, Any], str, object]] = []
+        self.cells: list[tuple[CellType, object]] = []
+
+    def take(self, function: FunctionType, depth: int) -> bool:
+        """Adds those of one more. False: something may change in place, or it goes too deep."""
+        code, defaults = function.__code__, function.__defaults__
+        if depth > 4 or function.__kwdefaults__ or function.__dict__:
+            return False
+        self.functions.append((function, code, defaults))
+        found: list[object] = list(defaults or ())
         for cell in function.__closure__ or ():
             try:
-                values.append(cell.cell_contents)
+                found.append(cell.cell_contents)
             except ValueError:
-                return None
-        names = _global_names(function.__code__)
-        values += [function.__globals__.get(name) for name in names]
-        for value in values:
-            parts.append(value)
-            if isinstance(value, _IMMUTABLE) and type(value) in _IMMUTABLE:
-                continue
-            if isinstance(value, (FunctionType, type)) and is_importable(value):
-                continue
-            if value is function:
-                continue
-            nested = fingerprint(value, depth + 1)
-            if nested is None:
-                return None
-            parts += nested
-        return tuple(parts)
-    return None
+                return False
+            self.cells.append((cell, found[-1]))
+        for name in _global_names(code):
+            found.append(function.__globals__.get(name))
+            self.names.append((function.__globals__, name, found[-1]))
+        return all(self._may_have(value, depth) for value in found)
+
+    def _may_have(self, value: object, depth: int) -> bool:
+        if type(value) in _IMMUTABLE or (isinstance(value, (FunctionType, type)) and is_importable(value)):
+            return True
+        if not isinstance(value, FunctionType):
+            return False
+        return any(known is value for known, _, _ in self.functions) or self.take(value, depth + 1)
+
+
+def parts_of(function: object) -> Parts | None:
+    """For `_native.parts_are_same`. None for what is no plain function, or has parts that may change in place."""
+    if not isinstance(function, FunctionType):
+        return None
+    finder = _Finder()
+    if not finder.take(function, 0):
+        return None
+    return tuple(finder.functions), tuple(finder.names), tuple(finder.cells)
 
 
 def _global_names(code: CodeType) -> tuple[str, ...]:
@@ -110,7 +125,7 @@ def _global_names(code: CodeType) -> tuple[str, ...]:
 
 
 class _Entry:
-    __slots__ = ("fingerprint", "fixed", "function", "number", "retry_on", "sent")
+    __slots__ = ("fixed", "function", "number", "parts", "retry_on", "sent")
 
     def __init__(self, function: object, retry_on: object, sent: Sent, number: int, fixed: bool) -> None:
         self.function = function  # kept alive, so that its id stays its own
@@ -118,7 +133,7 @@ class _Entry:
         self.sent = sent
         self.number = number
         self.fixed = fixed
-        self.fingerprint = None if fixed else fingerprint(function)
+        self.parts = None if fixed else parts_of(function)
 
 
 class FunctionTable:
@@ -130,8 +145,8 @@ class FunctionTable:
         self._entries: OrderedDict[tuple[int, int], _Entry] = OrderedDict()
         self._numbers: dict[Sent, list[int]] = {}  # what is sent -> [number, entries that use it]
 
-    def number(self, function: Any, retry_on: Any) -> tuple[int, bool]:
-        """(number, whether it stays the same for this object for good)."""
+    def number(self, function: Any, retry_on: Any) -> tuple[int, Parts | bool | None]:
+        """(number, how long it is this object's: True for good, as long as these parts are the same, or only now)."""
         key = (id(function), id(retry_on))
         if isinstance(function, MethodType):  # a new object at each access
             key = (id(function.__func__) ^ id(function.__self__), id(retry_on))
@@ -140,11 +155,9 @@ class FunctionTable:
             if entry.fixed:
                 self._entries.move_to_end(key)
                 return entry.number, True
-            if entry.fingerprint is not None:
-                now = fingerprint(function)
-                if now is not None and _same(now, entry.fingerprint):
-                    self._entries.move_to_end(key)
-                    return entry.number, False
+            if entry.parts is not None and _native.parts_are_same(entry.parts):
+                self._entries.move_to_end(key)
+                return entry.number, entry.parts
         fixed = is_importable(function)
         sent: Sent
         if fixed and retry_on is None and type(function) in _BY_NAME:
@@ -153,9 +166,9 @@ class FunctionTable:
             sent = dumps((function, retry_on))
         if entry is not None:
             if entry.sent == sent:
-                entry.fingerprint = fingerprint(function)
+                entry.parts = parts_of(function)
                 self._entries.move_to_end(key)
-                return entry.number, False
+                return entry.number, entry.parts
             del self._entries[key]
             self._leave(entry)
         known = self._numbers.get(sent)
@@ -163,10 +176,10 @@ class FunctionTable:
             number = self._add(Pickled(sent) if isinstance(sent, bytes) else sent)
             known = self._numbers[sent] = [number, 0]
         known[1] += 1
-        self._entries[key] = _Entry(function, retry_on, sent, known[0], fixed)
+        entry = self._entries[key] = _Entry(function, retry_on, sent, known[0], fixed)
         while len(self._entries) > _FUNCTIONS_MAX:
             self._leave(self._entries.popitem(last=False)[1])
-        return known[0], fixed
+        return known[0], True if fixed else entry.parts
 
     def _leave(self, entry: _Entry) -> None:
         known = self._numbers[entry.sent]
@@ -174,10 +187,6 @@ class FunctionTable:
         if known[1] == 0:
             del self._numbers[entry.sent]
             self._drop(entry.number)
-
-
-def _same(left: tuple[object, ...], right: tuple[object, ...]) -> bool:
-    return len(left) == len(right) and all(a is b for a, b in zip(left, right, strict=True))
 
 
 class Pickled:
