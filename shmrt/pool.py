@@ -318,7 +318,7 @@ class Pool(_native.PoolFront, Executor):
         if not self._opened.is_broken:
             from shmrt.process import remote
 
-            remote.broken_reasons[self.name] = ["terminated by terminate_workers() or kill_workers()"]
+            remote.keep_reasons(self.name, ["terminated by terminate_workers() or kill_workers()"])
         self._core.break_pool()
         self._opened.finish(0.0)
 

@@ -126,10 +126,11 @@ class RuntimeEvents:
         self._hub.pump()
         self.hear_notes(_PATIENCE_S)  # that code may be waiting for this thread
         opened.is_broken = True
-        remote.broken_reasons[opened.name] = (opened.start_failures + reasons)[-50:]
+        reasons = (opened.start_failures + reasons)[-50:]
+        remote.keep_reasons(opened.name, reasons)
         opened.core.break_pool()
         if self._trees is not None:
-            self._trees.pool_broken(opened.number, remote.broken_reasons[opened.name])
+            self._trees.pool_broken(opened.number, reasons)
 
     def _handle_down(self, reason: str) -> None:
         self._down = reason

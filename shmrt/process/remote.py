@@ -23,6 +23,7 @@ __all__ = [
     "broken_reasons",
     "handle_log",
     "keep_log",
+    "keep_reasons",
     "log_tails",
     "make_error",
     "pack_exception",
@@ -30,11 +31,12 @@ __all__ = [
     "unpack_from",
 ]
 
-#: Why each broken pool broke, by its name. Written by the pool when the root says so.
+#: Why each broken pool broke, by its name: `keep_reasons`.
 broken_reasons: dict[str, list[str]] = {}
 #: The last log lines of each worker, by (pool, worker index).
 log_tails: dict[tuple[str, int], list[str]] = {}
 
+_KEPT = 4096  # pools, and workers, that are remembered: a program may open a pool for each of its requests
 _TEXT_MAX = 100_000
 _LOG_TAIL = 20
 
@@ -128,8 +130,22 @@ def keep_log(pool: str, worker: int, row: tuple[Any, ...]) -> None:
     import logging
 
     tail = log_tails.setdefault((pool, worker), [])
+    _forget_the_oldest(log_tails)
     tail.append(f"{logging.getLevelName(row[1])} {row[0]}: {row[6]}")
     del tail[:-_LOG_TAIL]
+
+
+def keep_reasons(pool: str, reasons: list[str]) -> None:
+    """What the tasks of a pool that is broken say of it. Written by the pool, when the root says so or it is ended."""
+    broken_reasons.pop(pool, None)  # so that it is the youngest
+    broken_reasons[pool] = reasons
+    _forget_the_oldest(broken_reasons)
+
+
+def _forget_the_oldest(table: dict[Any, list[str]]) -> None:
+    if len(table) > _KEPT:
+        for key in list(table)[:-_KEPT]:
+            table.pop(key, None)  # another thread may be at it, too
 
 
 def _last_words(pool: str, worker: int) -> str | None:
