@@ -142,7 +142,7 @@ class Starting:
 
     def _call_standby(self, crew: Crew, one: Worker) -> bool:
         standby = crew.standby
-        if standby is None or not standby.pid:
+        if standby is None or not standby.pid or _has_ended(standby.pid):
             return False
         job = self.staff.job(crew, one)
         try:
@@ -279,3 +279,12 @@ class Starting:
             self._forget_standby(crew)
         elif crew.removing:
             self.dismiss_standby(crew)
+
+
+def _has_ended(pid: int) -> bool:
+    """Of a standby that is not reaped yet. Its pipe tells only when whoever forked it has closed the other end, too."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # the one between it and its template lives on for a moment
+        fields = death.stat_fields(pid)
+        return fields is None or fields[0] in "ZX"
