@@ -287,6 +287,8 @@ class Job:
             rows, missing = self.machine.rows, self.work.count - len(self.outcomes)
             if not self.machine.balanced() or any(row.pending for row in rows):
                 w.broken("balance", rows)
+            if sum(row.deaths for row in rows) != self.outside:
+                w.broken("deaths", f"{rows} and {self.outside} workers died")
             if self.work.on_error == "skip":
                 missing -= sum(row.failed for row in rows)
             if missing or self.machine.taken != self.work.count:

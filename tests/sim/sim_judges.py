@@ -231,7 +231,7 @@ class TreeJudge:
     def never_ran(self, key: int) -> bool:
         """It never was up and nobody tries again: what was not there is not lost."""
         past = self.past.get(key)
-        return past is not None and past.ignored
+        return past is not None and (past.ignored or (not past.ran and self.tree.owners.get(key) in self.hands))
 
     def forgot(self, key: int) -> None:
         self.past.pop(key, None)

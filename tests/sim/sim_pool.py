@@ -17,6 +17,8 @@ from sim_jobs import Job, Task
 from sim_tree import Body, TreePart
 from sim_world import MS, S, World
 
+from shmrt.decide.health import HEALTHY
+from shmrt.decide.health_facts import pool_rows
 from shmrt.decide.keeper import Keeper
 
 PERIOD = 10 * S
@@ -299,3 +301,13 @@ class PoolPart:
             if not crew.done:
                 return f"{crew.body.id} has finished no work: {crew.job}"
         return None
+
+    def look_at_all(self) -> None:
+        """At rest: a pool that has its workers is well."""
+        facts = [{"name": crew.body.id, "wanted": crew.keeper.workers, "ready": crew.ready} for crew in self.crews]
+        for row in pool_rows([fact | {"broken": False, "reasons": [], "number": 0} for fact in facts]):
+            if row["status"] != HEALTHY:
+                self.w.broken("health of a pool", row)
+        for crew in self.crews:
+            if crew.keeper.reasons and crew.plan.max_restarts is None:
+                self.w.broken("pool", f"{crew.body.id} still gives {crew.keeper.reasons}")

@@ -94,6 +94,8 @@ class Run:
             step = min(step * 2, 8 * S)
         if why:
             w.broken("no convergence", why)
+        self.tree.look_at_all()
+        self.pools.look_at_all()
         self.given_up = int(self.tree.ended is not None)
 
     def restless(self) -> str | None:

@@ -16,6 +16,8 @@ from sim_judges import TreeJudge
 from sim_scenario import Leaf, Scenario
 from sim_world import MS, S, World
 
+from shmrt.decide.health import HEALTHY
+from shmrt.decide.health_facts import tree_rows
 from shmrt.decide.specs import ChildSpec
 from shmrt.decide.tree import Tree
 
@@ -318,4 +320,28 @@ class TreePart:
                 up = body is not None and body.told_up and not body.gone
                 if not up and member.key not in self.judge.right_down and not self.judge.never_ran(member.key):
                     return f"{member.spec.id} is {member.state} and has no right to be"
-        return None
+        due = self.tree.next_ns()
+        return None if due is None else f"a timer is armed, for {due / S} s, and nobody waits"
+
+    def look_at_all(self) -> None:
+        """At rest: what the tree says of itself is what there is."""
+        w, tree = self.w, self.tree
+        for key, machine in list(tree.machines.items()):
+            keys = [member.key for member in machine.ordered()]
+            up = [child for child in keys if child in self.bodies or child in tree.machines]
+            rows = self._question(key, "which_children")
+            if [row[1] for row in rows if row[1] is not None] != up[::-1]:
+                w.broken("which_children", f"{machine.path()} says {rows}, up are {up}")
+            counts = self._question(key, "count_children")
+            if counts[:2] != (len(rows), len(up)):
+                w.broken("count_children", f"{machine.path()} says {counts}, up are {up} of {len(rows)}")
+        for row in tree_rows(tree.describe(now=w.now)["supervisors"]):
+            if row["name"].endswith(":children") and row["status"] != HEALTHY:
+                w.broken("health of the tree", row)
+
+    def _question(self, key: int, verb: str) -> Any:
+        self.tree.ask("question", key, verb, (), self.w.now)
+        ((_, _, ok, value),) = self.tree.take_effects()
+        if not ok:
+            self.w.broken(verb, value)
+        return value
