@@ -98,9 +98,15 @@ class World:
 
     def _wake(self) -> None:
         self.slept_at, self.stale = self.now, True
+        self.later(0, self._tick)  # behind the news that waited: a root that wakes looks at everything
         if self._planned is not None and self.now - self._planned > GAP_NS:
             for part in self.parts:
                 part.forgive(self.now - self._fell_asleep)
+
+    def _tick(self) -> None:
+        self.stale = True
+        for part in self.parts:
+            part.tick()
 
     # ---- running ----------------------------------------------------------------------------------------------------
     def run(self, until: int, most: int) -> None:
@@ -124,9 +130,8 @@ class World:
                     continue
                 entry[3](*entry[4])
             elif due is not None and due <= until:
-                self.now, self.stale = due, True
-                for part in self.parts:
-                    part.tick()
+                self.now = due
+                self._tick()
             else:
                 break
             self.events += 1
