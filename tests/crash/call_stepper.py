@@ -1,4 +1,4 @@
-"""Kills a forked child at a system call of its main thread, or some instructions behind one, with ptrace through ctypes.
+"""Kills a forked child at a system call of its main thread, or some instructions behind one, with ptrace.
 
     >>> stops = run(lambda: os.getppid(), at=None)         # how many stops there are
     >>> run(lambda: os.getppid(), at=1, then=7).killed     # dies 7 instructions behind its second stop

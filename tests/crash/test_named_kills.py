@@ -103,7 +103,7 @@ def make_all_ways(named: str, stride: int, more: int) -> None:
         assert Ring.attach(named).get(0) == [at, b"x" * 5000] and ring._check()
         ring.unlink()
         assert not entries(named)
-    print(f"killed before the file {none} times, in the making {half}, with its name {whole}")
+    print(f"result: killed before the file {none} times, in the making {half}, with its name {whole}")
     assert none and half and whole
 
 
@@ -150,7 +150,7 @@ def test_who_joins_dies_at_every_call(named: str) -> None:
 
 
 def test_who_removes_dies_at_every_call(named: str) -> None:
-    """unlink and close: the name is there, whole, or gone; whoever has the ring goes on, and the name can be had again."""
+    """unlink: the name is there, whole, or gone; whoever has the ring goes on, and the name can be had again."""
     rings: list[Ring] = []
 
     def take() -> None:

@@ -84,7 +84,7 @@ def kill_all_ways(place: str, operation: Any, prepare: Any, count: int | None) -
         result = call_stepper.run(operation, at=at, then=rng.choice((0, rng.randrange(200))), prepare=prepare)
         how = settle(place, result.pid, number % 2 == 0)
         seen[how] = seen.get(how, 0) + 1
-    print(f"{whole.stops} stops, {len(stops)} deaths: {seen}")
+    print(f"result: {whole.stops} stops, {len(stops)} deaths: {seen}")
 
 
 @pytest.mark.parametrize("count", [10, pytest.param(None, marks=pytest.mark.stress)])
