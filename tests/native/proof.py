@@ -1,8 +1,8 @@
-"""Runs the proof and writes it down: how many states were judged, which test killed which seeded bug, what the fire cost.
+"""Runs the proof and writes it down: states judged, which test killed which seeded bug, messages under fire.
 
     python tests/native/proof.py sweeps     # every C test, in its long form: minutes
     python tests/native/proof.py mutants    # every seeded bug, and what its test said of it
-    python tests/native/proof.py fire       # real kills: tests/crash and tests/stress, marked stress
+    python tests/native/proof.py fire [TEST...]  # real kills: tests/crash and tests/stress, marked stress, or some of them
     python tests/native/proof.py page       # docs/proof.md and docs/proof-mutants.md from what the others found
     python tests/native/proof.py list       # the seeded bugs by test, at once, nothing is run
 
@@ -29,7 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
 
-import test_native_c as native
+import test_native_c as native  # noqa: E402
 
 STORE = ROOT / "build" / "proof"
 FIRE = ["tests/crash", "tests/stress"]
@@ -118,7 +118,7 @@ def try_mutant(mutant: native.Mutant) -> dict[str, Any]:
 
 
 def run_mutants() -> None:
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(1) as pool:
         rows = list(pool.map(try_mutant, native.MUTANTS))
     keep("mutants", rows)
     assert all(row["killed"] for row in rows)
@@ -132,8 +132,9 @@ def list_mutants() -> None:
 
 
 # ---- fire
-def run_fire() -> None:
-    command = [sys.executable, "-m", "pytest", "-v", "-s", "-m", "stress", "-p", "no:cacheprovider", *FIRE]
+def run_fire(*wanted: str) -> None:
+    """What is run again takes the place of what was found before."""
+    command = [sys.executable, "-m", "pytest", "-v", "-s", "-m", "stress", "-p", "no:cacheprovider", *(wanted or FIRE)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     rows: list[dict[str, Any]] = []
@@ -148,12 +149,16 @@ def run_fire() -> None:
             rows.append({"test": test, "seed": seed, "result": found[1].strip()})
     code = process.wait()
     assert code == 0, f"pytest ended with {code}"
-    keep("fire", rows)
+    again = {row["test"] for row in rows}
+    store = STORE / "fire.json"
+    before = json.loads(store.read_text())["rows"] if wanted and store.exists() else []
+    keep("fire", [row for row in before if row["test"] not in again] + rows)
 
 
 # ---- pages
 def head_of(found: dict[str, Any], command: str) -> str:
-    return f"`python tests/native/proof.py {command}` at commit {found['commit']}, {found['date']}, on {found['machine']}.\n"
+    what, when = f"`python tests/native/proof.py {command}`", f"commit {found['commit']}, {found['date']}"
+    return f"{what} at {when}, on {found['machine']}.\n"
 
 
 def table(titles: list[str], rows: list[list[object]]) -> str:
@@ -170,14 +175,15 @@ def write_pages() -> None:
     deaths = [row for row in sweeps if row["deaths"]]
     page = [
         "# The proof in figures\n",
-        "Written by `tests/native/proof.py`; do not edit. What is claimed, and why a death between two instructions is the",
-        "right model, is in [crash-model.md](crash-model.md); the seeded bugs are in [proof-mutants.md](proof-mutants.md).\n",
+        "Written by `tests/native/proof.py`; do not edit. What is claimed, and why a death between two instructions",
+        "is the right model, is in [crash-model.md](crash-model.md); the seeded bugs are in",
+        "[proof-mutants.md](proof-mutants.md).\n",
         "## Every instruction: states judged\n",
         head_of(found["sweeps"], "sweeps"),
-        "An operation of the shipped, optimised code runs one instruction at a time. After each, the shared memory is what",
-        "a SIGKILL would leave there. Whenever it changed, a judge takes a copy for the estate of the dead: the survivors",
-        "check, repair, go on, and must find everything whole. A *state* is one instruction boundary; *judged* are those",
-        "whose bytes were new. The repairs themselves are swept like the operations.\n",
+        "An operation of the shipped, optimised code runs one instruction at a time. After each, the shared memory is",
+        "what a SIGKILL would leave there. Whenever it changed, a judge takes a copy for the estate of the dead: the",
+        "survivors check, repair, go on, and must find everything whole. A *state* is one instruction boundary;",
+        "*judged* are those whose bytes were new. The repairs themselves are swept like the operations.\n",
         table(
             ["test", "sweeps", "states", "judged"],
             [[row["test"], *(f"{row[key]:,}" for key in ("sweeps", "states", "judged"))] for row in swept]
@@ -192,14 +198,14 @@ def write_pages() -> None:
         head_of(found["fire"], "fire"),
         table(["test", "seed", "result"], [[row["test"], row["seed"], row["result"]] for row in fire]),
         "## Seeded bugs\n",
-        f"{sum(row['killed'] for row in mutants)} of {len(mutants)} seeded bugs are found by the test they were written for.\n",
+        f"{sum(row['killed'] for row in mutants)} of {len(mutants)} seeded bugs are found by their tests.\n",
     ]
     (ROOT / "docs" / "proof.md").write_text("\n".join(page))
     lines = [
         "# Seeded bugs, and what found them\n",
-        "Written by `tests/native/proof.py`; do not edit. Each is one change of the native core, listed with its text in",
-        "`tests/native/*.mutants.toml`; the test beside that list must end with a failure of its own. The default test run",
-        "does this for each of them.\n",
+        "Written by `tests/native/proof.py`; do not edit. Each is one change of the native core, listed with its text",
+        "in `tests/native/*.mutants.toml`; the test beside that list must end with a failure of its own. The default",
+        "test run does this for each of them.\n",
         head_of(found["mutants"], "mutants"),
     ]
     for test in sorted({row["test"] for row in mutants}):
@@ -211,10 +217,12 @@ def write_pages() -> None:
     (ROOT / "docs" / "proof-mutants.md").write_text("\n".join(lines))
 
 
-COMMANDS = {"sweeps": run_sweeps, "mutants": run_mutants, "fire": run_fire, "page": write_pages, "list": list_mutants}
+COMMANDS = {"sweeps": run_sweeps, "mutants": run_mutants, "page": write_pages, "list": list_mutants}
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or not set(sys.argv[1:]) <= COMMANDS.keys():
+    if sys.argv[1:2] == ["fire"]:
+        run_fire(*sys.argv[2:])
+    elif len(sys.argv) == 2 and sys.argv[1] in COMMANDS:
+        COMMANDS[sys.argv[1]]()
+    else:
         sys.exit(__doc__)
-    for word in sys.argv[1:]:
-        COMMANDS[word]()

@@ -120,7 +120,7 @@ static bool collect;
 static int judge(void *copy, size_t step, void *context) {
 	static uint8_t other[CALLS_REGION] __attribute__((aligned(4096)));
 	memcpy(other, copy, CALLS_REGION);
-	bool keep = collect && state_count < STATES_MAX && state_looks++ % (sweep_is_long() ? 4 : 60) == 3;
+	bool keep = collect && state_count < STATES_MAX && state_looks++ % (sweep_is_long() ? 16 : 60) == 3;
 	if (keep)
 		memcpy(states[state_count], copy, CALLS_REGION);
 	int answer = survive(context, copy, step, false);

@@ -133,8 +133,8 @@ def fire(count: int, kills: int, pause_s: float, folder: Path) -> None:
         "corrupted": told[WRONG] + corrupted,
     }
     print(
-        f"result: {first} calls, {len(killed)} processes killed, {len(roots.deaths)} roots lately: {told[ANSWERED]} answers, "
-        f"{told[DOWN]} down, {cut} of callers that died: {verdict}"
+        f"result: {first} calls, {len(killed)} processes killed, {len(roots.deaths)} roots lately: "
+        f"{told[ANSWERED]} answers, {told[DOWN]} down, {cut} of callers that died: {verdict}"
     )
     assert verdict == fire_kit.NOTHING and told[ANSWERED]
 

@@ -27,7 +27,7 @@ def fire(count: int, kills: int, pause_s: float) -> None:
         def choose(rng: random.Random) -> int | None:
             nonlocal moved
             root = runtime.pid
-            # A pool whose workers only ever die before they are ready is broken, rightly: most deaths wait for progress.
+            # A pool whose workers only ever die before they are ready is broken: most deaths wait for progress.
             if root is None or (len(ledger.seen) == moved and rng.random() < 0.8):
                 return None
             moved = len(ledger.seen)
