@@ -2,7 +2,7 @@
 
     python tests/native/proof.py sweeps     # every C test, in its long form: minutes
     python tests/native/proof.py mutants    # every seeded bug, and what its test said of it
-    python tests/native/proof.py fire [TEST...]  # real kills: tests/crash and tests/stress, marked stress, or some of them
+    python tests/native/proof.py fire [TEST...]  # tests/crash and tests/stress, marked stress, or some of them
     python tests/native/proof.py page       # docs/proof.md and docs/proof-mutants.md from what the others found
     python tests/native/proof.py list       # the seeded bugs by test, at once, nothing is run
 
