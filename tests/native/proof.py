@@ -111,7 +111,11 @@ def try_mutant(mutant: native.Mutant) -> dict[str, Any]:
         program = build(mutant.test, sources, Path(folder))
         code, output = native.run([program], native.WATCHDOG_S)
     lines = [line for line in output.strip().splitlines() if not line.startswith("SEED=")]
-    said = re.sub(r"^\S*/tests/native/", "", lines[-1]) if lines else f"ended by signal {-code}"
+    telling = [
+        line for line in lines if re.search(r"failed: |not so: |: broken|did not bite|internal error|unnoticed", line)
+    ]
+    said = (telling or lines or [f"ended by signal {-code}"])[-1]
+    said = f"ended by signal {-code}" if code < 0 and not telling else re.sub(r"\S*tests/native/", "", said)
     row = {"test": mutant.test, "name": mutant.name, "file": mutant.file, "killed": code != 0, "said": said[:110]}
     print("killed" if code != 0 else "SURVIVED", mutant.test, "|", mutant.name, "|", said, flush=True)
     return row
