@@ -174,6 +174,9 @@ def write_pages() -> None:
     """From build/proof, which the other commands filled."""
     found = {kind: json.loads((STORE / f"{kind}.json").read_text()) for kind in ("sweeps", "mutants", "fire")}
     sweeps, mutants, fire = (found[kind]["rows"] for kind in ("sweeps", "mutants", "fire"))
+    there = {(mutant.test, mutant.name) for mutant in native.MUTANTS}
+    mutants = [row for row in mutants if (row["test"], row["name"]) in there]
+    assert len({(row["test"], row["name"]) for row in mutants}) == len(there), "seeded bugs that were not tried"
     swept = [row for row in sweeps if row["states"]]
     total = {key: sum(row[key] for row in swept) for key in ("sweeps", "states", "judged")}
     deaths = [row for row in sweeps if row["deaths"]]
