@@ -336,6 +336,16 @@ int main(void) {
 		wanted = 1, scene.frees = true;
 		run(do_get);
 	}
+	for (unsigned full = 0; full < 2; full++) { /* one byte too many: refused at the door; only the mutex moves */
+		plan[70].size = SLOT_BYTES + 1;
+		begin("put of what is too large", 2, SHMRT_RING_BLOCK, 5, 1, 1 + full);
+		list(0, 1, 1 + full, 0, 0, 0);
+		prepare_put(70, 1);
+		scene.slots = world.ring.slots, scene.tail_before = UINT64_MAX, scene.only = true, scene.only_answer = SWEEP_BEFORE;
+		struct sweep_report report = sweep_run(do_put, &world, world.region, world.size, judge, &scene);
+		sweep_expect_clean(&report, scene.name);
+		CHECK(result == SHMRT_TOO_LARGE);
+	}
 	printf("%zu states\n", sweep_total_states());
 	return 0;
 }
