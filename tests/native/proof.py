@@ -1,6 +1,6 @@
 """Runs the proof and writes it down: states judged, which test killed which seeded bug, messages under fire.
 
-    python tests/native/proof.py sweeps     # every C test, in its long form: minutes
+    python tests/native/proof.py sweeps [TEST...]  # C tests in their long form: many minutes
     python tests/native/proof.py mutants    # every seeded bug, and what its test said of it
     python tests/native/proof.py fire [TEST...]  # tests/crash and tests/stress, marked stress, or some of them
     python tests/native/proof.py page       # docs/proof.md and docs/proof-mutants.md from what the others found
@@ -66,6 +66,11 @@ def keep(kind: str, rows: list[dict[str, Any]]) -> None:
     (STORE / f"{kind}.json").write_text(json.dumps(head | {"rows": rows}, indent=1))
 
 
+def found_before(kind: str) -> list[dict[str, Any]]:
+    path = STORE / f"{kind}.json"
+    return json.loads(path.read_text())["rows"] if path.exists() else []
+
+
 def build(test: str, sources: Path, into: Path) -> Path:
     objects = STORE / "objects"
     objects.mkdir(parents=True, exist_ok=True)
@@ -73,10 +78,12 @@ def build(test: str, sources: Path, into: Path) -> Path:
 
 
 # ---- sweeps
-def run_sweeps() -> None:
-    """The C tests one after the other, so that each has a CPU; its own words are its last line."""
-    rows = []
+def run_sweeps(*wanted: str) -> None:
+    """The C tests one after the other, so that each has a CPU. Rows of those that are not wanted stay."""
+    rows = found_before("sweeps") if wanted else []
     for source in native.SOURCES:
+        if wanted and source.name not in wanted:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             program, count = build(source.name, native.NATIVE, Path(folder)), Path(folder) / "count"
             began = time.monotonic()
@@ -96,7 +103,7 @@ def run_sweeps() -> None:
             "deaths": next((int(line.split()[0]) for line in lines if re.match(r"\d+ (deaths|kills), ", line)), 0),
         }
         print(row, flush=True)
-        rows.append(row)
+        rows = sorted([old for old in rows if old["test"] != source.name] + [row], key=lambda row: str(row["test"]))
     keep("sweeps", rows)
 
 
@@ -154,8 +161,7 @@ def run_fire(*wanted: str) -> None:
     code = process.wait()
     assert code == 0, f"pytest ended with {code}"
     again = {row["test"] for row in rows}
-    store = STORE / "fire.json"
-    before = json.loads(store.read_text())["rows"] if wanted and store.exists() else []
+    before = found_before("fire") if wanted else []
     keep("fire", [row for row in before if row["test"] not in again] + rows)
 
 
@@ -224,11 +230,13 @@ def write_pages() -> None:
     (ROOT / "docs" / "proof-mutants.md").write_text("\n".join(lines))
 
 
-COMMANDS = {"sweeps": run_sweeps, "mutants": run_mutants, "page": write_pages, "list": list_mutants}
+COMMANDS = {"mutants": run_mutants, "page": write_pages, "list": list_mutants}
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["fire"]:
         run_fire(*sys.argv[2:])
+    elif sys.argv[1:2] == ["sweeps"]:
+        run_sweeps(*sys.argv[2:])
     elif len(sys.argv) == 2 and sys.argv[1] in COMMANDS:
         COMMANDS[sys.argv[1]]()
     else:

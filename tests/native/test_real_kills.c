@@ -176,7 +176,7 @@ static void kill_put_beside_a_sleeper(size_t step) {
 		if (sleeper == 0) {
 			struct catch caught = {0};
 			prctl(PR_SET_PDEATHSIG, SIGKILL);
-			alarm(40); /* only what hangs is longer: it ends by SIGALRM */
+			alarm(25); /* only what hangs is longer: it ends by SIGALRM */
 			int rc = shmrt_ring_get(&world.ring, 1, SHMRT_FOREVER, catch_message, &caught, &(uint64_t){0});
 			_exit(rc == SHMRT_OK && !caught.torn && caught.numbers[0] == 70 ? 0 : 1);
 		}
@@ -222,7 +222,7 @@ static void kill_ringer(void) {
 		CHECK(sleeper >= 0);
 		if (sleeper == 0) {
 			prctl(PR_SET_PDEATHSIG, SIGKILL);
-			alarm(40);
+			alarm(25);
 			for (;;) {
 				shmrt_bell_arm(&bells->bell);
 				if (atomic_load_explicit(&bells->change, memory_order_acquire) == 1)
