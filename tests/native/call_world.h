@@ -29,6 +29,9 @@ static inline void call_world_attach(struct call_world *world, void *region) {
 	world->arena.shared = &shared;
 }
 
+/* What a slot that was used before begins with: the generation near its end, in some sweeps. */
+static uint32_t first_generation;
+
 static inline void call_world_make(struct call_world *world) {
 	static uint8_t *memory;
 	if (memory == NULL)
@@ -36,6 +39,9 @@ static inline void call_world_make(struct call_world *world) {
 	CHECK(memory != MAP_FAILED);
 	memset(memory, 0, CALLS_REGION);
 	call_world_attach(world, memory);
+	for (uint32_t i = 0; i < CALLS; i++)
+		atomic_store_explicit(&world->calls.slots[i].word, shmrt_call_pack(SHMRT_CALL_FREE, first_generation, 0),
+				      memory_order_relaxed); /* nobody else is here */
 }
 
 /* A process that lives, and is not this one. */

@@ -32,7 +32,8 @@ static struct {
 	struct sweep_report report;
 } sweep;
 
-static size_t total_states;
+static size_t total_states, total_changes, total_sweeps;
+static pid_t counter; /* whose sweeps these are: a forked child counts for itself, and says nothing */
 
 static void die(const char *what) {
 	fprintf(stderr, "sweep: %s: %s\n", what, strerror(errno));
@@ -199,6 +200,9 @@ struct sweep_report sweep_run(void (*operation)(void *context), void *context, v
 	munmap(sweep.copy, size);
 	munmap(sweep.last, size);
 	total_states += sweep.report.states;
+	total_changes += sweep.report.changes;
+	total_sweeps++;
+	counter = getpid();
 	return sweep.report;
 }
 
@@ -224,3 +228,18 @@ void sweep_expect(const struct sweep_report *report, const char *what) {
 }
 
 size_t sweep_total_states(void) { return total_states; }
+
+bool sweep_is_long(void) {
+	const char *word = getenv("SWEEP_LONG");
+	return word != NULL && word[0] == '1';
+}
+
+/* At the end of the program. */
+__attribute__((destructor)) static void write_count(void) {
+	const char *path = getenv("SWEEP_COUNT");
+	FILE *file = path != NULL && counter == getpid() ? fopen(path, "w") : NULL;
+	if (file == NULL)
+		return;
+	fprintf(file, "%zu %zu %zu\n", total_sweeps, total_states, total_changes);
+	fclose(file);
+}

@@ -65,7 +65,10 @@ void sweep_expect(const struct sweep_report *report, const char *what);
 /* The same for operations that have one outcome only (a check, a read, a refused request). */
 void sweep_expect_clean(const struct sweep_report *report, const char *what);
 
-/* States judged since the program started, over all sweeps; for a closing line of the test. */
+/* States judged since the program started, over all sweeps; for a closing line of the test. With SWEEP_COUNT=path
+ * in the environment the program writes at its end how many sweeps and states there were, for docs/proof.md. */
 size_t sweep_total_states(void);
+/* SWEEP_LONG=1 in the environment: look at all states where the short tier looks at a sample. */
+bool sweep_is_long(void);
 
 #endif

@@ -10,7 +10,7 @@
 
 #define SECOND UINT64_C(1000000000)
 #define REGION 8192
-#define SAMPLES 3
+#define SAMPLES 24 /* the short tier keeps three of them */
 
 typedef uint8_t bytes_of[REGION];
 
@@ -143,7 +143,7 @@ static int judge(void *copy, size_t step, void *context) {
 	struct shmrt_breaker *left = copy;
 	uint64_t now = scenario->operation.now;
 	mutex_of_the_dead(&left->guard.mutex);
-	if (scenario->seen++ % 5 == 3 && scenario->sample_count < SAMPLES)
+	if (scenario->seen++ % (sweep_is_long() ? 2 : 5) == (sweep_is_long() ? 1 : 3) && scenario->sample_count < (sweep_is_long() ? SAMPLES : 3))
 		memcpy(scenario->samples[scenario->sample_count++], copy, entry_bytes);
 	if (!is_whole(left))
 		return BROKEN("it is not whole");
@@ -192,7 +192,7 @@ static void sweep(struct scenario *scenario) {
 	static struct scenario second;
 	bytes_of *samples = scenario->samples;
 	sweep_once(scenario);
-	for (unsigned i = 0; i < scenario->sample_count; i += 2) {
+	for (unsigned i = 0; i < scenario->sample_count; i += sweep_is_long() ? 1 : 2) {
 		memset(&second, 0, sizeof(second));
 		snprintf(second.name, sizeof(second.name), "after %.80s", scenario->name);
 		memcpy(region, samples[i], entry_bytes);

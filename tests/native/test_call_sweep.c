@@ -2,7 +2,8 @@
  *
  * Each scenario is one operation of this process on slot 0. In the judge's copy it is dead. First the other party may
  * act (give up, reply), then the root cleans up, in both orders with the arena. Then a caller that lives must find an
- * end or wait rightly, its bell rung; one that is dead must leave nothing: no slot, no block.
+ * end or wait rightly, its bell rung; one that is dead must leave nothing: no slot, no block. Over states that deaths left
+ * (a sample; more of them with SWEEP_LONG=1) the root's repair dies after every instruction, too, and is done again.
  */
 #include "call_world.h"
 #include "sweep.h"
@@ -110,18 +111,69 @@ static int survive(const struct scenario *scenario, void *copy, size_t step, boo
 	return before ? SWEEP_BEFORE : SWEEP_AFTER;
 }
 
+#define STATES_MAX 64
+static uint8_t states[STATES_MAX][CALLS_REGION]; /* what deaths left, for the sweep of the repair */
+static int answers[STATES_MAX];
+static size_t state_count, state_looks;
+static bool collect;
+
 static int judge(void *copy, size_t step, void *context) {
 	static uint8_t other[CALLS_REGION] __attribute__((aligned(4096)));
 	memcpy(other, copy, CALLS_REGION);
+	bool keep = collect && state_count < STATES_MAX && state_looks++ % (sweep_is_long() ? 16 : 60) == 3;
+	if (keep)
+		memcpy(states[state_count], copy, CALLS_REGION);
 	int answer = survive(context, copy, step, false);
 	int second = answer < 0 ? answer : survive(context, other, step, true);
+	if (keep)
+		answers[state_count++] = answer;
 	return second < 0 ? second : answer;
+}
+
+/* The root's repair of the death of this process: what it had taken fails, what it waited for is freed. */
+static void repair(void *context) {
+	(void)context;
+	call_world_fail_taken(&world, dead_owner());
+	shmrt_calls_reclaim(&world.calls, &world.arena);
+}
+
+/* A repair dies: the next one and the survivors find what the first would have left, its answer included. */
+struct again {
+	struct scenario scenario;
+	int answer;
+};
+static int judge_repair(void *copy, size_t step, void *context) {
+	static uint8_t other[CALLS_REGION] __attribute__((aligned(4096)));
+	const struct again *again = context;
+	const struct scenario *scenario = &again->scenario;
+	memcpy(other, copy, CALLS_REGION);
+	int answer = survive(scenario, copy, step, false);
+	int second = answer < 0 ? answer : survive(scenario, other, step, true);
+	if (second < 0)
+		return second;
+	bool ended = again->answer == SWEEP_BEFORE && scenario->may_fail && answer == 2; /* the root that died told it */
+	return answer == again->answer || ended || scenario->caller_dies || scenario->peer != PEER_NONE
+		       ? SWEEP_BEFORE
+		       : BROKEN("a repair that dies decides otherwise");
 }
 
 static void sweep(struct scenario scenario, void (*operation)(void *)) {
 	result = SHMRT_OK;
+	static uint8_t lived[CALLS_REGION];
+	state_count = state_looks = 0;
+	collect = sweep_is_long() || (scenario.peer == PEER_NONE && first_generation == 0);
 	struct sweep_report report = sweep_run(operation, &world, world.region, CALLS_REGION, judge, &scenario);
+	collect = false;
 	sweep_expect_clean(&report, scenario.name);
+	memcpy(lived, world.region, CALLS_REGION);
+	for (size_t i = 0; i < state_count; i++) {
+		struct again again = {scenario, answers[i]};
+		memcpy(world.region, states[i], CALLS_REGION);
+		call_world_rename(&world, shmrt_owner_self(), dead_owner());
+		struct sweep_report second = sweep_run(repair, &world, world.region, CALLS_REGION, judge_repair, &again);
+		sweep_expect_clean(&second, scenario.name);
+	}
+	memcpy(world.region, lived, CALLS_REGION);
 	CHECK(result == SHMRT_OK);
 	if (scenario.may_reply && scenario.may_fail && scenario.peer == PEER_NONE && !report.skipped)
 		CHECK(report.seen[SWEEP_AFTER] != 0 && report.seen[SWEEP_BEFORE] + report.seen[2] != 0);
@@ -208,9 +260,9 @@ static void half_written(uint16_t queued) {
 
 static void sweep_caller(void) {
 	call_world_make(&world);
-	generation = 0;
+	generation = first_generation;
 	sweep((struct scenario){.name = "claim", .caller_dies = true}, do_claim);
-	generation = 1;
+	generation = (first_generation + 1) % SHMRT_CALL_GENERATIONS;
 	sweep((struct scenario){.name = "begin", .caller_dies = true}, do_begin);
 	for (uint16_t blocks = 0; blocks <= 2; blocks++) {
 		call_world_make(&world);
@@ -303,13 +355,17 @@ static void sweep_reclaim(void) {
 }
 
 int main(void) {
+	static const uint32_t starts[] = {0, SHMRT_CALL_GENERATIONS - 2, SHMRT_CALL_GENERATIONS - 1};
 	dead_owner();
-	sweep_caller();
-	for (enum peer peer = PEER_NONE; peer <= PEER_DIES; peer++) {
-		sweep_server(peer);
-		sweep_root(peer);
+	for (unsigned i = 0; i < (sweep_is_long() ? 3 : 2); i++) {
+		first_generation = starts[i == 1 ? 2 : i == 2 ? 1 : 0]; /* the next generation is 0 again */
+		sweep_caller();
+		for (enum peer peer = PEER_NONE; peer <= PEER_DIES; peer++) {
+			sweep_server(peer);
+			sweep_root(peer);
+		}
+		sweep_reclaim();
 	}
-	sweep_reclaim();
 	printf("%zu states\n", sweep_total_states());
 	return 0;
 }

@@ -9,7 +9,7 @@
 #include "sweep.h"
 
 #define REGION 65536
-#define SAMPLES 4
+#define SAMPLES 48 /* the short tier keeps four of them */
 
 typedef uint8_t bytes_of[REGION];
 
@@ -331,7 +331,7 @@ static int judge_bulkhead(void *copy, size_t step, void *context) {
 	bool is_before = true, is_after = true, second_death = context != NULL;
 	uint32_t all = CAPACITY + LINE, limit = atomic_load_explicit(&left->limit, memory_order_relaxed);
 	mutex_of_the_dead(&left->guard.mutex);
-	if (!second_death && seen++ % 4 == 2 && sample_count < SAMPLES)
+	if (!second_death && seen++ % (sweep_is_long() ? 2 : 4) == (sweep_is_long() ? 0 : 2) && sample_count < (sweep_is_long() ? SAMPLES : 4))
 		memcpy(samples[sample_count++].bytes, copy, entry_bytes);
 	if (!shmrt_bulkhead_is_sound(left))
 		return BROKEN("it is not sound");

@@ -1,7 +1,8 @@
 /* test_mailbox_sweep.c -- taking from a mailbox, and putting into a full one, dies after every instruction.
  *
  * The region holds a ring, the call slots and the words of the arena. The judge lets the root clean up and the next
- * incarnation of the server take what is left: each call is either taken by it, once, or its caller has an end.
+ * incarnation of the server take what is left: each call is either taken by it, once, or its caller has an end. Over a sample
+ * of the states that next incarnation dies as well, in its repair or with its first message, and another one comes.
  */
 #include "call_world.h"
 #include "mailbox.h"
@@ -23,6 +24,7 @@ struct scenario {
 	unsigned dying; /* the call in question */
 	bool takes;     /* else a put that drops it */
 	bool stale;     /* nobody waits for it from the start */
+	bool again;     /* a second taker died with whatever call it had */
 };
 
 #define BROKEN(reason) (fprintf(stderr, "%s: %s (step %zu)\n", scenario->name, reason, step), SWEEP_BROKEN)
@@ -71,8 +73,13 @@ static void put_call(uint32_t index, uint16_t blocks, uint64_t deadline_ns) {
 	call_world_rename(&calls, shmrt_owner_self(), other_owner());
 }
 
-static int judge(void *copy, size_t step, void *context) {
-	const struct scenario *scenario = context;
+#define SAMPLES 12
+static uint8_t samples[SAMPLES][REGION_MOST]; /* what deaths left, for the sweep of the next incarnation */
+static int answers[SAMPLES];
+static size_t sample_count, looks;
+static bool collect;
+
+static int survive(void *copy, size_t step, const struct scenario *scenario) {
 	static uint8_t fresh[REGION_MOST];
 	struct world left_ring;
 	struct call_world left;
@@ -127,7 +134,7 @@ static int judge(void *copy, size_t step, void *context) {
 			answer = taken[i] == 0 ? SWEEP_BEFORE : -1;
 			continue;
 		}
-		if (taken[i] + ended != 1 || (i != scenario->dying && ended))
+		if (taken[i] + ended != 1 || (i != scenario->dying && ended && !scenario->again))
 			return BROKEN("a call is lost, or runs although its caller has an end");
 		if (i == scenario->dying)
 			answer = ended ? SWEEP_AFTER : SWEEP_BEFORE;
@@ -135,6 +142,40 @@ static int judge(void *copy, size_t step, void *context) {
 	if (answer < 0)
 		return BROKEN("a stale call is taken");
 	return blocks_used(&left.arena) == 0 ? answer : BROKEN("a block is lost");
+}
+
+static int judge(void *copy, size_t step, void *context) {
+	bool keep = collect && sample_count < SAMPLES && looks++ % (sweep_is_long() ? 4 : 12) == 1;
+	if (keep)
+		memcpy(samples[sample_count], copy, ring_world.size);
+	int answer = survive(copy, step, context);
+	if (keep)
+		answers[sample_count++] = answer;
+	return answer;
+}
+
+/* The root and the next incarnation of the server, up to its first message; it dies, too, anywhere. */
+static void repair(void *context) {
+	(void)context;
+	static uint8_t bytes[SLOT_BYTES];
+	struct shmrt_mail mail = {.bytes = bytes};
+	shmrt_ring_repair(&mailbox.ring);
+	call_world_fail_taken(&calls, dead_owner());
+	int ignored = shmrt_mailbox_take(&mailbox, &calls.calls, &mail);
+	(void)ignored;
+}
+/* The first call may then end with the second death; what had its end before keeps it. */
+struct again {
+	struct scenario scenario;
+	int answer;
+};
+static int judge_repair(void *copy, size_t step, void *context) {
+	const struct again *again = context;
+	const struct scenario *scenario = &again->scenario;
+	int answer = survive(copy, step, scenario);
+	if (answer < 0)
+		return answer;
+	return again->answer == SWEEP_AFTER && answer != SWEEP_AFTER ? BROKEN("a call that has an end runs") : SWEEP_BEFORE;
 }
 
 static uint8_t bytes_out[SLOT_BYTES];
@@ -152,11 +193,32 @@ static void do_put(void *context) {
 }
 
 static void sweep(struct scenario scenario, void (*operation)(void *), int expected) {
+	static uint8_t lived[REGION_MOST];
+	sample_count = looks = 0;
+	collect = true;
 	struct sweep_report report = sweep_run(operation, NULL, ring_world.region, ring_world.size, judge, &scenario);
+	collect = false;
 	if (scenario.stale)
 		sweep_expect_clean(&report, scenario.name);
 	else
 		sweep_expect(&report, scenario.name);
+	memcpy(lived, ring_world.region, ring_world.size);
+	for (size_t i = 0; i < sample_count; i++) {
+		struct again again = {scenario, answers[i]};
+		again.scenario.again = true;
+		memcpy(ring_world.region, samples[i], ring_world.size);
+		call_world_rename(&calls, shmrt_owner_self(), dead_owner());
+		for (uint64_t slot = 0; slot < RINGS; slot++)
+			if (shmrt_ring_slot_at(&ring_world.ring, slot)->owner == shmrt_owner_self())
+				shmrt_ring_slot_at(&ring_world.ring, slot)->owner = dead_owner();
+		static uint8_t fresh[REGION_MOST]; /* the mutex that the dead left is the kernel's business: test_real_kills.c */
+		struct shmrt_ring_shared *model = (struct shmrt_ring_shared *)(void *)fresh;
+		CHECK(shmrt_ring_format(model, RINGS, SLOT_BYTES, SHMRT_RING_BLOCK, 0, 0) == SHMRT_OK);
+		memcpy(&ring_world.ring.shared->mutex, &model->mutex, sizeof model->mutex);
+		struct sweep_report second = sweep_run(repair, NULL, ring_world.region, ring_world.size, judge_repair, &again);
+		sweep_expect_clean(&second, scenario.name);
+	}
+	memcpy(ring_world.region, lived, ring_world.size);
 	CHECK(result == expected);
 }
 
