@@ -24,8 +24,8 @@ an attribute of the function or of the module, or by the file, for its own targe
 Else nothing of it is called, and the exit code is 2.
 
 The pipeline runs once without faults; that says what is expected. Then it runs again and again with the same inputs,
-for --duration, while random workers are killed (SIGKILL) and stopped (SIGSTOP, for 1 ms to 2 s, then SIGCONT). The last
-run ends without faults. Each input has a number, each output a checksum. The verdict counts outputs that are
+for --duration, while random workers are killed (SIGKILL) and stopped (SIGSTOP, for 1 ms to 2 s, then SIGCONT). A run
+that is on then ends without. Each input has a number, each output a checksum. The verdict counts outputs that are
 
   lost         expected, not there, and not accounted for by a dead letter
   duplicated   there more often than expected
@@ -67,7 +67,13 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--duration", type=kinds.chaos_duration, metavar="TIME", help="of the faults (default 10s)")
     parser.add_argument(
-        "--inputs", type=kinds.inputs, metavar="N", help="of each run at most (default: see docs/chaos.md)"
+        "--runs", type=kinds.runs, metavar="N", help="under faults, at most (default: as --duration allows)"
+    )
+    parser.add_argument(
+        "--inputs",
+        type=kinds.inputs,
+        metavar="N",
+        help="of each run, at most (default: as --duration allows)",
     )
     parser.add_argument("--unordered", action="store_true", help="run with ordered=False, and judge no order")
     parser.add_argument("--seed", type=kinds.seed, help="of the faults (default: a new one, which is printed)")
@@ -192,6 +198,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
                     stack.enter_context(Tally()),
                     duration=asked["duration"],
                     most=arguments.inputs,
+                    runs=arguments.runs,
                     ordered=not arguments.unordered,
                     patience=arguments.patience,
                 )
@@ -232,6 +239,8 @@ def asked_for(arguments: argparse.Namespace, settings: dict[str, Any]) -> dict[s
     words += [f"--seed {asked['seed']}", f"--kill-rate {asked['kill_rate']:g}", f"--stop-rate {asked['stop_rate']:g}"]
     words += [f"--root-rate {asked['root_rate']:g}"] * bool(asked["root_rate"])
     words += [f"--duration {asked['duration']:g}s"] + ["--from-outside"] * asked["from_outside"]
+    words += [f"--{key} {value}" for key in ("inputs", "runs") if (value := getattr(arguments, key)) is not None]
+    words += ["--unordered"] * arguments.unordered
     return asked | {"again": " ".join(words)}
 
 

@@ -159,11 +159,12 @@ class Rounds:
         *,
         duration: float,
         most: int | None,
+        runs: int | None,
         ordered: bool,
         patience: float | None,
     ) -> None:
         self._again, self._striker, self._signals, self._screen = again, striker, signals, screen
-        self._tally = tally
+        self._tally, self._runs = tally, runs
         self._duration, self._most, self._ordered, self._patience = duration, most, ordered, patience
         self._name = ""
         self._inputs: array[int] = array("Q")
@@ -191,18 +192,21 @@ class Rounds:
             found.verdict.add(judge(calm, history, len(feed.inputs), ordered=self._ordered))
             if feed.differs is not None:
                 raise self._unlike(feed.differs, found.rounds + 1)
-            if self._striker.over.is_set() or self._signals.first is not None or found.stuck or found.error:
+            if found.rounds == self._runs or self._striker.over.is_set() or self._cut_short():
                 break
         self._striker.stop()
         found.rate = fed / max(seconds, 1e-9)
-        if not found.holds and self._signals.first is None and not found.stuck and found.error is None:
+        if not found.holds and not self._cut_short():
             self._screen.progress("broken; once more without faults, to compare")
             history, feed = self._rough(control=True)
             if feed.differs is not None:
                 raise self._unlike(feed.differs, found.rounds + 2)
-            if self._signals.first is None and not found.stuck and found.error is None:
+            if not self._cut_short():
                 found.control = judge(calm, history, len(feed.inputs), ordered=self._ordered)
         return found
+
+    def _cut_short(self) -> bool:
+        return self._signals.first is not None or self.found.stuck or self.found.error is not None
 
     def _unlike(self, number: int, run: int) -> CliError:
         return CliError(

@@ -182,6 +182,11 @@ def inputs(text: str) -> int:
 
 
 @_refusing
+def runs(text: str) -> int:
+    return whole(text, "runs", 1, 2**31)
+
+
+@_refusing
 def allowed(text: str) -> bool:
     """As a file says it: `str(True)`."""
     return text == "True"

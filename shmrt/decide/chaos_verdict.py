@@ -68,6 +68,11 @@ class History:
         for place, (number, check) in enumerate(zip(self._numbers, self._checks, strict=True)):
             yield (number,) if number >= 0 else self._groups[-1 - number], check, place in self.torn
 
+    @property
+    def batched(self) -> bool:
+        """Whether several inputs made an output."""
+        return bool(self._groups)
+
     def same(self, other: History) -> bool:
         """Whether exactly the same came, in the same order."""
         return (
@@ -155,12 +160,13 @@ def judge(calm: History, rough: History, fed: int, *, ordered: bool = True) -> V
             found.count("out_of_order", origin)
         latest = max(latest, origin[0])
     excused = _excused(calm, rough, fed, found)
+    batched = calm.batched or rough.batched  # then a single number may be a batch as well
     missing: list[Origin] = []
     more: list[Origin] = []
     for origin, place in places.items():
         if place.wanted == place.came and not place.torn:
             continue
-        if len(origin) > 1 and not place.torn and not (place.wanted and place.came):
+        if batched and not place.torn and not (place.wanted and place.came):
             (missing if place.wanted else more).append(origin)
         else:
             _compare(origin, place, excused, rough.ended, found, ordered)
