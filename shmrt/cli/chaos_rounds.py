@@ -24,6 +24,8 @@ from shmrt.decide.chaos_verdict import EXAMPLES_MOST, History, Verdict, judge
 
 __all__ = ["Feed", "Found", "Rounds"]
 
+START_S = 30.0
+"""A run whose first output takes longer than this is on its time all the same."""
 PATIENCE_S = 60.0
 TICK_S = 0.05
 SILENCES = 20
@@ -61,16 +63,13 @@ class Found:
 
 
 class Feed:
-    """The source of one run, as numbered items. It ends early when `until` has passed, `most` were given, or by order.
+    """The source of one run, as numbered items. It ends early when `is_over()`, or when `most` were given.
 
     `inputs` has the checksum of every input that was given; `like` is that of the run before, and `differs` the first
     input that was another one."""
 
-    def __init__(
-        self, source: Any, stopping: threading.Event, *, most: int | None, until: float | None, like: array[int] | None
-    ) -> None:
-        self._source, self._stopping = source, stopping
-        self._most, self._until, self._like = most, until, like
+    def __init__(self, source: Any, is_over: Callable[[], bool], *, most: int | None, like: array[int] | None) -> None:
+        self._source, self._is_over, self._most, self._like = source, is_over, most, like
         self.inputs = array("Q")
         self.differs: int | None = None
         self.failure: BaseException | None = None
@@ -80,7 +79,7 @@ class Feed:
 
         try:
             items = iter(open_source(self._source))
-            while not self._is_over():
+            while not (self._is_over() or len(self.inputs) == self._most):
                 try:
                     value = next(items)
                 except StopIteration:
@@ -99,13 +98,6 @@ class Feed:
         except BaseException as error:
             self.failure = error
             raise
-
-    def _is_over(self) -> bool:
-        return (
-            self._stopping.is_set()
-            or (self._most is not None and len(self.inputs) >= self._most)
-            or (self._until is not None and time.monotonic() >= self._until and len(self.inputs) > 0)
-        )
 
 
 class Patience:
@@ -170,6 +162,7 @@ class Rounds:
         self._inputs: array[int] = array("Q")
         self._letters: set[tuple[int, ...]] = set()
         self._silence = 0.0
+        self._first: float | None = None
         self._shown = 0.0
         self.found = Found()
 
@@ -217,9 +210,13 @@ class Rounds:
 
     def _calm(self) -> History:
         """The run without faults: what is expected."""
-        until = time.monotonic() + self._duration
         began = time.monotonic()
-        feed, history, patience, _ = self._play(self._most, until, None, lambda: None)
+
+        def is_over() -> bool:  # its time begins with the first output: the workers' start is not counted
+            first, now = self._first, time.monotonic()
+            return now - began > START_S + self._duration or (first is not None and now - first > self._duration)
+
+        feed, history, patience, _ = self._play(self._most, is_over, None, lambda: None)
         self._inputs, self._silence = feed.inputs, patience.longest
         if self._signals.first is not None or not history.ended:
             return history
@@ -239,7 +236,7 @@ class Rounds:
     def _rough(self, *, control: bool = False) -> tuple[History, Feed]:
         limit = max(PATIENCE_S, SILENCES * self._silence) if self._patience is None else self._patience
         feed, history, patience, run = self._play(
-            len(self._inputs), None, self._inputs, lambda: limit if self._striker.over.is_set() else None
+            len(self._inputs), lambda: False, self._inputs, lambda: limit if self._striker.over.is_set() else None
         )
         found = self.found
         if patience.lost:
@@ -258,13 +255,18 @@ class Rounds:
         return history, feed
 
     def _play(
-        self, most: int | None, until: float | None, like: array[int] | None, limit: Callable[[], float | None]
+        self,
+        most: int | None,
+        is_over: Callable[[], bool],
+        like: array[int] | None,
+        limit: Callable[[], float | None],
     ) -> tuple[Feed, History, Patience, Any]:
         """One run to its end."""
         target = self._again()
         self._name = target.name
         source = target.pipeline._source
-        feed = Feed(source, self._signals.stopping, most=most, until=until, like=like)
+        self._first = None
+        feed = Feed(source, lambda: self._signals.stopping.is_set() or is_over(), most=most, like=like)
         history = History()
         run: Any = None
         with Patience(limit, lambda: len(history) + len(feed.inputs), self._heed) as patience:
@@ -275,6 +277,7 @@ class Rounds:
                     for thing in run:
                         origin, check, torn = received(thing)
                         history.add(origin, check, torn=torn)
+                        self._first = self._first or time.monotonic()
                         self._striker.output()
                         self._show(len(history), like is not None)
                 history.balanced = bool(run.report.balanced)

@@ -60,6 +60,7 @@ class Striker:
     def __init__(self, rates: dict[str, float], seed: int, duration: float, *, outside: bool = False) -> None:
         draws: Any = {kind: random.Random(f"{seed} {kind}") for kind in KINDS}
         self._plan: Iterator[Fault] = plan(draws, **rates)
+        self._planned = any(rates.values())
         self._duration, self._outside = duration, outside
         self._runtime: Any = None
         self._lock = threading.Lock()
@@ -117,8 +118,10 @@ class Striker:
         self._runtime = runtime
 
     def start(self) -> None:
-        """Lets the plan's time begin; idempotent."""
-        if self._thread is None:
+        """Lets the plan's time begin; idempotent. Where no fault is planned it is over at once."""
+        if not self._planned:
+            self.over.set()
+        elif self._thread is None:
             self._thread = threading.Thread(target=self._strike, name="shmrt-chaos", daemon=True)
             self._thread.start()
 
