@@ -163,6 +163,7 @@ class Rounds:
         self._letters: set[tuple[int, ...]] = set()
         self._silence = 0.0
         self._first: float | None = None
+        self._members_count = True
         self._shown = 0.0
         self.found = Found()
 
@@ -182,7 +183,7 @@ class Rounds:
             seconds += time.monotonic() - began
             fed += len(feed.inputs)
             found.outputs += len(history)
-            found.verdict.add(judge(calm, history, len(feed.inputs), ordered=self._ordered))
+            found.verdict.add(self._judge(calm, history, feed))
             if feed.differs is not None:
                 raise self._unlike(feed.differs, found.rounds + 1)
             if found.rounds == self._runs or self._striker.over.is_set() or self._cut_short():
@@ -195,8 +196,12 @@ class Rounds:
             if feed.differs is not None:
                 raise self._unlike(feed.differs, found.rounds + 2)
             if not self._cut_short():
-                found.control = judge(calm, history, len(feed.inputs), ordered=self._ordered)
+                found.control = self._judge(calm, history, feed)
         return found
+
+    def _judge(self, calm: History, history: History, feed: Feed) -> Verdict:
+        count = len(feed.inputs)
+        return judge(calm, history, count, ordered=self._ordered, members_count=self._members_count)
 
     def _cut_short(self) -> bool:
         return self._signals.first is not None or self.found.stuck or self.found.error is not None
@@ -265,6 +270,9 @@ class Rounds:
         target = self._again()
         self._name = target.name
         source = target.pipeline._source
+        kinds = [stage.kind for stage in target.pipeline.stages]
+        after_batch = kinds[kinds.index("batch") :] if "batch" in kinds else []
+        self._members_count = not {"filter", "flat_map"}.intersection(after_batch)
         self._first = None
         feed = Feed(source, lambda: self._signals.stopping.is_set() or is_over(), most=most, like=like)
         history = History()

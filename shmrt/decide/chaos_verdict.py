@@ -140,9 +140,9 @@ class _Place:
         self.torn = 0
 
 
-def judge(calm: History, rough: History, fed: int, *, ordered: bool = True) -> Verdict:
+def judge(calm: History, rough: History, fed: int, *, ordered: bool = True, members_count: bool = True) -> Verdict:
     """What `rough` is, if `calm` is how it should be. The first `fed` inputs were put into it; `ordered` says that its
-    outputs are to be in the order of the inputs."""
+    outputs are to be in the order of the inputs, `members_count` that each batch gives one output, whoever is in it."""
     found = Verdict(unbalanced=int(rough.ended and not rough.balanced))
     if calm.same(rough) and rough.ended:
         return found
@@ -170,7 +170,9 @@ def judge(calm: History, rough: History, fed: int, *, ordered: bool = True) -> V
             (missing if place.wanted else more).append(origin)
         else:
             _compare(origin, place, excused, rough.ended, found, ordered)
-    _compare_groups(missing, more, excused, rough.ended, fed, found)
+    if members_count:
+        _compare_groups(missing, more, excused, rough.ended, fed, found)
+    found.count("regrouped", (), len(more))
     return found
 
 
@@ -209,7 +211,6 @@ def _compare_groups(
     """Batches made up differently: a dead letter, a batch's time or the end of the source moves all that follow. Each
     input must be in as many of them as before."""
     before, after = _members(missing), _members(more)
-    found.count("regrouped", (), len(more))
     for number in sorted(before.keys() | after.keys()):
         if number >= fed:
             found.count("unexpected", (number,), after[number])

@@ -127,6 +127,15 @@ def test_a_report_that_does_not_account_for_all_breaks_it() -> None:
     assert verdict.unbalanced == 1 and not verdict.holds
 
 
+def test_batches_that_give_any_number_of_outputs_cannot_be_counted_when_they_move() -> None:
+    """A filter or flat_map behind a batch makes of other members another number of outputs, by right."""
+    rough = history(((0, 2), 1), ((0, 2), 2), letters=((1,),))
+    assert said(judge(history(*BATCHES), rough, 5, members_count=False)) == {"given_up": 1, "regrouped": 1}
+    assert judge(history(*BATCHES), rough, 5).lost == 2  # 3 and 4
+    twice = history(BATCHES[0], *BATCHES)
+    assert said(judge(history(*BATCHES), twice, 5, members_count=False)) == {"duplicated": 1}
+
+
 def test_verdicts_add_up_and_keep_a_few_examples() -> None:
     whole = Verdict()
     for _ in range(3):
