@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from shmrt.cli.chaos_rounds import Patience, Rounds
 from shmrt.cli.chaos_words import document, letter_line, lines
 from shmrt.cli.main import main
 from shmrt.decide.chaos_recovery import Recovery
@@ -140,8 +142,9 @@ def test_nobody_is_hit_who_has_not_allowed_it(cli: Cli, words: list[str], parts:
 
 def test_a_variable_allows_nothing(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would hold for whatever is run there; and a file's permission does not move to another target by one."""
-    monkeypatch.setenv("SHMRT_CHAOS_ALLOWED", "true")
-    assert cli("chaos_targets:make")[0] == 2
+    for word in ("True", "true", "1"):
+        monkeypatch.setenv("SHMRT_CHAOS_ALLOWED", word)
+        assert cli("chaos_targets:make")[0] == 2
     Path("other.toml").write_text(FILES["other.toml"])
     monkeypatch.setenv("SHMRT_TARGET", "chaos_targets:make")
     code, _, err = cli("other.toml")
@@ -162,6 +165,21 @@ def test_a_refusal_in_json(cli: Cli, tmp_path: Path) -> None:
     )
     error = json.loads(done.stderr)
     assert (done.returncode, done.stdout, error["code"]) == (2, "", 2) and "chaos_allowed" in error["hint"]
+
+
+def test_a_signal_ends_the_faults_at_once() -> None:
+    """Not only when what was put in has come out."""
+    halted = threading.Event()
+    signals = SimpleNamespace(stopping=threading.Event(), first=None)
+    striker = SimpleNamespace(halt=halted.set)
+    screen = SimpleNamespace(terminal=False)
+    options: Any = {"duration": 1.0, "most": None, "runs": None, "ordered": True, "patience": None}
+    rounds = Rounds(lambda: None, striker, signals, screen, None, **options)  # type: ignore[arg-type]
+    rounds._heed()
+    assert not halted.is_set()
+    with Patience(lambda: None, lambda: 0, rounds._heed):
+        signals.stopping.set()
+        assert halted.wait(60)
 
 
 # ---- what the verdict looks like
