@@ -235,13 +235,30 @@ def asked_for(arguments: argparse.Namespace, settings: dict[str, Any]) -> dict[s
         "from_outside": arguments.from_outside,
         "ordered": not arguments.unordered,
     }
-    words = ["python -m shmrt chaos", arguments.target or arguments.config or settings["target"]]
-    words += [f"--seed {asked['seed']}", f"--kill-rate {asked['kill_rate']:g}", f"--stop-rate {asked['stop_rate']:g}"]
-    words += [f"--root-rate {asked['root_rate']:g}"] * bool(asked["root_rate"])
-    words += [f"--duration {asked['duration']:g}s"] + ["--from-outside"] * asked["from_outside"]
-    words += [f"--{key} {value}" for key in ("inputs", "runs") if (value := getattr(arguments, key)) is not None]
-    words += ["--unordered"] * arguments.unordered
-    return asked | {"again": " ".join(words)}
+    return asked | {"again": command(arguments, asked)}
+
+
+def command(arguments: argparse.Namespace, asked: dict[str, Any]) -> str:
+    """What to type to have the same again."""
+    import json
+    import shlex
+
+    words = ["python", "-m", "shmrt", "chaos", arguments.target or asked["target"]]
+    for key in ("config", "input", "workers", "ring_slots", "slot_bytes"):
+        if getattr(arguments, key) is not None:
+            words += [f"--{key.replace('_', '-')}", str(getattr(arguments, key))]
+    for key, value in arguments.set or ():
+        words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    words += ["--seed", str(asked["seed"])]
+    for key in ("kill_rate", "stop_rate", "root_rate"):
+        if key != "root_rate" or asked[key]:
+            words += [f"--{key.replace('_', '-')}", f"{asked[key]:g}"]
+    words += ["--duration", f"{asked['duration']:g}s"]
+    for key in ("inputs", "runs"):
+        if getattr(arguments, key) is not None:
+            words += [f"--{key}", str(getattr(arguments, key))]
+    words += ["--from-outside"] * arguments.from_outside + ["--unordered"] * arguments.unordered
+    return shlex.join(words)
 
 
 def show(

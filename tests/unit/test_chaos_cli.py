@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from shmrt.cli.chaos import command
 from shmrt.cli.chaos_rounds import Patience, Rounds
 from shmrt.cli.chaos_words import document, letter_line, lines
 from shmrt.cli.main import main
@@ -166,6 +168,19 @@ def test_a_refusal_in_json(cli: Cli, tmp_path: Path) -> None:
     )
     error = json.loads(done.stderr)
     assert (done.returncode, done.stdout, error["code"]) == (2, "", 2) and "chaos_allowed" in error["hint"]
+
+
+def test_the_command_to_repeat_it_is_whole() -> None:
+    """Pasted into a shell it asks for the same."""
+    given = {"target": "a:b", "config": "my file.toml", "input": None, "workers": 3, "ring_slots": None}
+    given |= {"slot_bytes": None, "set": [("which", "it's"), ("n", 3), ("on", True)], "inputs": 10, "runs": None}
+    given |= {"from_outside": True, "unordered": False}
+    asked = {"target": "a:b", "seed": 7, "kill_rate": 20.0, "stop_rate": 0.5, "root_rate": 0.0, "duration": 2.5}
+    words = shlex.split(command(SimpleNamespace(**given), asked))  # type: ignore[arg-type]
+    assert words[:9] == ["python", "-m", "shmrt", "chaos", "a:b", "--config", "my file.toml", "--workers", "3"]
+    assert words[9:15] == ["--set", "which=it's", "--set", "n=3", "--set", "on=true"]
+    assert words[15:23] == ["--seed", "7", "--kill-rate", "20", "--stop-rate", "0.5", "--duration", "2.5s"]
+    assert words[23:] == ["--inputs", "10", "--from-outside"]
 
 
 def test_a_signal_ends_the_faults_at_once() -> None:
