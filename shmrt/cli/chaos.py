@@ -248,7 +248,8 @@ def command(arguments: argparse.Namespace, asked: dict[str, Any]) -> str:
         if getattr(arguments, key) is not None:
             words += [f"--{key.replace('_', '-')}", str(getattr(arguments, key))]
     for key, value in arguments.set or ():
-        words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+        as_it_is = isinstance(value, str) and kinds.literal(value) == value
+        words += ["--set", f"{key}={value if as_it_is else json.dumps(value)}"]
     words += ["--seed", str(asked["seed"])]
     for key in ("kill_rate", "stop_rate", "root_rate"):
         if key != "root_rate" or asked[key]:

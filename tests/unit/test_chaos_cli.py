@@ -173,14 +173,20 @@ def test_a_refusal_in_json(cli: Cli, tmp_path: Path) -> None:
 def test_the_command_to_repeat_it_is_whole() -> None:
     """Pasted into a shell it asks for the same."""
     given = {"target": "a:b", "config": "my file.toml", "input": None, "workers": 3, "ring_slots": None}
-    given |= {"slot_bytes": None, "set": [("which", "it's"), ("n", 3), ("on", True)], "inputs": 10, "runs": None}
+    given |= {
+        "slot_bytes": None,
+        "set": [("which", "it's"), ("n", 3), ("on", True), ("code", "07"), ("text", "3")],
+        "inputs": 10,
+        "runs": None,
+    }
     given |= {"from_outside": True, "unordered": False}
     asked = {"target": "a:b", "seed": 7, "kill_rate": 20.0, "stop_rate": 0.5, "root_rate": 0.0, "duration": 2.5}
     words = shlex.split(command(SimpleNamespace(**given), asked))  # type: ignore[arg-type]
     assert words[:9] == ["python", "-m", "shmrt", "chaos", "a:b", "--config", "my file.toml", "--workers", "3"]
     assert words[9:15] == ["--set", "which=it's", "--set", "n=3", "--set", "on=true"]
-    assert words[15:23] == ["--seed", "7", "--kill-rate", "20", "--stop-rate", "0.5", "--duration", "2.5s"]
-    assert words[23:] == ["--inputs", "10", "--from-outside"]
+    assert words[15:19] == ["--set", "code=07", "--set", 'text="3"']
+    assert words[19:27] == ["--seed", "7", "--kill-rate", "20", "--stop-rate", "0.5", "--duration", "2.5s"]
+    assert words[27:] == ["--inputs", "10", "--from-outside"]
 
 
 def test_a_signal_ends_the_faults_at_once() -> None:
