@@ -11,7 +11,7 @@ line and nearest key. The only interpolation is `${VARIABLE}` in strings.
     [ring]                   # slots = 1024, slot_bytes = "512"
     [supervisor]             # strategy, max_restarts, within: of a target that is a supervisor
     [set]                    # any keyword argument of the target
-    [chaos]                  # kill = 20, seed = 1
+    [chaos]                  # kill = 20, seed = 1; of the verb `chaos`: allowed, kill_rate, stop_rate, duration
     [http]                   # listen = "127.0.0.1:8765"
     [health]                 # memory, shared_memory, disk_path, disk_free: see probes.py
 
@@ -48,6 +48,10 @@ DEFAULTS: dict[str, Any] = {
     "ring.slot_bytes": None,
     "chaos.kill": None,
     "chaos.seed": None,
+    "chaos.allowed": None,
+    "chaos.kill_rate": None,
+    "chaos.stop_rate": None,
+    "chaos.duration": None,
     "http.listen": None,
     "health.memory": None,
     "health.shared_memory": None,
@@ -69,6 +73,10 @@ _CONVERT: dict[str, Callable[[str], Any]] = {
     "ring.slot_bytes": options.slot_bytes,
     "chaos.kill": options.rate,
     "chaos.seed": options.seed,
+    "chaos.allowed": options.allowed,
+    "chaos.kill_rate": options.kill_rate,
+    "chaos.stop_rate": options.stop_rate,
+    "chaos.duration": options.chaos_duration,
     "http.listen": options.http,
     "health.memory": options.size,
     "health.shared_memory": options.size,
@@ -90,6 +98,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "ring.slot_bytes": (int, str),
     "chaos.kill": (int, float, str),
     "chaos.seed": (int,),
+    "chaos.allowed": (bool,),
+    "chaos.kill_rate": (int, float, str),
+    "chaos.stop_rate": (int, float, str),
+    "chaos.duration": (int, float, str),
     "http.listen": (int, str),
     "health.memory": (int, str),
     "health.shared_memory": (int, str),
@@ -98,6 +110,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+_KIND_NAMES = {int: "a whole number", bool: "true or false"}
+_FILE_ONLY = ("chaos.allowed",)
+"""What no variable of the environment says: it would hold for every target that is run there."""
 _LATER = ("metrics", "log", "breaker", "bulkhead")
 _NEVER = {"runtime.start_method": "there is no start method: workers are forked from the root"}
 
@@ -114,12 +129,15 @@ def read_settings(flags: Mapping[str, Any], path: str | None) -> dict[str, Any]:
     if given is not None:
         from_file, keywords, application = _read_file(given)
         settings |= from_file
-    for key in DEFAULTS:
+    allowed_for = settings["target"]
+    for key in (key for key in DEFAULTS if key not in _FILE_ONLY):
         variable = "SHMRT_" + key.replace("runtime.", "").replace(".", "_").upper()
         text = os.environ.get(variable)
         if text is not None:
             settings[key] = _converted(key, text, variable)
     settings |= {key: value for key, value in flags.items() if key in DEFAULTS and value is not None}
+    if settings["chaos.allowed"] and settings["target"] != allowed_for:
+        settings["chaos.allowed"] = None  # a file allows it for its own target, not for whatever is named beside it
     settings["set"] = keywords | dict(flags.get("set") or ())
     settings["application"] = application
     if application is not None and settings["target"] is not None:
@@ -175,8 +193,8 @@ def _read_file(path: str) -> tuple[dict[str, Any], dict[str, Any], Application |
 
             known = [*DEFAULTS, *sections, "set", *TABLES]
             raise CliError(f"{origin}: unknown key {key!r}{nearest(key, known)}", code=2)
-        if isinstance(value, bool) or not isinstance(value, _TYPES[key]):
-            names = " or ".join("a whole number" if kind is int else kind.__name__ for kind in _TYPES[key])
+        if isinstance(value, bool) != (bool in _TYPES[key]) or not isinstance(value, _TYPES[key]):
+            names = " or ".join(_KIND_NAMES.get(kind, kind.__name__) for kind in _TYPES[key])
             raise CliError(f"{origin}: {key} = {value!r} must be {names}", code=2)
         settings[key] = _converted(key, _expand(value, origin), origin)
     expanded = {key: _expand(value, f"config {path}: set.{key}") for key, value in keywords.items()}

@@ -10,7 +10,7 @@ than the interpreter.
 |-----------|-------------------------------------------------------------------------------|
 | 0         | done; `run`: drained cleanly                                                  |
 | 1         | failed; `run`: something failed or was given up, or the answer is wrong       |
-|           | `health`: anything but healthy and degraded                                   |
+|           | `health`: anything but healthy and degraded; `chaos`: the verdict is broken   |
 | 2         | usage or configuration                                                        |
 | 3         | no such runtime                                                               |
 | 4         | timed out waiting                                                             |
@@ -55,6 +55,7 @@ VERBS = {
     "reload": "shmrt.cli.steer:reload",
     "breaker": "shmrt.cli.breaker",
     "clean": "shmrt.cli.clean",
+    "chaos": "shmrt.cli.chaos",
     "demo": "shmrt.cli.demo",
     "version": "shmrt.cli.version",
 }

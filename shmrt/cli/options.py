@@ -135,6 +135,63 @@ def chaos(text: str) -> float:
     return rate(value)
 
 
+def _per_second(text: str, what: str) -> float:
+    try:
+        number = float(text.removesuffix("/s"))
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1000:
+        raise ValueError(f"{what}={text!r} must be faults a second from 0 to 1000, such as 20")
+    return number
+
+
+@_refusing
+def kill_rate(text: str) -> float:
+    return _per_second(text, "kill-rate")
+
+
+@_refusing
+def stop_rate(text: str) -> float:
+    return _per_second(text, "stop-rate")
+
+
+@_refusing
+def root_rate(text: str) -> float:
+    return _per_second(text, "root-rate")
+
+
+@_refusing
+def chaos_duration(text: str) -> float:
+    seconds = parse_duration(text, "duration")
+    if seconds == 0:
+        raise ValueError(f"duration={text!r} must be more than 0 seconds, such as 10s")
+    return seconds
+
+
+@_refusing
+def patience(text: str) -> float:
+    seconds = parse_duration(text, "patience")
+    if seconds == 0:
+        raise ValueError(f"patience={text!r} must be more than 0 seconds, such as 60s")
+    return seconds
+
+
+@_refusing
+def inputs(text: str) -> int:
+    return whole(text, "inputs", 1, 2**31)
+
+
+@_refusing
+def runs(text: str) -> int:
+    return whole(text, "runs", 1, 2**31)
+
+
+@_refusing
+def allowed(text: str) -> bool:
+    """As a file says it: `str(True)`."""
+    return text == "True"
+
+
 @_refusing
 def assignment(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")

@@ -117,6 +117,9 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
         "ring.slot_bytes": "slot_bytes",
         "chaos.kill": "chaos",
         "chaos.seed": "seed",
+        "chaos.kill_rate": "kill_rate",
+        "chaos.stop_rate": "stop_rate",
+        "chaos.duration": "duration",
         "http.listen": "http",
     }
     flags: dict[str, Any] = {key: given.get(name) for key, name in names.items()}

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import FrameType, ModuleType
 from typing import Any
@@ -76,10 +76,18 @@ def within(seconds: float, doing: str) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def load(name: str, arguments: Mapping[str, Any], ready_timeout: float) -> Target:
-    """Imports the target and, if it is a callable, calls it with `arguments`."""
+def load(
+    name: str,
+    arguments: Mapping[str, Any],
+    ready_timeout: float,
+    permit: Callable[[ModuleType, Any], None] | None = None,
+) -> Target:
+    """Imports the target and, if it is a callable, calls it with `arguments`; not before `permit(module, object)` has
+    returned."""
     with within(ready_timeout, f"importing {name!r}"), contextlib.redirect_stdout(sys.stderr):
         module, found = _find(name)
+        if permit is not None:
+            permit(module, found)
         made = _make(name, found, arguments)
     if is_supervisor(made):
         return Target(name=name, pipeline=None, arguments=dict(arguments), consume=None, serial=None, tree=made)
