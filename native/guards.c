@@ -12,6 +12,8 @@
 /* ---- the mutex ---------------------------------------------------------------------------------- */
 
 static int lock_within(pthread_mutex_t *mutex, int64_t patience_ns) {
+	if (SHMRT_UNLIKELY(!shmrt_mutex_is_sound(mutex)))
+		return EINVAL;
 	int error = pthread_mutex_trylock(mutex);
 	for (int i = 0; error == EBUSY && i < SPIN_TRIES; i++) {
 		shmrt_pause();
