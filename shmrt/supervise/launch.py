@@ -32,8 +32,8 @@ _LIMITS = {  # what an answer of the kernel's is about
 
 
 def launch_root(control: int, program: int) -> tuple[int, int]:
-    """posix_spawn of a root with these two descriptors, in a session of its own; its pid and a pidfd of it. Does not wait
-    for it.
+    """posix_spawn of a root with these two descriptors, in a session of its own; its pid and a pidfd of it. Does not
+    wait for it.
 
     Raises OSError that names the limit to raise.
     """

@@ -154,8 +154,8 @@ class Channel:
         self._fds.clear()
 
     def receive(self) -> list[tuple[tuple[Any, ...], list[int]]]:
-        """Every whole message that has arrived, with its descriptors. `closed` is True at the end of the stream, and when
-        a part of it could not be received: who cannot hear a peer ends it, as one that died."""
+        """Every whole message that has arrived, with its descriptors. `closed` is True at the end of the stream, and
+        when a part of it could not be received: who cannot hear a peer ends it, as one that died."""
         while not self.closed:
             try:
                 received = _native.recv_fds(self.fd, 65536)
