@@ -1,4 +1,5 @@
-"""Builds the shim, and starts processes that are expected to survive anything: what ends them is told with its cause."""
+"""Builds the shim, and starts processes that are expected to survive anything: what ends them is told with its
+cause."""
 
 from __future__ import annotations
 

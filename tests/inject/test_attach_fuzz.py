@@ -53,19 +53,19 @@ def fuzz(shim: Path, folder: Path, name: str, kind: str, first: int, count: int)
 @pytest.mark.parametrize("name", NAMES)
 def test_random_words(shim: Path, tmp_path: Path, name: str) -> None:
     """Before it is attached: some places, some values."""
-    fuzz(shim, tmp_path, name, "random", 0, 2000 // SLOW.get(name, 1))
+    fuzz(shim, tmp_path, name, "random", 0, 1000 // SLOW.get(name, 1))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_random_words_under_its_users_feet(shim: Path, tmp_path: Path, name: str) -> None:
     """After it was attached, and looked at: what was constant then may have changed."""
-    fuzz(shim, tmp_path, name, "late", 0, 2000 // SLOW.get(name, 1))
+    fuzz(shim, tmp_path, name, "late", 0, 1000 // SLOW.get(name, 1))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bytes_of_the_header(shim: Path, tmp_path: Path, name: str) -> None:
     """Every byte of the first lines, five values each."""
-    fuzz(shim, tmp_path, name, "few", 0, 5 * (256 if name in SLOW else 1024))
+    fuzz(shim, tmp_path, name, "few", 0, 5 * (128 if name in SLOW else 512))
 
 
 @pytest.mark.stress
