@@ -64,7 +64,7 @@ class RingNamed(Operation):
 
     def after(self) -> None:
         left = [
-            name for name in os.listdir("/dev/shm") if f"-{os.getpid()}" in name or "-new-" in name and is_mine(name)
+            name for name in os.listdir("/dev/shm") if f"-{os.getpid()}" in name or ("-new-" in name and is_mine(name))
         ]
         assert not left, left
 
