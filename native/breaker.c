@@ -3,6 +3,7 @@
 
 #define SEEN_FAILED 1
 #define SEEN_SLOW 2
+#define ATTEMPTS_MAX 65536
 
 /* ---- settings ----------------------------------------------------------------------------------- */
 
@@ -23,6 +24,8 @@ uint64_t shmrt_breaker_window_bytes(const struct shmrt_breaker_settings *s) {
 
 uint64_t shmrt_breaker_wait_ns(const struct shmrt_breaker_settings *s, uint32_t attempt) {
 	double wait = (double)s->reset_ns;
+	if (attempt > ATTEMPTS_MAX) /* it lies in shared memory: no endless loop */
+		attempt = ATTEMPTS_MAX;
 	for (uint32_t i = 1; i < attempt && wait < (double)s->reset_max_ns && s->growth > 1.0; i++)
 		wait *= s->growth;
 	return wait < (double)s->reset_max_ns ? (uint64_t)wait : s->reset_max_ns;

@@ -85,7 +85,11 @@ uint64_t shmrt_breaker_body_bytes(const struct shmrt_breaker_settings *);
 /* Whether an entry that was found is one that fill makes. */
 bool shmrt_breaker_is_sound(const struct shmrt_breaker *);
 
-static inline enum shmrt_breaker_state shmrt_gate_state(uint64_t gate) { return (enum shmrt_breaker_state)(gate & 7); }
+/* A state that nobody writes refuses calls until a reset, which makes it whole. */
+static inline enum shmrt_breaker_state shmrt_breaker_state_of(uint32_t word) {
+	return word <= SHMRT_BREAKER_DISABLED ? (enum shmrt_breaker_state)word : SHMRT_BREAKER_FORCED_OPEN;
+}
+static inline enum shmrt_breaker_state shmrt_gate_state(uint64_t gate) { return shmrt_breaker_state_of(gate & 7); }
 /* Whether a good result has to be told: in CLOSED without it, it changes nothing. */
 static inline bool shmrt_gate_is_watched(uint64_t gate) { return (gate >> 4 & 1) != 0; }
 static inline uint32_t shmrt_gate_era(uint64_t gate) { return (uint32_t)(gate >> 32); }
@@ -106,7 +110,8 @@ int shmrt_breaker_settle(struct shmrt_breaker *, const struct shmrt_admission *,
 			 int64_t patience_ns, struct shmrt_breaker_change *);
 int shmrt_breaker_set(struct shmrt_breaker *, enum shmrt_breaker_state, uint64_t now_ns, int64_t patience_ns,
 		      struct shmrt_breaker_change *);
-/* The side that counts, without its trials, as it is at one moment. `trials` may be NULL: how many are held. */
+/* The side that counts, without its trials, as it is at one moment; of a breaker that is not sound, one that refuses calls. `trials`
+ * may be NULL: how many are held. */
 void shmrt_breaker_look(const struct shmrt_breaker *, struct shmrt_breaker_side *, uint32_t *trials);
 /* The state as the next call will find it: an open breaker whose time is over is half-open. */
 enum shmrt_breaker_state shmrt_breaker_side_state(const struct shmrt_breaker_side *, uint64_t now_ns, uint64_t *left_ns);

@@ -71,6 +71,7 @@ static struct shmrt_breaker_side *begin(struct shmrt_breaker *breaker, uint64_t 
 	atomic_thread_fence(memory_order_release); /* Q2: who still reads the side written now finds that the gate has moved */
 	struct shmrt_breaker_side *next = side_of(breaker, which_of(*gate) ^ 1);
 	copy_side(breaker, next, side_of(breaker, which_of(*gate)));
+	next->state = shmrt_breaker_state_of(next->state);
 	return next;
 }
 
@@ -84,7 +85,10 @@ static void commit(struct shmrt_breaker *breaker, uint64_t gate, const struct sh
 		shmrt_guard_count(&breaker->guard, SHMRT_BREAKER_CLOSED_AGAIN, 1);
 }
 
+/* Its constants were looked at when it was joined; but other processes can write them, and they say how long it is. */
 static int enter(struct shmrt_breaker *breaker, int64_t patience_ns) {
+	if (SHMRT_UNLIKELY(!shmrt_breaker_is_sound(breaker)))
+		return SHMRT_CORRUPT;
 	int outcome = shmrt_guard_lock(&breaker->guard, patience_ns);
 	return outcome == SHMRT_STALE ? SHMRT_OK : outcome;
 }
@@ -113,6 +117,8 @@ int shmrt_breaker_admit(struct shmrt_breaker *breaker, const struct shmrt_contro
 	*admission = (struct shmrt_admission){.era = shmrt_gate_era(gate)};
 	if (change->from == SHMRT_BREAKER_CLOSED || change->from == SHMRT_BREAKER_DISABLED)
 		return SHMRT_OK;
+	if (SHMRT_UNLIKELY(!shmrt_breaker_is_sound(breaker)))
+		return SHMRT_CORRUPT;
 	if (change->from == SHMRT_BREAKER_OPEN) { /* refused, most of the time: no need for the mutex then */
 		uint64_t until = atomic_load_explicit(&side_of(breaker, which_of(gate))->open_until_ns, memory_order_relaxed); /* Q2 */
 		atomic_thread_fence(memory_order_acquire); /* Q2 */
@@ -180,6 +186,11 @@ int shmrt_breaker_set(struct shmrt_breaker *breaker, enum shmrt_breaker_state st
 /* ---- looks -------------------------------------------------------------------------------------- */
 
 void shmrt_breaker_look(const struct shmrt_breaker *breaker, struct shmrt_breaker_side *side, uint32_t *trials) {
+	*side = (struct shmrt_breaker_side){.state = SHMRT_BREAKER_FORCED_OPEN};
+	if (trials != NULL)
+		*trials = 0;
+	if (SHMRT_UNLIKELY(!shmrt_breaker_is_sound(breaker)))
+		return;
 	for (int tries = 0; tries < LOOKS_MAX; tries++) {
 		uint64_t gate = shmrt_breaker_gate(breaker);
 		const struct shmrt_breaker_side *counts = side_of(breaker, which_of(gate));
@@ -216,7 +227,7 @@ enum shmrt_breaker_state shmrt_breaker_state_at(const struct shmrt_breaker *brea
 enum shmrt_breaker_state shmrt_breaker_side_state(const struct shmrt_breaker_side *side, uint64_t now, uint64_t *left_ns) {
 	*left_ns = 0;
 	if (side->state != SHMRT_BREAKER_OPEN)
-		return (enum shmrt_breaker_state)side->state;
+		return shmrt_breaker_state_of(side->state);
 	uint64_t until = atomic_load_explicit(&side->open_until_ns, memory_order_relaxed); /* a copy of our own */
 	if (now > until)
 		return SHMRT_BREAKER_HALF_OPEN;

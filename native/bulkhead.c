@@ -66,7 +66,10 @@ static void clear_without_lock(struct shmrt_bulkhead *b, _Atomic uint64_t *word,
 	shmrt_futex_wake(&b->bell, INT32_MAX);
 }
 
+/* Its constants were looked at when it was joined; but other processes can write them, and they say how long it is. */
 static int enter(struct shmrt_bulkhead *b, int64_t patience_ns) {
+	if (SHMRT_UNLIKELY(!shmrt_bulkhead_is_sound(b)))
+		return SHMRT_CORRUPT;
 	int outcome = shmrt_guard_lock(&b->guard, patience_ns);
 	if (outcome != SHMRT_STALE)
 		return outcome;

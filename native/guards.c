@@ -12,6 +12,8 @@
 /* ---- the mutex ---------------------------------------------------------------------------------- */
 
 static int lock_within(pthread_mutex_t *mutex, int64_t patience_ns) {
+	if (SHMRT_UNLIKELY(!shmrt_mutex_is_sound(mutex)))
+		return EINVAL;
 	int error = pthread_mutex_trylock(mutex);
 	for (int i = 0; error == EBUSY && i < SPIN_TRIES; i++) {
 		shmrt_pause();
@@ -47,13 +49,12 @@ void shmrt_guard_unlock(struct shmrt_guard *guard) { unlock(&guard->mutex); }
 
 /* ---- the area ----------------------------------------------------------------------------------- */
 
-void shmrt_guards_format(struct shmrt_guards *head, uint64_t offset) {
+int shmrt_guards_format(struct shmrt_guards *head, uint64_t offset) {
 	atomic_store_explicit(&head->used, 0, memory_order_relaxed);     /* S1: the segment's magic follows */
 	atomic_store_explicit(&head->reserved, 0, memory_order_relaxed); /* S1 */
 	head->offset = offset;
 	head->size = SHMRT_GUARD_AREA_BYTES;
-	int outcome = shmrt_mutex_make(&head->mutex);
-	SHMRT_ASSERT(outcome == SHMRT_OK);
+	return shmrt_mutex_make(&head->mutex);
 }
 
 int shmrt_guards_check(const struct shmrt_control *control, uint64_t size) {

@@ -41,7 +41,7 @@ struct shmrt_holder {
 static inline struct shmrt_guards *shmrt_guards_of(const struct shmrt_control *control) {
 	return (struct shmrt_guards *)(uintptr_t)&control->slots[control->slot_count];
 }
-void shmrt_guards_format(struct shmrt_guards *, uint64_t offset);
+int shmrt_guards_format(struct shmrt_guards *, uint64_t offset); /* SYSTEM where robust mutexes cannot be had */
 /* CORRUPT when the area does not fit `size`, the bytes of the segment. */
 SHMRT_MUST_USE int shmrt_guards_check(const struct shmrt_control *, uint64_t size);
 SHMRT_MUST_USE int shmrt_guard_area_attach(struct shmrt_guard_area *, struct shmrt_control *, uint64_t size, int fd, uint32_t slot);

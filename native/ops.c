@@ -55,7 +55,36 @@ int shmrt_mutex_make(pthread_mutex_t *mutex) {
 	return error == 0 ? SHMRT_OK : SHMRT_SYSTEM;
 }
 
-int shmrt_mutex_lock_within(pthread_mutex_t *mutex, uint64_t patience_ns) {
+bool shmrt_mutex_is_sound(const pthread_mutex_t *mutex) {
+	static _Atomic int known; /* kind of a mutex of ours + 1; 0: not yet asked for */
+	/* relaxed: every thread finds the same */
+	int kind = atomic_load_explicit(&known, memory_order_relaxed);
+	if (SHMRT_UNLIKELY(kind == 0)) {
+		pthread_mutex_t fresh;
+		if (shmrt_mutex_make(&fresh) != SHMRT_OK)
+			return true; /* nothing to compare with */
+		kind = fresh.__data.__kind + 1;
+		atomic_store_explicit(&known, kind, memory_order_relaxed);
+	}
+	return mutex->__data.__kind == kind - 1;
+}
+
+/* The kernel marks the mutex of a thread that ends, unless it cannot: the page was gone by then, or the list that leads to it was
+ * overwritten. Then the word names a thread that does not exist, and all would wait for it for ever: mark it as the kernel does. */
+static void mutex_let_go(pthread_mutex_t *mutex) {
+	_Atomic uint32_t *word = (_Atomic uint32_t *)(void *)&mutex->__data.__lock;
+	/* acquire: what its holder did to the memory is over */
+	uint32_t seen = atomic_load_explicit(word, memory_order_acquire), thread = seen & FUTEX_TID_MASK;
+	if (seen == 0 || (seen & FUTEX_OWNER_DIED) != 0)
+		return;
+	if (thread != 0 && (syscall(SYS_tkill, (pid_t)thread, 0) == 0 || errno != ESRCH))
+		return;
+	/* From exactly that word: of two that see it one changes it, and never the word of a new holder. */
+	atomic_compare_exchange_strong_explicit(word, &seen, (seen & FUTEX_WAITERS) | FUTEX_OWNER_DIED, memory_order_acq_rel,
+						memory_order_relaxed);
+}
+
+static int mutex_wait(pthread_mutex_t *mutex, uint64_t patience_ns) {
 #if defined(__GLIBC_PREREQ)
 #if __GLIBC_PREREQ(2, 30)
 	uint64_t until = shmrt_now_ns() + patience_ns;
@@ -65,6 +94,15 @@ int shmrt_mutex_lock_within(pthread_mutex_t *mutex, uint64_t patience_ns) {
 #endif
 	(void)patience_ns;
 	return pthread_mutex_lock(mutex);
+}
+
+int shmrt_mutex_lock_within(pthread_mutex_t *mutex, uint64_t patience_ns) {
+	int error = mutex_wait(mutex, patience_ns);
+	if (SHMRT_LIKELY(error != ETIMEDOUT))
+		return error;
+	mutex_let_go(mutex);
+	error = pthread_mutex_trylock(mutex);
+	return error == EBUSY ? ETIMEDOUT : error;
 }
 
 int shmrt_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t timeout_ns) {

@@ -21,7 +21,10 @@ int shmrt_futex_wake(_Atomic uint32_t *word, int count);
 
 /* A robust mutex in shared memory, from whatever is there: nobody may hold it or wait for it. SYSTEM: errno. */
 SHMRT_MUST_USE int shmrt_mutex_make(pthread_mutex_t *);
-/* As pthread_mutex_lock, but ETIMEDOUT after patience_ns; a C library older than glibc 2.30 waits for ever. */
+/* False: it is none that shmrt_mutex_make makes. Its memory was overwritten, and the C library may abort on what stands there. */
+bool shmrt_mutex_is_sound(const pthread_mutex_t *);
+/* As pthread_mutex_lock, but ETIMEDOUT after patience_ns; a C library older than glibc 2.30 waits for ever. Of a mutex whose holder
+ * is a thread that does not exist (the kernel could not mark it) the caller becomes the holder: EOWNERDEAD, after patience_ns. */
 int shmrt_mutex_lock_within(pthread_mutex_t *, uint64_t patience_ns);
 
 /* A memfd of `size` bytes, mode 0600, sealed against shrinking, growing and further seals.

@@ -232,7 +232,7 @@ int shmrt_py_guard_now(const GuardObject *self, uint64_t *now_ns) {
 int shmrt_py_guard_again(GuardObject *self, int outcome) {
 	if (outcome == SHMRT_INTERRUPTED)
 		return PyErr_CheckSignals();
-	shmrt_raise("SegmentError", "corrupt shared memory: the lock of %s %R cannot be taken (%d)", self->kind->word, self->name, outcome);
+	shmrt_raise("SegmentError", "corrupt shared memory: %s %R has words that shmrt does not write (%d)", self->kind->word, self->name, outcome);
 	return -1;
 }
 

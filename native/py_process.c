@@ -147,7 +147,7 @@ static PyObject *send_fds(PyObject *module, PyObject *args) {
 	while (sent < 0 && errno == EINTR);
 	if (sent >= 0)
 		result = PyLong_FromSsize_t(sent);
-	else if (errno == EAGAIN || errno == ENOBUFS)
+	else if (errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM || errno == ETOOMANYREFS) /* for the moment */
 		result = Py_NewRef(Py_None);
 	else
 		PyErr_SetFromErrno(PyExc_OSError);
@@ -187,6 +187,7 @@ static PyObject *recv_fds(PyObject *module, PyObject *args) {
 		PyErr_SetFromErrno(PyExc_OSError);
 		goto failed;
 	}
+	bool whole = (message.msg_flags & MSG_CTRUNC) == 0;
 	for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
 		if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
 			continue;
@@ -194,17 +195,29 @@ static PyObject *recv_fds(PyObject *module, PyObject *args) {
 		for (size_t i = 0; i < count; i++) {
 			int fd;
 			memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof(int));
-			PyObject *number = PyLong_FromLong(fd);
+			PyObject *number = whole ? PyLong_FromLong(fd) : NULL;
 			if (!number || PyList_Append(fds, number) < 0) {
-				Py_XDECREF(number);
-				goto failed;
+				close(fd);
+				whole = false;
 			}
-			Py_DECREF(number);
+			Py_XDECREF(number);
 		}
 	}
-	if (_PyBytes_Resize(&data, received) < 0)
-		goto failed;
-	return Py_BuildValue("(NN)", data, fds);
+	if (whole && _PyBytes_Resize(&data, received) == 0) {
+		PyObject *result = Py_BuildValue("(OO)", data, fds);
+		Py_DECREF(data);
+		if (result) {
+			Py_DECREF(fds);
+			return result;
+		}
+		data = NULL;
+	}
+	for (Py_ssize_t i = 0; i < PyList_GET_SIZE(fds); i++) /* the caller never hears of them */
+		close((int)PyLong_AsLong(PyList_GET_ITEM(fds, i)));
+	if (!PyErr_Occurred()) { /* the kernel had no room for them in our table */
+		errno = EMFILE;
+		PyErr_SetFromErrno(PyExc_OSError);
+	}
 failed:
 	Py_XDECREF(data);
 	Py_XDECREF(fds);

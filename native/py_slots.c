@@ -100,7 +100,12 @@ static PyObject *slots_create(PyObject *type, PyObject *argument) {
 		return raise_segment_error("there is not enough memory for the process table", &shortage);
 	if (result != SHMRT_OK)
 		return PyErr_SetFromErrno(PyExc_OSError);
-	shmrt_control_format(address, (uint32_t)count);
+	if (shmrt_control_format(address, (uint32_t)count) != SHMRT_OK) {
+		PyErr_SetFromErrno(PyExc_OSError);
+		shmrt_unmap(address, size);
+		close(fd);
+		return NULL;
+	}
 	shmrt_segment_publish(address);
 	return slots_wrap(fd, address, size);
 }

@@ -21,6 +21,8 @@ int shmrt_ring_lock(struct shmrt_ring *ring) {
 
 int shmrt_ring_lock_after(struct shmrt_ring *ring, int tries) {
 	pthread_mutex_t *mutex = &ring->shared->mutex;
+	if (SHMRT_UNLIKELY(!shmrt_mutex_is_sound(mutex)))
+		return SHMRT_CORRUPT;
 	int error = pthread_mutex_trylock(mutex);
 	if (error == EBUSY) {
 		unsigned pauses = 16; /* a few messages per turn of the lock */

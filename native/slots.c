@@ -30,7 +30,7 @@
 
 /* ---- the segment --------------------------------------------------------------------------------- */
 
-void shmrt_control_format(struct shmrt_control *control, uint32_t slot_count) {
+int shmrt_control_format(struct shmrt_control *control, uint32_t slot_count) {
 	SHMRT_ASSERT(slot_count >= SHMRT_SLOT_FIRST_WORKER && slot_count <= SHMRT_SLOTS_MAX);
 	control->slot_count = slot_count;
 	control->reserved0 = 0;
@@ -41,7 +41,7 @@ void shmrt_control_format(struct shmrt_control *control, uint32_t slot_count) {
 	atomic_store_explicit(&control->extended, 0, memory_order_relaxed);        /* S1: magic follows */
 	atomic_store_explicit(&control->root_generation, 0, memory_order_relaxed); /* S1 */
 	memset(control->slots, 0, (size_t)slot_count * sizeof(struct shmrt_slot));
-	shmrt_guards_format(shmrt_guards_of(control), shmrt_control_guards_offset(slot_count));
+	return shmrt_guards_format(shmrt_guards_of(control), shmrt_control_guards_offset(slot_count));
 }
 
 int shmrt_control_check(const struct shmrt_control *control, uint64_t size) {

@@ -44,7 +44,7 @@ static inline uint64_t shmrt_control_guards_offset(uint32_t slot_count) {
 static inline uint64_t shmrt_control_bytes(uint32_t slot_count) {
 	return shmrt_control_guards_offset(slot_count) + SHMRT_GUARD_AREA_BYTES;
 }
-void shmrt_control_format(struct shmrt_control *, uint32_t slot_count);
+int shmrt_control_format(struct shmrt_control *, uint32_t slot_count);
 /* CORRUPT when slots, call slots, names or guards do not fit `size`. */
 SHMRT_MUST_USE int shmrt_control_check(const struct shmrt_control *, uint64_t size);
 

@@ -11,6 +11,8 @@ import fcntl
 import os
 import sys
 
+from shmrt.process.signals import KILL
+
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
     from typing import Any
@@ -29,8 +31,9 @@ _LIMITS = {  # what an answer of the kernel's is about
 }
 
 
-def launch_root(control: int, program: int) -> int:
-    """posix_spawn of a root with these two descriptors, in a session of its own; its pid. Does not wait for it.
+def launch_root(control: int, program: int) -> tuple[int, int]:
+    """posix_spawn of a root with these two descriptors, in a session of its own; its pid and a pidfd of it. Does not
+    wait for it.
 
     Raises OSError that names the limit to raise.
     """
@@ -43,7 +46,7 @@ def launch_root(control: int, program: int) -> int:
         actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
         actions += [(os.POSIX_SPAWN_DUP2, copy, number) for number, copy in enumerate(copies, 3)]
         command = [*_interpreter(), "-c", _ENTER, str(os.getpid()), package]
-        return os.posix_spawn(
+        pid = os.posix_spawn(
             command[0],
             command,
             _environment(),
@@ -52,6 +55,12 @@ def launch_root(control: int, program: int) -> int:
             setsigmask=[],
             setsigdef=range(1, 32),
         )
+        try:
+            return pid, os.pidfd_open(pid)
+        except OSError:  # nobody could hear of its end
+            os.kill(pid, KILL)
+            os.waitpid(pid, 0)
+            raise
     except OSError as error:
         raise explain(error, "the root supervisor could not be started") from error
     finally:

@@ -124,7 +124,7 @@ class RootLink(Commands, Controlled, Asking):
                 try:
                     link._start_root()
                 except BaseException:
-                    link._end_first_root()
+                    link._end_root()
                     raise
         except BaseException:
             link._undo_start()
@@ -139,13 +139,13 @@ class RootLink(Commands, Controlled, Asking):
         os.close(self._wake)
         self._wake = -1
 
-    def _end_first_root(self) -> None:
+    def _end_root(self) -> None:
         if self._channel is not None:
             _native.pidfd_signal(self._root_pidfd, KILL)
             _native.poll([(self._root_pidfd, _native.POLLIN)], -1)
             self._reap(self.root_pid)
             os.close(self._root_pidfd)
-            os.close(self._channel.fd)
+            self._channel.shut()
             self._channel, self._root_pidfd = None, -1
 
     # ---- commands ---------------------------------------------------------------------------------------------------
@@ -264,14 +264,13 @@ class RootLink(Commands, Controlled, Asking):
             opened += [ours, theirs]
             own_pidfd = _native.pidfd_open(os.getpid())
             opened.append(own_pidfd)
-            self.root_pid = pid = launch_root(theirs, own_pidfd)
+            self.root_pid, self._root_pidfd = launch_root(theirs, own_pidfd)
             opened.remove(ours)
         except OSError as error:
             raise explain(error, "the root supervisor could not be started") from error
         finally:
             for fd in opened:
                 os.close(fd)
-        self._root_pidfd = _native.pidfd_open(pid)
         self._channel = Channel(ours)
         if self._memory is not None:  # made while the first root's interpreter starts
             self.slots, self.arena_fd = self._memory()
@@ -292,14 +291,11 @@ class RootLink(Commands, Controlled, Asking):
             while self._serve_one_root():
                 pass
         except BaseException as error:
-            self.down = self.down or f"the thread that serves it failed: {error!r}"
-            if self._on_down is not None:
-                self._on_down(self.down)
+            self._give_up(self.down or f"the thread that serves it failed: {error!r}")
+            self.root_gone(str(self.down))
             raise
         finally:
-            if self._root_pidfd >= 0:
-                os.close(self._root_pidfd)
-                self._root_pidfd = -1
+            self._end_root()  # nobody would hear it
 
     def _serve_one_root(self) -> bool:
         """From a root's start to its end. True when another one was started."""
@@ -309,9 +305,8 @@ class RootLink(Commands, Controlled, Asking):
         while True:
             with self._lock:
                 events = _native.POLLIN | (_native.POLLOUT if channel.pending else 0)
-            found = dict(
-                _native.poll([(channel.fd, events), (pidfd, _native.POLLIN), (self._wake, _native.POLLIN)], -1)
-            )
+            sources = [(channel.fd, events), (pidfd, _native.POLLIN), (self._wake, _native.POLLIN)]
+            found = dict(_native.poll(sources, -1))
             if self._wake in found:
                 try:
                     os.eventfd_read(self._wake)
@@ -350,7 +345,7 @@ class RootLink(Commands, Controlled, Asking):
         status = self._reap(pid)
         with self._lock:
             os.close(pidfd)
-            os.close(channel.fd)
+            channel.shut()
             self._channel, self._root_pidfd = None, -1
             slots.gone(_native.SLOT_ROOT, status, False)
             slots.free(_native.SLOT_ROOT)

@@ -74,7 +74,9 @@ def open_checked(path: str, dir_fd: int | None = None, *, shown: str | None = No
             raise _refuse(shown, "is a symbolic link or not a directory") from None
         if error.errno == errno.EACCES:
             raise _refuse(shown, "cannot be opened by this user") from None
-        raise
+        if error.errno in (errno.ENOENT, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise  # there is none, or a limit that says so itself
+        raise _refuse(shown, f"cannot be opened: {error.strerror}") from None
     found = os.fstat(fd)
     problem = None
     if found.st_uid != os.geteuid():

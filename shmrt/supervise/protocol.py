@@ -71,6 +71,7 @@ does not read: they go by `tell`, which leaves them out while TELL_MAX messages 
 from __future__ import annotations
 
 import marshal
+import os
 
 from shmrt import _native
 
@@ -146,12 +147,19 @@ class Channel:
             else:  # the descriptors went with the first byte
                 self._out[0] = (data[sent:], ())
 
+    def shut(self) -> None:
+        """Closes it, and what came and was not asked for."""
+        for fd in (self.fd, *self._fds):
+            os.close(fd)
+        self._fds.clear()
+
     def receive(self) -> list[tuple[tuple[Any, ...], list[int]]]:
-        """Every whole message that has arrived, with its descriptors. At the end of the stream `closed` is True."""
+        """Every whole message that has arrived, with its descriptors. `closed` is True at the end of the stream, and
+        when a part of it could not be received: who cannot hear a peer ends it, as one that died."""
         while not self.closed:
             try:
                 received = _native.recv_fds(self.fd, 65536)
-            except (ConnectionResetError, BrokenPipeError):
+            except OSError:  # reset; or memory or descriptors ran out, and part of what it said is lost
                 received = (b"", [])
             if received is None:
                 break
