@@ -57,11 +57,9 @@ def names_of(pid: int) -> list[str]:
 
 def settle(place: str, pid: int, by_clean: bool) -> str:
     """Waits until nobody of that runtime lives, looks at what stays, and starts again. How the directory was found."""
-    for found in find(place):
-        if found.root is not None:
-            until(lambda root=found.root: not alive(root), f"root {found.root} lives on")  # type: ignore[misc]
+    until(lambda: all(found.state == "stale" for found in find(place)), "its processes do not end")
     left = find(place)
-    assert len(left) <= 1 and all(found.name == NAME and found.state == "stale" for found in left), left
+    assert len(left) <= 1 and all(found.name == NAME and not alive(found.root or 0) for found in left)
     assert not names_of(pid)
     if left and by_clean:
         assert remove_stale(NAME, place) and find(place) == []

@@ -48,18 +48,22 @@ def machine() -> str:
         [
             model[1] if model else platform.machine(),
             f"{len(os.sched_getaffinity(0))} CPUs",
-            f"Linux {platform.release()}",
+            f"Linux {platform.release().partition('-')[0]}",
             compiled.splitlines()[0],
             f"Python {platform.python_version()}",
         ]
     )
 
 
-def keep(kind: str, rows: list[dict[str, Any]]) -> None:
+def commit() -> str:
     changed = git("status", "--porcelain", "--", "native", "shmrt", "tests")
+    return git("rev-parse", "--short=12", "HEAD") + (" and changes" if changed else "")
+
+
+def keep(kind: str, rows: list[dict[str, Any]]) -> None:
     STORE.mkdir(parents=True, exist_ok=True)
     head = {
-        "commit": git("rev-parse", "--short=12", "HEAD") + (" and changes" if changed else ""),
+        "commit": commit(),
         "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
         "machine": machine(),
     }
@@ -152,12 +156,12 @@ def run_fire(*wanted: str) -> None:
     test = seed = ""
     for line in process.stdout:
         print(line, end="", flush=True)
-        if found := re.search(r"tests/\S+::(\S+)", line):
+        if found := re.match(r"tests/\S+/(\S+\.py)", line):
             test = found[1]
         if found := re.search(r"SHMRT_SEED=(\d+)", line):
             seed = found[1]
         if found := re.search(r"result: (.*)", line):
-            rows.append({"test": test, "seed": seed, "result": found[1].strip()})
+            rows.append({"test": test, "seed": seed, "commit": commit(), "result": found[1].strip()})
     code = process.wait()
     assert code == 0, f"pytest ended with {code}"
     again = {row["test"] for row in rows}
@@ -209,7 +213,12 @@ def write_pages() -> None:
         ),
         "## Real kills of processes\n",
         head_of(found["fire"], "fire"),
-        table(["test", "seed", "result"], [[row["test"], row["seed"], row["result"]] for row in fire]),
+        "Calls that end in `ServerDown` had their end; calls of a caller that died are nobody's. A relay that dies",
+        "between its put and the end of its lease repeats one message: that is what a lease promises.\n",
+        table(
+            ["test", "commit", "seed", "result"],
+            [[row["test"], row["commit"], row["seed"], row["result"]] for row in fire],
+        ),
         "## Seeded bugs\n",
         f"{sum(row['killed'] for row in mutants)} of {len(mutants)} seeded bugs are found by their tests.\n",
     ]

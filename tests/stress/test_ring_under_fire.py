@@ -73,7 +73,7 @@ def fire(name: str, count: int, every: int) -> None:
         if fire_kit.is_whole(thing) and thing[0] in ledger.seen:
             repeated += 1  # judged below
             return
-        ledger.take(thing, lives_most * STEP)
+        ledger.take(thing, lives * STEP)  # no number of a life that has not begun
 
     def kill_one() -> None:
         nonlocal relays_killed
@@ -120,8 +120,10 @@ def fire(name: str, count: int, every: int) -> None:
         except queue.Empty:
             break
     acknowledged = lost = unexpected = 0
-    for life in range(lives):
-        numbers = {number % STEP for number in ledger.seen if number // STEP == life}
+    by_life: dict[int, set[int]] = {life: set() for life in range(lives)}
+    for number in ledger.seen:
+        by_life.setdefault(number // STEP, set()).add(number % STEP)
+    for life, numbers in by_life.items():
         acknowledged += counters[life]
         lost += len(set(range(counters[life])) - numbers)
         # The last put may have been in when its producer died before it could say so.

@@ -53,7 +53,7 @@ def test_pages_are_made_of_what_was_found(tmp_path: Path, monkeypatch: pytest.Mo
     found: dict[str, list[dict[str, Any]]] = {
         "sweeps": [sweep],
         "mutants": mutants,
-        "fire": [{"test": "t", "seed": "9", "result": "all"}],
+        "fire": [{"test": "t", "seed": "9", "commit": "c", "result": "all"}],
     }
     for kind, rows in found.items():
         (tmp_path / f"{kind}.json").write_text(json.dumps(head | {"rows": rows}))
@@ -65,7 +65,7 @@ def test_pages_are_made_of_what_was_found(tmp_path: Path, monkeypatch: pytest.Mo
     assert (
         "| test_x.c | 3 | 4,321 | 17 |" in page
         and "commit abc, today, on this one" in page
-        and "| t | 9 | all |" in page
+        and "| t | c | 9 | all |" in page
     )
     assert r"no \| yes" in (tmp_path / "docs" / "proof-mutants.md").read_text()
     found["mutants"].pop()  # a bug that was not tried is not passed over
