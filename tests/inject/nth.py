@@ -53,15 +53,13 @@ def belongings() -> dict[str, collections.Counter[str]]:
 
 def settled(before: dict[str, collections.Counter[str]]) -> dict[str, Any]:
     """What there is more than before, once it will not go. A process that ends takes a moment to be gone."""
-
-    def more() -> dict[str, Any]:
-        now = belongings()
-        return {key: list((now[key] - before[key]).elements()) for key in now if now[key] - before[key]}
-
     end = time.monotonic() + SETTLE_S
-    while (left := more()) and time.monotonic() < end:
-        time.sleep(0.01)
-    return left
+    while True:
+        now = belongings()
+        more = {key: list((now[key] - before[key]).elements()) for key in now if now[key] - before[key]}
+        if not more or time.monotonic() > end:
+            return more
+        os.sched_yield()
 
 
 class Faults:
