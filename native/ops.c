@@ -56,7 +56,7 @@ int shmrt_mutex_make(pthread_mutex_t *mutex) {
 }
 
 int shmrt_mutex_lock_within(pthread_mutex_t *mutex, uint64_t patience_ns) {
-#if defined(__GLIBC_PREREQ)
+#if defined(__GLIBC_PREREQ) && !defined(__SANITIZE_THREAD__) /* ThreadSanitizer does not know this call for a lock */
 #if __GLIBC_PREREQ(2, 30)
 	uint64_t until = shmrt_now_ns() + patience_ns;
 	struct timespec at = {.tv_sec = (time_t)(until / 1000000000), .tv_nsec = (long)(until % 1000000000)};
