@@ -68,7 +68,7 @@ int shmrt_mutex_lock_within(pthread_mutex_t *mutex, uint64_t patience_ns) {
 }
 
 int shmrt_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t timeout_ns) {
-	if (timeout_ns <= 0) /* acquire: pairs with whatever release changed the word (the caller's edge) */
+	if (timeout_ns <= 0) /* acquire: pairs with whatever release changed the word (the caller's edge, mostly B1) */
 		return atomic_load_explicit(word, memory_order_acquire) == expected ? SHMRT_TIMEOUT
 										    : SHMRT_OK;
 	struct timespec timeout = {

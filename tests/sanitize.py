@@ -1,6 +1,6 @@
 """Runs the Python tests on an extension built with AddressSanitizer and UndefinedBehaviorSanitizer.
 
-    python tests/sanitize.py                                  # everything that can run so: half an hour
+    python tests/sanitize.py                                  # every file that can run so, one after the other: hours
     python tests/sanitize.py tests/conformance/test_ring.py   # pytest's own arguments, as they are
     SHMRT_SANITIZED=/var/tmp/sanitized python tests/sanitize.py ...   # builds there once, and uses it again
 
@@ -10,6 +10,8 @@ also one whose output nobody reads, leaves a file; the run ends with these, and 
 Not run: what counts instructions or bytes of address space (a sanitizer changes both), and the C tests, which have
 sanitized builds of their own (tests/unit/test_native_c.py). A crash that a test wants stays a crash: the sanitizers
 do not catch SIGSEGV and its like. Leaks are not looked for: CPython itself keeps what it allocates until the end.
+A process that is forked while another thread allocates may hang in the sanitizer's own lock, which it does not release
+in the child; a file that takes longer than WATCHDOG_S is ended with all that it started, and named: run it again.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -29,6 +32,8 @@ ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("shmrt", "tests", "native", "docs", "bench", "README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml")
 CHECKS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g"]
 REPORTS = "reports"
+WATCHDOG_S = 900
+"""For one file of tests."""
 
 NOT_HERE = {
     "tests/unit/test_native_c.py": "has sanitized builds of its own",
@@ -106,7 +111,7 @@ def environment(reports: Path) -> dict[str, str]:
         "exitcode=86",
         "use_sigaltstack=0",
     ]
-    wanted += [f"handle_{signal}=0" for signal in ("segv", "sigbus", "abort", "sigill", "sigfpe")]
+    wanted += [f"handle_{name}=0" for name in ("segv", "sigbus", "abort", "sigill", "sigfpe")]
     preloaded = [path for name in ("libasan.so", "libubsan.so", "libstdc++.so") if (path := runtime(name))]
     return os.environ | {
         "LD_PRELOAD": " ".join(preloaded),
@@ -117,11 +122,24 @@ def environment(reports: Path) -> dict[str, str]:
     }
 
 
-def run(tree: Path, reports: Path, arguments: list[str]) -> tuple[int, list[Path]]:
-    """pytest in that tree; its exit status, and what the sanitizers wrote."""
+def run(tree: Path, reports: Path, arguments: list[str], watchdog_s: float | None = None) -> int | None:
+    """pytest in that tree: its exit status, or None if it had to be ended."""
     command = [sys.executable, "-m", "pytest", *arguments]
-    done = subprocess.run(command, cwd=tree, env=environment(reports), check=False)
-    return done.returncode, sorted(reports.iterdir())
+    process = subprocess.Popen(command, cwd=tree, env=environment(reports), start_new_session=True)
+    try:
+        return process.wait(watchdog_s)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def files(tree: Path) -> list[str]:
+    """The files of tests that can run so."""
+    found = sorted(str(path.relative_to(tree)) for path in tree.glob("tests/**/test_*.py"))
+    return [name for name in found if not any(name == left or name.startswith(f"{left}/") for left in NOT_HERE)]
 
 
 def main(arguments: list[str]) -> int:
@@ -129,16 +147,25 @@ def main(arguments: list[str]) -> int:
     if why is not None:
         print(f"SKIPPED: {why}", file=sys.stderr)
         return 0
-    if not arguments:
-        arguments = ["tests", "-n", "auto", *(f"--ignore={path}" for path in NOT_HERE)]
     with tempfile.TemporaryDirectory(prefix="shmrt-sanitized-") as temporary:
         kept = os.environ.get("SHMRT_SANITIZED")
-        place = Path(kept).absolute() if kept else Path(temporary)
-        status, found = run(build(place), Path(temporary) / REPORTS, arguments)
+        tree = build(Path(kept).absolute() if kept else Path(temporary))
+        reports = Path(temporary) / REPORTS
+        bad = []
+        if arguments:
+            bad = [f"pytest ended with {status}"] if (status := run(tree, reports, arguments)) != 0 else []
+        else:
+            for name in files(tree):
+                status = run(tree, reports, [name], WATCHDOG_S)
+                if status != 0:
+                    bad.append(f"{name} {'was ended: it hung' if status is None else f'ended with {status}'}")
+        found = sorted(reports.iterdir())
         for path in found:
             print(f"\n--- {path.name}\n{path.read_text(errors='replace')}")
-    print(f"{len(found)} reports of sanitizers; pytest ended with {status}")
-    return 1 if found else status
+    for line in bad:
+        print(line)
+    print(f"{len(found)} reports of sanitizers, {len(bad)} failures")
+    return 1 if found or bad else 0
 
 
 if __name__ == "__main__":

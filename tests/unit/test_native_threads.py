@@ -44,6 +44,13 @@ WEAK = [
         "atomic_store_explicit(&consumer->shared->head, consumer->cursor, memory_order_release); /* L2 */",
         "atomic_store_explicit(&consumer->shared->head, consumer->cursor, memory_order_relaxed); /* L2 */",
     ),
+    Weak(
+        "C2",
+        "test_call_stress",
+        "call_internal.h",
+        "memory_order_acq_rel, memory_order_acquire);",
+        "memory_order_relaxed, memory_order_relaxed);",
+    ),
 ]
 
 
