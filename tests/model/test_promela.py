@@ -55,7 +55,6 @@ LONG = [
     Check("block", "-DMESSAGES=2 -DCRASHES=1", 100_000),
     Check("block", "-DSENDERS=1 -DMESSAGES=3 -DCRASHES=3", 10_000),
     Check("granule", "-DUSERS=1 -DALLOCS=2 -DTRIMS=2 -DCRASHES=2", 1_000_000),
-    Check("granule", "", 1_000_000),
     Check("death", "-DCRASHES=2", 1_000_000),
     Check("death", "-DTASKS=3", 200_000),
 ]
