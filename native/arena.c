@@ -30,7 +30,7 @@ bool shmrt__arena_take_block(struct shmrt_arena *arena, uint64_t index, uint64_t
 	if (!shmrt_word_swap(word, seen, mine)) /* edge A2 */
 		return false;
 	/* A trim may have come between the look at the granule and the swap. Had it come, it would have
-	 * stored this block word after the granule word, so the swap (acquire) shows its granule word. */
+	 * stored this block word after the granule word, so the swap (acquire) shows its granule word (A2, A3). */
 	uint64_t now = atomic_load_explicit(&arena->granule_words[index / SHMRT_BLOCKS_PER_GRANULE],
 					    memory_order_acquire);
 	if (SHMRT_UNLIKELY(now != granule_word)) {

@@ -220,6 +220,8 @@ int shmrt_bulkhead_take(struct shmrt_bulkhead *b, const struct shmrt_control *co
 	bool wake = false;
 	if (outcome != SHMRT_OK)
 		return outcome;
+	/* U1: before the look, since a permit may come back beside the mutex, too (clear_without_lock). */
+	uint32_t heard = atomic_load_explicit(&b->bell, memory_order_acquire);
 	/* Nobody asks the time as long as nobody waits. */
 	uint64_t now = place != NULL && (place->word != 0 || LOAD(b->waiting) != 0 || free_permits(b) == 0) ? shmrt_now_ns() : 0;
 	struct shmrt_waiter *mine = place_of(b, place);
@@ -242,7 +244,7 @@ int shmrt_bulkhead_take(struct shmrt_bulkhead *b, const struct shmrt_control *co
 		outcome = SHMRT_EMPTY;
 	}
 	if (bell != NULL)
-		*bell = LOAD(b->bell); /* U1 */
+		*bell = heard + (wake ? 1 : 0); /* our own ring is no news */
 	leave(b, wake);
 	return outcome;
 }

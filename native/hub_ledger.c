@@ -52,8 +52,8 @@ void shmrt_hub__finish(struct shmrt_task *task, enum shmrt_task_outcome outcome)
 	if (outcome == SHMRT_TASK_EXPIRED)
 		count_expired(pool);
 	shmrt_list_append(&hub->completed, task);
-	atomic_fetch_add_explicit(&hub->completed_count, 1, memory_order_release); /* a hint; the mutex orders the list */
-	atomic_fetch_add_explicit(&hub->finished, 1, memory_order_release); /* park looks under the mutex */
+	atomic_fetch_add_explicit(&hub->completed_count, 1, memory_order_release); /* H3: a hint; the mutex orders the list */
+	atomic_fetch_add_explicit(&hub->finished, 1, memory_order_release); /* H3: park looks under the mutex */
 	if (watched) {
 		atomic_store_explicit(&hub->watched_ready, 1, memory_order_relaxed); /* under the mutex */
 		shmrt_hub__wake_dispatcher(hub);

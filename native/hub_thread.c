@@ -44,10 +44,10 @@ static void *thread_main(void *argument) {
 	SHMRT_ASSERT(result == SHMRT_OK);
 	result = shmrt_slot_ready(slot);
 	(void)result; /* STALE: a hub was started before on this slot */
-	atomic_store_explicit(&hub->thread_running, 1, memory_order_release); /* start_thread waits for it */
+	atomic_store_explicit(&hub->thread_running, 1, memory_order_release); /* H4: start_thread waits for it */
 	shmrt_futex_wake(&hub->thread_running, INT32_MAX);
 	uint64_t look_again_ns = 0;
-	while (atomic_load_explicit(&hub->stop, memory_order_acquire) == 0) { /* set by stop_thread */
+	while (atomic_load_explicit(&hub->stop, memory_order_acquire) == 0) { /* H4: set by stop_thread */
 		bool moved;
 		uint64_t next_ns = shmrt_hub_pump(hub, &moved), now_ns = shmrt_now_ns();
 		bool urgent = is_urgent(hub);
@@ -74,7 +74,7 @@ int shmrt_hub_start_thread(struct shmrt_hub *hub) {
 	if (failed)
 		return SHMRT_SYSTEM;
 	hub->thread_started = true;
-	while (atomic_load_explicit(&hub->thread_running, memory_order_acquire) == 0) { /* thread_main says that it runs */
+	while (atomic_load_explicit(&hub->thread_running, memory_order_acquire) == 0) { /* H4: thread_main says that it runs */
 		int result = shmrt_futex_wait(&hub->thread_running, 0, SHMRT_FOREVER);
 		(void)result;
 	}
@@ -84,7 +84,7 @@ int shmrt_hub_start_thread(struct shmrt_hub *hub) {
 void shmrt_hub_stop_thread(struct shmrt_hub *hub) {
 	if (!hub->thread_started)
 		return;
-	atomic_store_explicit(&hub->stop, 1, memory_order_release); /* thread_main looks at it */
+	atomic_store_explicit(&hub->stop, 1, memory_order_release); /* H4: thread_main looks at it */
 	shmrt_bell_ring_always(&hub->control->slots[hub->self_slot].bell);
 	pthread_join(hub->thread, NULL);
 	hub->thread_started = false;
@@ -207,7 +207,7 @@ int shmrt_hub_remove_pool(struct shmrt_hub *hub, struct shmrt_hub_pool *pool) {
 }
 
 void shmrt_hub__wake_dispatcher(struct shmrt_hub *hub) {
-	atomic_fetch_add_explicit(&hub->dispatcher_word, 1, memory_order_release); /* the futex below; the mutex orders the lists */
+	atomic_fetch_add_explicit(&hub->dispatcher_word, 1, memory_order_release); /* H5: the futex below; the mutex orders the lists */
 	shmrt_futex_wake(&hub->dispatcher_word, INT32_MAX);
 }
 

@@ -73,19 +73,19 @@ bool shmrt_mutex_is_sound(const pthread_mutex_t *mutex) {
  * overwritten. Then the word names a thread that does not exist, and all would wait for it for ever: mark it as the kernel does. */
 static void mutex_let_go(pthread_mutex_t *mutex) {
 	_Atomic uint32_t *word = (_Atomic uint32_t *)(void *)&mutex->__data.__lock;
-	/* acquire: what its holder did to the memory is over */
+	/* M1, acquire: what its holder did to the memory is over */
 	uint32_t seen = atomic_load_explicit(word, memory_order_acquire), thread = seen & FUTEX_TID_MASK;
 	if (seen == 0 || (seen & FUTEX_OWNER_DIED) != 0)
 		return;
 	if (thread != 0 && (syscall(SYS_tkill, (pid_t)thread, 0) == 0 || errno != ESRCH))
 		return;
-	/* From exactly that word: of two that see it one changes it, and never the word of a new holder. */
+	/* M1. From exactly that word: of two that see it one changes it, and never the word of a new holder. */
 	atomic_compare_exchange_strong_explicit(word, &seen, (seen & FUTEX_WAITERS) | FUTEX_OWNER_DIED, memory_order_acq_rel,
 						memory_order_relaxed);
 }
 
 static int mutex_wait(pthread_mutex_t *mutex, uint64_t patience_ns) {
-#if defined(__GLIBC_PREREQ)
+#if defined(__GLIBC_PREREQ) && !defined(__SANITIZE_THREAD__) /* ThreadSanitizer does not know this call for a lock */
 #if __GLIBC_PREREQ(2, 30)
 	uint64_t until = shmrt_now_ns() + patience_ns;
 	struct timespec at = {.tv_sec = (time_t)(until / 1000000000), .tv_nsec = (long)(until % 1000000000)};
@@ -106,7 +106,7 @@ int shmrt_mutex_lock_within(pthread_mutex_t *mutex, uint64_t patience_ns) {
 }
 
 int shmrt_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t timeout_ns) {
-	if (timeout_ns <= 0) /* acquire: pairs with whatever release changed the word (the caller's edge) */
+	if (timeout_ns <= 0) /* acquire: pairs with whatever release changed the word (the caller's edge, mostly B1) */
 		return atomic_load_explicit(word, memory_order_acquire) == expected ? SHMRT_TIMEOUT
 										    : SHMRT_OK;
 	struct timespec timeout = {

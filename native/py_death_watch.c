@@ -35,7 +35,7 @@ static void *watch_main(void *argument) {
 	_Atomic uint32_t *bell = &self->control->slots[SHMRT_SLOT_ROOT].bell;
 	for (;;) {
 		shmrt_bell_arm(bell);
-		if (atomic_load_explicit(&self->stopping, memory_order_acquire)) /* pairs with watch_stop */
+		if (atomic_load_explicit(&self->stopping, memory_order_acquire)) /* D1: pairs with watch_stop */
 			return NULL;
 		uint64_t one = 1;
 		if (write(self->eventfd, &one, sizeof(one)) < 0 && errno == EBADF)
@@ -48,7 +48,7 @@ static PyObject *watch_stop(WatchObject *self, PyObject *unused) {
 	(void)unused;
 	if (self->running && self->owner == getpid()) {
 		self->running = false;
-		atomic_store_explicit(&self->stopping, 1, memory_order_release); /* seen after the ring */
+		atomic_store_explicit(&self->stopping, 1, memory_order_release); /* D1: seen after the ring */
 		shmrt_bell_ring_always(&self->control->slots[SHMRT_SLOT_ROOT].bell);
 		Py_BEGIN_ALLOW_THREADS;
 		pthread_join(self->thread, NULL);

@@ -63,7 +63,7 @@ static PyObject *hub_wake_dispatcher(ShmrtHub *self, PyObject *Py_UNUSED(ignored
 
 /* Sleeps until there is something only this thread may do, and does the completions. False: stopped, and nothing is left. */
 static PyObject *hub_dispatch_once(ShmrtHub *self, PyObject *Py_UNUSED(ignored)) {
-	uint32_t seen = atomic_load_explicit(&self->hub.dispatcher_word, memory_order_acquire); /* futex: looked at before the lists */
+	uint32_t seen = atomic_load_explicit(&self->hub.dispatcher_word, memory_order_acquire); /* H5: looked at before the lists */
 	if (self->dispatcher_wanted || shmrt_hub_has_notes(&self->hub)) {
 		self->dispatcher_wanted = false;
 		Py_RETURN_TRUE;
@@ -73,7 +73,7 @@ static PyObject *hub_dispatch_once(ShmrtHub *self, PyObject *Py_UNUSED(ignored))
 			shmrt_bell_ring_always(&self->control->slots[self->hub.self_slot].bell);
 		Py_RETURN_TRUE;
 	}
-	if (atomic_load_explicit(&self->hub.stop, memory_order_acquire)) /* set by stop_thread */
+	if (atomic_load_explicit(&self->hub.stop, memory_order_acquire)) /* H4: set by stop_thread */
 		Py_RETURN_FALSE;
 	Py_BEGIN_ALLOW_THREADS
 	shmrt_hub_dispatcher_wait(&self->hub, seen);

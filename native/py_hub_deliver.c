@@ -52,7 +52,7 @@ Py_ssize_t shmrt_py_hub_apply(ShmrtHub *self, bool dispatcher) {
 			count++;
 		}
 	}
-	if (atomic_load_explicit(&self->hub.completed_count, memory_order_acquire) == 0) /* a hint */
+	if (atomic_load_explicit(&self->hub.completed_count, memory_order_acquire) == 0) /* H3: a hint */
 		return count;
 	struct shmrt_task *task = shmrt_hub_take_completed(&self->hub);
 	bool deferred = false;

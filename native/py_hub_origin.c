@@ -30,7 +30,7 @@ int shmrt_py_hub_wait(PyObject *hub, PyObject *future, int64_t timeout_ns) {
 	int result = 0;
 	self->waiters++;
 	for (;;) {
-		uint64_t seen = atomic_load_explicit(&self->hub.finished, memory_order_acquire); /* before the look: see park */
+		uint64_t seen = atomic_load_explicit(&self->hub.finished, memory_order_acquire); /* H3: before the look, see park */
 		shmrt_py_hub_apply(self, false);
 		if (shmrt_future_is_done(future)) {
 			result = 1;

@@ -128,7 +128,7 @@ static PyObject *wait_until_few(ShmrtPoolCore *self, unsigned long long at_most,
 	uint64_t end_ns = timeout_ns < 0 ? UINT64_MAX : shmrt_now_ns() + (uint64_t)timeout_ns;
 	for (;;) {
 		bool done, late = false;
-		uint64_t seen = atomic_load_explicit(&hub->finished, memory_order_acquire); /* before the look: see park */
+		uint64_t seen = atomic_load_explicit(&hub->finished, memory_order_acquire); /* H3: before the look, see park */
 		shmrt_py_hub_apply(self->hub, false);
 		Py_BEGIN_ALLOW_THREADS
 		bool moved;

@@ -158,7 +158,7 @@ static PyObject *slots_raise_generation(SlotsObject *self, PyObject *unused) {
 	(void)unused;
 	if (!self->control)
 		return PyErr_Format(PyExc_ValueError, "the process table is closed");
-	/* Written by the program only; acq_rel so that a reader of the new number sees what led to it. */
+	/* F7: written by the program only; a reader of the new number sees what led to it. */
 	return PyLong_FromUnsignedLongLong(
 		atomic_fetch_add_explicit(&self->control->root_generation, 1, memory_order_acq_rel) + 1);
 }
@@ -167,7 +167,7 @@ static PyObject *slots_generation(SlotsObject *self, void *unused) {
 	(void)unused;
 	if (!self->control)
 		return PyErr_Format(PyExc_ValueError, "the process table is closed");
-	return PyLong_FromUnsignedLongLong(atomic_load_explicit(&self->control->root_generation, memory_order_acquire)); /* a count by itself */
+	return PyLong_FromUnsignedLongLong(atomic_load_explicit(&self->control->root_generation, memory_order_acquire)); /* F7 */
 }
 static PyObject *slots_fd(SlotsObject *self, void *unused) {
 	(void)unused;

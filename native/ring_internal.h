@@ -31,6 +31,10 @@ static inline void shmrt_ring_store(_Atomic uint64_t *word, uint64_t value) {
 static inline void shmrt_ring_add(_Atomic uint64_t *word, uint64_t more) {
 	shmrt_ring_store(word, shmrt_ring_load(word) + more);
 }
+/* One lease less, after its message was counted elsewhere: who looks without the mutex sees it in one of the two counts. */
+static inline void shmrt_ring_lease_less(struct shmrt_ring_shared *shared) {
+	atomic_store_explicit(&shared->leased, shmrt_ring_load(&shared->leased) - 1, memory_order_release); /* R3 */
+}
 
 static inline struct shmrt_ring_slot *shmrt_ring_slot_at(const struct shmrt_ring *ring, uint64_t position) {
 	uint64_t place = position - ring->start; /* counted from the start: 2^64 need not divide by slots */

@@ -192,7 +192,7 @@ static int ring_receive(struct shmrt_ring *ring, int64_t timeout_ns, struct ring
 	struct shmrt_ring_shared *shared = ring->shared;
 	struct shmrt_ring_patience patience = {.timeout_ns = timeout_ns};
 	for (;;) {
-		/* leased before returned: what comes back is counted in one of them at any time */
+		/* R3: leased before returned: what comes back is counted in one of them at any time */
 		if (atomic_load_explicit(&shared->leased, memory_order_acquire) == 0 && shmrt_ring_seems_empty(ring)) {
 			if (timeout_ns <= 0)
 				return SHMRT_EMPTY;
@@ -298,7 +298,7 @@ static int ring_end_lease(struct shmrt_ring *ring, uint64_t sequence, enum ring_
 		shmrt_ring_set_state(slot, SHMRT_RING_SLOT_FULL); /* the commit; owner stays: out of line */
 		shmrt_ring_add(&shared->returned, 1); /* before leased: an unlocked look sees one of them */
 		shmrt_ring_step();
-		shmrt_ring_add(&shared->leased, UINT64_MAX);
+		shmrt_ring_lease_less(shared);
 	} else {
 		ring_wake_for_room(ring);
 		if (how == RING_KEEP) {

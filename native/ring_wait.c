@@ -96,7 +96,7 @@ bool shmrt_ring_take_back(struct shmrt_ring *ring, bool always) {
 		shmrt_ring_set_state(slot, SHMRT_RING_SLOT_FULL); /* owner stays: out of line */
 		shmrt_ring_add(&shared->returned, 1); /* before leased: an unlocked look sees one of them */
 		shmrt_ring_step();
-		shmrt_ring_add(&shared->leased, UINT64_MAX);
+		shmrt_ring_lease_less(shared);
 		shmrt_ring_add(&shared->repairs, 1);
 	}
 	return any;

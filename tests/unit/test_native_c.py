@@ -55,6 +55,16 @@ KINDS = {
         "-fno-omit-frame-pointer",
         "-fsanitize=address,undefined",
     ],
+    # It knows no stand-alone fences, and makes the compiler see values that are not set where they are.
+    "threads": [
+        "-std=gnu11",
+        "-pthread",
+        "-O1",
+        "-g",
+        "-fsanitize=thread",
+        "-Wno-tsan",
+        "-Wno-maybe-uninitialized",
+    ],
 }
 SOURCES = sorted(TESTS.glob("test_*.c"))
 
@@ -147,7 +157,7 @@ def build(source: Path, native: Path, kind: str, into: Path, objects: Path) -> P
     return program
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", ["shipped", "sanitized"])
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_c(source: Path, kind: str, tmp_path: Path, objects: Path) -> None:
     """The C tests of the native core pass, as shipped and under the sanitizers."""
