@@ -115,8 +115,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # A script that starts the tests with `&` has the shell ignore Ctrl-C for them, and for every program they start.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if signal.getsignal(signal.SIGQUIT) == signal.SIG_IGN:
-        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    for number in (signal.SIGQUIT, signal.SIGHUP):  # the second: nohup
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     if MARK not in os.environ:
         os.environ[MARK] = secrets.token_hex(8)
         # Named runtimes of tests have their directories here, not beside those of whoever runs the tests.
