@@ -28,6 +28,8 @@
  * can go to an idle neighbour. A worker that died right after claiming has not begun: the phase word decides.
  * Edge H1: the claim CAS (acq_rel) on both sides.
  *
+ * A task may be a chunk: many items of a map, each with an outcome of its own (hub_chunk.h).
+ *
  * Kill order (deadline, Future.kill): the hub stores kill_reason, fences, then looks whether that very task
  * still runs; the worker stores task and phase, fences, then looks at kill_reason, and begins nothing once it is set.
  * So a kill never hits the task after the one it was meant for. Edge H2 (Dekker): those two fences.
@@ -109,6 +111,14 @@ struct shmrt_task {
 	void *future; /* owned by the ledger until the completion is handed over */
 	struct shmrt_payload arguments, result;
 	uint32_t function;
+	uint32_t items;      /* of a chunk; 0: a plain task */
+	uint32_t items_done; /* outcomes collected, in `result` */
+	uint32_t items_sent; /* items_done when it was put into a lane: its first item there */
+	uint32_t offset;     /* of the first item without outcome in the arguments */
+	bool star;           /* each item is a tuple of arguments */
+	uint32_t alone_count;
+	uint64_t elapsed_ns; /* running time of the chunk, if it was run in one go */
+	struct shmrt_payload *alone; /* outcomes that came in records of their own; malloc'ed */
 	uint32_t begun;        /* how often it was begun */
 	uint32_t deaths;       /* how often its worker died of it */
 	uint32_t max_attempts;
@@ -122,6 +132,9 @@ struct shmrt_task {
 	uint8_t state, outcome, flags;
 	struct shmrt_crash crash;
 };
+
+/* What it counts for in a pool's statistics. */
+static inline uint64_t shmrt_task_weight(const struct shmrt_task *task) { return task->items ? task->items : 1; }
 
 struct shmrt_task_list { struct shmrt_task *first, *last; uint64_t count; };
 

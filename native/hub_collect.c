@@ -3,7 +3,7 @@
  * A record is copied out, its blocks are taken (SENT|worker -> HELD|us), and only then is it stepped over; the lane's space
  * is given back in one go. A worker that died leaves what it committed, which is delivered like any other.
  */
-#include "hub.h"
+#include "hub_chunk.h"
 
 static int take_blocks(struct shmrt_hub *hub, struct shmrt_payload *payload, uint32_t sender) {
 	struct shmrt_arena_stats stats;
@@ -52,6 +52,24 @@ static int read_message(struct shmrt_hub *hub, const struct shmrt_record_header 
 	return result == SHMRT_OK ? take_blocks(hub, payload, sender) : result;
 }
 
+/* A chunk's outcomes, or the one of an item that came by itself. CORRUPT, or whatever reading it said. */
+static int more_of_chunk(struct shmrt_hub *hub, struct shmrt_hub_worker *worker, struct shmrt_task *task,
+			 const struct shmrt_record_header *header, const uint8_t *body) {
+	if (header->kind == SHMRT_RECORD_RESULT || header->kind == SHMRT_RECORD_ERROR) {
+		struct shmrt_payload *payload = shmrt_hub__take_alone(task, header->kind == SHMRT_RECORD_ERROR);
+		return payload ? read_message(hub, header, body, worker->owner, payload) : SHMRT_CORRUPT;
+	}
+	int result = header->kind == SHMRT_RECORD_PART ? shmrt_hub__take_part(task, header, body) : SHMRT_CORRUPT;
+	if (result == SHMRT_OK && header->claim & 1) {
+		shmrt_list_remove(&worker->lane, task);
+		task->begun++;
+		if (task->items_sent == 0)
+			task->elapsed_ns = (uint64_t)header->function * SHMRT_PART_TICK_NS;
+		shmrt_hub__go_on(task);
+	}
+	return result;
+}
+
 static void outcome_of(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker,
 		       const struct shmrt_record_header *header, const uint8_t *body) {
 	struct shmrt_hub *hub = pool->hub;
@@ -65,6 +83,15 @@ static void outcome_of(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *wor
 		if (read_message(hub, header, body, worker->owner, &stale) == SHMRT_OK)
 			shmrt_hub__blocks_free(hub, &stale, SHMRT_BLOCK_HELD, hub->owner);
 		shmrt_payload_clear(&stale);
+		return;
+	}
+	if (SHMRT_UNLIKELY(task->items || header->kind == SHMRT_RECORD_PART)) {
+		task->crash.worker = atomic_load_explicit(&worker->slot->worker, memory_order_relaxed); /* fixed for this epoch */
+		task->crash.pid = worker->pid;
+		if (more_of_chunk(hub, worker, task, header, body) != SHMRT_OK) {
+			shmrt_list_remove(&worker->lane, task);
+			shmrt_hub__spoil(task, &task->crash);
+		}
 		return;
 	}
 	shmrt_list_remove(&worker->lane, task);
@@ -107,6 +134,7 @@ bool shmrt_hub__drain(struct shmrt_hub_pool *pool, uint32_t offset, uint32_t mos
 		case SHMRT_RECORD_RESULT:
 		case SHMRT_RECORD_ERROR:
 		case SHMRT_RECORD_EXPIRED:
+		case SHMRT_RECORD_PART:
 			outcome_of(pool, worker, &header, body);
 			break;
 		case SHMRT_RECORD_LOG:

@@ -8,7 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "hub.h"
+#include "hub_chunk.h"
 
 #define STACK_WAIT_NS UINT64_C(30000000)  /* longest wait for a worker's stack */
 #define STACK_STEP_NS UINT64_C(4000000)
@@ -125,6 +125,10 @@ static void take_leave(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *wor
 		struct shmrt_task *task = worker->lane.last;
 		shmrt_list_remove(&worker->lane, task);
 		if (condemned ? task == oldest : begun && task->id == running) {
+			if (task->items && !shmrt_hub__salvage(worker, task)) { /* it died between two items */
+				shmrt_hub__go_on(task);
+				continue;
+			}
 			if (worker->crash_elapsed_ns == 0) /* else it is the time at which the order was given */
 				worker->crash_elapsed_ns = shmrt_now_ns() - start_ns;
 			if (!try_again(pool, worker, task)) {
@@ -203,7 +207,12 @@ static void bury(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker) {
 			shmrt_hub__finish(task, SHMRT_TASK_CANCELLED);
 		else if (reason == SHMRT_KILL_TIMEOUT && meant)
 			shmrt_hub__finish(task, SHMRT_TASK_TIMED_OUT);
-		else {
+		else if (task->items) {
+			shmrt_hub__take_crash(task, &task->crash);
+			free(task->crash.stack);
+			task->crash.stack = NULL;
+			shmrt_hub__go_on(task);
+		} else {
 			task->deaths += meant;
 			shmrt_hub__finish(task, task->max_attempts > 1 && task->begun >= task->max_attempts && meant
 						? SHMRT_TASK_POISON

@@ -1,5 +1,5 @@
 /* hub_dispatch.c -- from the backlog into task lanes, and between lanes. */
-#include "hub.h"
+#include "hub_chunk.h"
 
 /* How many tasks a lane should hold, from the mean running time over the living workers. Each keeps its own sums
  * (one writer per word); reading them costs a cache miss each, so this is done once a pump and not for each task. */
@@ -76,15 +76,25 @@ static int place(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker, s
 			return result;
 		record->function = number;
 	}
-	int result = write_message(worker, &task->arguments, SHMRT_RECORD_TASK, task->deadline_ns, &record);
+	int result;
+	if (task->items) { /* what has an outcome is left out */
+		struct shmrt_payload rest = {.bytes = task->arguments.bytes + task->offset, .size = task->arguments.size - task->offset,
+					     .flags = task->arguments.flags};
+		result = write_message(worker, &rest, SHMRT_RECORD_CHUNK, 0, &record);
+	} else
+		result = write_message(worker, &task->arguments, SHMRT_RECORD_TASK, task->deadline_ns, &record);
 	if (result != SHMRT_OK) {
 		shmrt_lane_abort(&worker->tasks);
 		return result;
 	}
 	record->id = task->id;
 	record->function = number;
-	record->attempt = (task->begun + 1) | (task->deadline_ns ? SHMRT_ATTEMPT_DEADLINE : 0);
-	record->claim = task->max_attempts > 1 ? 0x100 : 0; /* bit 8: it may run again (arguments read-only) */
+	if (task->items) {
+		task->items_sent = task->items_done;
+		record->attempt = (task->items - task->items_done) | (task->star ? SHMRT_CHUNK_STAR : 0);
+	} else
+		record->attempt = (task->begun + 1) | (task->deadline_ns ? SHMRT_ATTEMPT_DEADLINE : 0);
+	record->claim = shmrt_hub__offered(task); /* bit 8: it may run again (arguments read-only) */
 	worker->known_functions[number / 64] |= UINT64_C(1) << (number % 64);
 	task->claim = (_Atomic uint32_t *)&record->claim;
 	task->worker = (uint32_t)(worker - pool->workers);
@@ -137,7 +147,7 @@ static struct shmrt_hub_worker *choose(struct shmrt_hub_pool *pool, bool spare_w
 		if (best->lane.count == 0)
 			break;
 	}
-	if (best && best->lane.count == 0 && soon > 2) {
+	if (best && best->lane.count == 0 && soon > 2 && (*list)->first->items <= 1) {
 		for (uint32_t i = 0; i < count; i++) {
 			struct shmrt_hub_worker *awake = &pool->workers[i];
 			if (pool->options.max_tasks_per_worker && awake->sent >= pool->options.max_tasks_per_worker)
@@ -209,7 +219,7 @@ void shmrt_hub__dispatch(struct shmrt_hub_pool *pool) {
 
 /* Takes a task that its worker has not begun out of its lane. The record stays and is skipped. */
 bool shmrt_hub__revoke(struct shmrt_task *task) {
-	uint32_t offered = task->max_attempts > 1 ? 0x100 : 0;
+	uint32_t offered = shmrt_hub__offered(task);
 	if (!atomic_compare_exchange_strong_explicit(task->claim, &offered, offered | 2, memory_order_acq_rel,
 						     memory_order_acquire)) /* H1 */
 		return false;

@@ -13,7 +13,7 @@ static void forget(struct shmrt_task *task) {
 		pool->watched--;
 	if (is_timed(task))
 		pool->timed--;
-	pool->pending--;
+	pool->pending -= shmrt_task_weight(task);
 	shmrt_hub__id_give_back(pool->hub, task);
 	if (task->arguments.block_count)
 		shmrt_hub__blocks_free(pool->hub, &task->arguments, SHMRT_BLOCK_SENT, pool->hub->owner);
@@ -43,10 +43,12 @@ void shmrt_hub__finish(struct shmrt_task *task, enum shmrt_task_outcome outcome)
 	forget(task);
 	task->state = SHMRT_TASK_DONE;
 	task->outcome = (uint8_t)outcome;
-	pool->completed += outcome == SHMRT_TASK_VALUE;
+	uint64_t weight = shmrt_task_weight(task) - task->items_done; /* items with an outcome are counted */
+	if (SHMRT_LIKELY(task->items == 0))
+		pool->completed += outcome == SHMRT_TASK_VALUE;
 	pool->failed += outcome == SHMRT_TASK_ERROR;
-	pool->cancelled += outcome == SHMRT_TASK_CANCELLED;
-	pool->crashed += outcome == SHMRT_TASK_CRASHED || outcome == SHMRT_TASK_POISON;
+	pool->cancelled += outcome == SHMRT_TASK_CANCELLED ? weight : 0;
+	pool->crashed += outcome == SHMRT_TASK_CRASHED || outcome == SHMRT_TASK_POISON ? weight : 0;
 	pool->poisoned += outcome == SHMRT_TASK_POISON;
 	pool->timed_out += outcome == SHMRT_TASK_TIMED_OUT || outcome == SHMRT_TASK_EXPIRED;
 	if (outcome == SHMRT_TASK_EXPIRED)
@@ -112,8 +114,9 @@ int shmrt_hub_submit(struct shmrt_hub_pool *pool, struct shmrt_task *task) {
 	}
 	task->pool = pool;
 	pool->functions[task->function].tasks++;
-	pool->submitted++;
-	if (++pool->pending > pool->pending_most)
+	pool->submitted += shmrt_task_weight(task);
+	pool->pending += shmrt_task_weight(task);
+	if (pool->pending > pool->pending_most)
 		pool->pending_most = pool->pending;
 	bool timed = is_timed(task);
 	uint64_t wake_at = UINT64_MAX;
@@ -168,7 +171,7 @@ struct shmrt_task *shmrt_hub_cancel(struct shmrt_hub *hub, uint64_t id) {
 		forget(task);
 		task->state = SHMRT_TASK_DONE;
 		task->outcome = SHMRT_TASK_CANCELLED;
-		task->pool->cancelled++;
+		task->pool->cancelled += shmrt_task_weight(task);
 		task->pool->full = false;
 		shmrt_hub__dispatch(task->pool);
 	}
@@ -201,7 +204,7 @@ int shmrt_hub_is_running(struct shmrt_hub *hub, uint64_t id) {
 	if (task && task->state == SHMRT_TASK_VICTIM)
 		running = 1;
 	else if (task && task->state == SHMRT_TASK_LANE)
-		running = atomic_load_explicit(task->claim, memory_order_acquire) == 1; /* H1 */
+		running = (atomic_load_explicit(task->claim, memory_order_acquire) & 3) == 1; /* H1 */
 	pthread_mutex_unlock(&hub->mutex);
 	return running;
 }

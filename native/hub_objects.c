@@ -144,6 +144,13 @@ void shmrt_hub_task_free(struct shmrt_hub *hub, struct shmrt_task *task) {
 		shmrt_hub__blocks_free(hub, &task->arguments, SHMRT_BLOCK_SENT, hub->owner);
 	shmrt_payload_clear(&task->result);
 	shmrt_payload_clear(&task->arguments);
+	for (uint32_t i = 0; i < task->alone_count; i++) {
+		shmrt_hub__blocks_free(hub, &task->alone[i], SHMRT_BLOCK_HELD, hub->owner);
+		shmrt_payload_clear(&task->alone[i]);
+	}
+	free(task->alone);
+	task->alone = NULL;
+	task->alone_count = 0;
 	free(task->crash.stack);
 	task->crash.stack = NULL;
 	bool keep = hub->free_task_count < 4096;

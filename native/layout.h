@@ -13,7 +13,7 @@
 #include "base.h"
 #include <pthread.h>
 
-#define SHMRT_LAYOUT_VERSION 3
+#define SHMRT_LAYOUT_VERSION 4
 #define SHMRT_MAGIC UINT64_C(0x54524D48530A1A00) /* "..\nSHMRT" */
 
 _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2, "a lock cannot cross a process");
@@ -191,14 +191,23 @@ enum shmrt_record_kind {
 	SHMRT_RECORD_FUNCTION = 2,  /* function: its number, body: its pickle */
 	SHMRT_RECORD_FORGET = 3,    /* function: number that will not be used again */
 	SHMRT_RECORD_STOP = 4,      /* leave the loop when all before it is done */
+	SHMRT_RECORD_CHUNK = 5,     /* id: task, function: which, attempt: number of items | SHMRT_CHUNK_STAR, body: the items */
 	SHMRT_RECORD_RESULT = 16,   /* id: task, body: value */
 	SHMRT_RECORD_ERROR = 17,    /* id: task, body: exception */
 	SHMRT_RECORD_LOG = 18,      /* body: log record */
 	SHMRT_RECORD_EXIT = 19,     /* body: what worker_exit returned; last record of a worker */
 	SHMRT_RECORD_START_FAILED = 20, /* body: why the worker could not become ready */
 	SHMRT_RECORD_EXPIRED = 21,      /* id: task that the worker did not begin, since its deadline was over */
+	SHMRT_RECORD_PART = 22,         /* id: a chunk, attempt: its first outcome here, claim: 1 in the last one, function: running
+					   time in units of SHMRT_PART_TICK_NS, body: a progress word and outcomes (hub_chunk.h) */
+	SHMRT_RECORD_OPEN_PART = 23,    /* a PART that is not committed yet; function: the epoch of its worker */
 };
 #define SHMRT_ATTEMPT_DEADLINE (UINT32_C(1) << 31)
+#define SHMRT_CHUNK_STAR (UINT32_C(1) << 31) /* each item is a tuple of arguments */
+#define SHMRT_CHUNK_ITEMS_MAX 1023
+#define SHMRT_CLAIM_BEGUN_SHIFT 12 /* in the claim word of a chunk: how many items were begun ... */
+#define SHMRT_CLAIM_END_SHIFT 22   /* ... and how many may be */
+#define SHMRT_PART_TICK_NS 16
 
 struct shmrt_record_header {
 	uint32_t size;        /* header, block references, inline bytes and padding; a multiple of 16 */
@@ -209,7 +218,7 @@ struct shmrt_record_header {
 	uint32_t inline_size; /* bytes of inline body after the references */
 	uint32_t function;
 	uint32_t attempt;     /* TASK: SHMRT_ATTEMPT_DEADLINE set: 8 bytes of deadline follow the inline body */
-	uint32_t claim;       /* TASK: low bits 0 offered, 1 taken by the worker, 2 taken back by the hub; 0x100: may run again (hub.h, H1) */
+	uint32_t claim;       /* TASK, CHUNK: low bits 0 offered, 1 taken by the worker, 2 taken back by the hub; 0x100: may run again (hub.h, H1) */
 };
 _Static_assert(sizeof(struct shmrt_record_header) == 32, "shared layout changed");
 

@@ -11,7 +11,7 @@
 
 /* ---- objects ------------------------------------------------------------------------------------------- */
 
-/* A body begins with its kind; more than one object in a body is not decodable, so this is its start. */
+/* A body begins with its kind; so this is its start, or, in an encoder that is not empty, a piece. */
 static int begin_body(struct shmrt_encoder *encoder) {
 	if (encoder->size != 0)
 		return 0;
@@ -79,6 +79,27 @@ PyObject *shmrt_decode_message(const uint8_t *inline_bytes, uint32_t inline_size
 		Py_CLEAR(object);
 	PyBuffer_Release(&view);
 	return object;
+}
+
+PyObject *shmrt_decode_piece(const uint8_t *bytes, size_t size) {
+	struct shmrt_decoder decoder = {.at = bytes, .end = bytes + size, .allow_pickle = true};
+	PyObject *object = shmrt_decode_object(&decoder, 0);
+	if (object != NULL && check_end(&decoder) < 0)
+		Py_CLEAR(object);
+	return object;
+}
+
+int shmrt_encoder_append(struct shmrt_encoder *encoder, const void *bytes, size_t size) {
+	uint8_t *at = shmrt_encoder_take(encoder, size);
+	if (at == NULL)
+		return -1;
+	memcpy(at, bytes, size);
+	return 0;
+}
+
+void shmrt_encoder_cut(struct shmrt_encoder *encoder, size_t size) {
+	encoder->size = size;
+	shmrt_encoder_release_buffers(encoder, 0);
 }
 
 /* ---- calls --------------------------------------------------------------------------------------------- */

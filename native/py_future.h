@@ -54,5 +54,7 @@ void shmrt_future_complete(PyObject *future, enum shmrt_outcome outcome, void *p
 /* The same with a ready Python object (value or exception instance), stolen reference. */
 void shmrt_future_complete_object(PyObject *future, enum shmrt_outcome outcome, PyObject *object, PyObject *worker, uint32_t attempts);
 int shmrt_future_is_done(PyObject *future);
+/* Its origin's number for the task. -1 with TypeError: it is no future of an origin. */
+int shmrt_future_token(PyObject *future, uint64_t *token);
 
 #endif

@@ -133,6 +133,15 @@ int shmrt_future_is_watched(PyObject *future) { return core(future)->watch != NU
 
 int shmrt_future_is_done(PyObject *future) { return is_done(core(future)); }
 
+int shmrt_future_token(PyObject *future, uint64_t *token) {
+	if (!PyObject_TypeCheck(future, shmrt__future.core_type) || core(future)->origin == NULL) {
+		PyErr_Format(PyExc_TypeError, "this is no future of a pool: %R", future);
+		return -1;
+	}
+	*token = core(future)->token;
+	return 0;
+}
+
 void shmrt_future_complete(PyObject *future, enum shmrt_outcome outcome, void *payload, PyObject *worker, uint32_t attempts) {
 	struct completion completion = {
 		.state = STATE_FINISHED, .outcome = outcome, .payload = payload, .worker = worker, .attempts = attempts};

@@ -57,6 +57,11 @@ int shmrt_py_hub_check(ShmrtHub *self);
 Py_ssize_t shmrt_py_hub_apply(ShmrtHub *self, bool dispatcher);
 /* The object of a payload, whose blocks and copies it takes over. New reference, or NULL with an exception. */
 PyObject *shmrt_py_hub_decode_payload(ShmrtHub *self, struct shmrt_payload *payload);
+/* The exception that these packed arguments are. */
+PyObject *shmrt_py_hub_unpack(ShmrtHub *self, struct shmrt_task *task, PyObject *packed, uint32_t attempts);
+/* The exception for an outcome that has no message of the worker's. */
+PyObject *shmrt_py_hub_describe(ShmrtHub *self, struct shmrt_task *task, enum shmrt_task_outcome outcome,
+				const struct shmrt_crash *crash, uint32_t attempts);
 void shmrt_py_hub_free_task(ShmrtHub *self, struct shmrt_task *task);
 /* For shmrt_hub_origin: `payload` is the task. */
 PyObject *shmrt_py_hub_decode(PyObject *hub, void *payload, enum shmrt_outcome outcome);
@@ -69,6 +74,8 @@ int shmrt_py_hub_wait(PyObject *hub, PyObject *future, int64_t timeout_ns);
 int shmrt_py_add_pool(PyObject *module); /* py_pool.c */
 
 /* ---- py_submit.c ---- */
+/* Number of a function for this pool, as the table in Python gives it. -1 with an exception. */
+int shmrt_py_number_of(ShmrtPoolCore *self, PyObject *function, PyObject *retry_on, uint32_t *number);
 int shmrt_py_check_open(ShmrtPoolCore *self); /* -1: shut down, broken, or not ours; exception set */
 /* Encoder -> payload. Waits while shared memory is short and tasks under way will free some. */
 int shmrt_py_finish_payload(ShmrtPoolCore *self, struct shmrt_encoder *encoder, struct shmrt_payload *payload);

@@ -4,7 +4,7 @@
  * completed by whoever comes first; those of watched ones wait in `deferred` for the dispatcher thread, as completing them
  * runs user code.
  */
-#include "py_hub.h"
+#include "py_chunk.h"
 
 /* ---- handing over ---- */
 
@@ -123,26 +123,32 @@ PyObject *shmrt_py_hub_decode_payload(ShmrtHub *self, struct shmrt_payload *payl
 	return object;
 }
 
+PyObject *shmrt_py_hub_unpack(ShmrtHub *self, struct shmrt_task *task, PyObject *packed, uint32_t attempts) {
+	ShmrtPoolCore *core = task->pool_object;
+	return PyObject_CallFunction(self->unpack_exception, "OOIiI", packed, core ? core->name : Py_None, task->crash.worker,
+				     task->crash.pid, attempts);
+}
+
+PyObject *shmrt_py_hub_describe(ShmrtHub *self, struct shmrt_task *task, enum shmrt_task_outcome outcome,
+				const struct shmrt_crash *crash, uint32_t attempts) {
+	ShmrtPoolCore *core = task->pool_object;
+	return PyObject_CallFunction(self->make_error, "s{sOsIsisisIsIsIsKsz}", outcome_names[outcome], "pool",
+				     core ? core->name : Py_None, "worker", crash->worker, "pid", crash->pid, "wait_status",
+				     crash->wait_status, "oom", crash->oom, "attempts", attempts, "kill_reason", crash->kill_reason,
+				     "elapsed_ns", (unsigned long long)crash->elapsed_ns, "stack", crash->stack);
+}
+
 PyObject *shmrt_py_hub_decode(PyObject *hub, void *payload, enum shmrt_outcome Py_UNUSED(outcome)) {
 	ShmrtHub *self = (ShmrtHub *)hub;
 	struct shmrt_task *task = payload;
 	if (task->outcome == SHMRT_TASK_VALUE)
-		return shmrt_py_hub_decode_payload(self, &task->result);
-	ShmrtPoolCore *core = task->pool_object;
-	PyObject *pool_name = core ? core->name : Py_None;
-	if (task->outcome == SHMRT_TASK_ERROR) {
-		PyObject *packed = shmrt_py_hub_decode_payload(self, &task->result);
-		if (packed == NULL)
-			return NULL;
-		PyObject *exception = PyObject_CallFunction(self->unpack_exception, "OOIiI", packed, pool_name, task->crash.worker,
-							    task->crash.pid, task->begun);
-		Py_DECREF(packed);
-		return exception;
-	}
-	return PyObject_CallFunction(self->make_error, "s{sOsIsisisIsIsIsKsz}", outcome_names[task->outcome], "pool", pool_name,
-				     "worker", task->crash.worker, "pid", task->crash.pid, "wait_status", task->crash.wait_status,
-				     "oom", task->crash.oom, "attempts", task->begun, "kill_reason", task->crash.kill_reason,
-				     "elapsed_ns", (unsigned long long)task->crash.elapsed_ns, "stack", task->crash.stack);
+		return task->items ? shmrt_py_chunk_decode(self, task) : shmrt_py_hub_decode_payload(self, &task->result);
+	if (task->outcome != SHMRT_TASK_ERROR)
+		return shmrt_py_hub_describe(self, task, task->outcome, &task->crash, task->begun);
+	PyObject *packed = shmrt_py_hub_decode_payload(self, &task->result);
+	PyObject *exception = packed ? shmrt_py_hub_unpack(self, task, packed, task->begun) : NULL;
+	Py_XDECREF(packed);
+	return exception;
 }
 
 void shmrt_py_hub_drop(PyObject *hub, void *payload) {

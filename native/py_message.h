@@ -69,6 +69,10 @@ void shmrt_encoder_thaw(struct shmrt_encoder *);
 /* Appends one object. -1 with the exception that pickling raised (after plain pickle and cloudpickle). May run
  * user code (and so release the GIL) only for objects outside the fast codec. */
 int shmrt_encode(struct shmrt_encoder *, PyObject *object);
+/* These bytes as they are. -1 with MemoryError. */
+int shmrt_encoder_append(struct shmrt_encoder *, const void *bytes, size_t size);
+/* Forgets all behind the first `size` bytes, and every buffer. */
+void shmrt_encoder_cut(struct shmrt_encoder *, size_t size);
 /* args then kwargs (a dict or NULL) as one body; vectorcall conventions. */
 int shmrt_encode_call(struct shmrt_encoder *, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 
@@ -98,6 +102,9 @@ PyObject *shmrt_decode_message(const uint8_t *inline_bytes, uint32_t inline_size
 /* The counterpart of shmrt_encode_call: *args a tuple, *kwargs a dict or NULL. */
 int shmrt_decode_call(const uint8_t *inline_bytes, uint32_t inline_size, uint16_t flags, PyObject *const *buffers,
 		      uint16_t buffer_count, PyObject **args, PyObject **kwargs);
+
+/* One object without the kind of a body before it: what shmrt_encode appends to an encoder that is not empty. */
+PyObject *shmrt_decode_piece(const uint8_t *bytes, size_t size);
 
 /* Raises shmrt.errors.SegmentError with needed, free and hint from a shortage. Always returns NULL. */
 PyObject *shmrt_raise_shortage(const struct shmrt_shortage *);

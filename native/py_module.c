@@ -30,6 +30,7 @@ static const struct {
 	{shmrt_py_add_mailbox},
 	{shmrt_py_add_overload},
 	{shmrt_py_add_parts},
+	{shmrt_py_add_chunk},
 };
 
 static int module_exec(PyObject *module) {

@@ -8,6 +8,7 @@
 #include "base.h"
 
 /* One per py_*.c; called once when the module is imported. */
+int shmrt_py_add_chunk(PyObject *module);  /* py_chunk.c: Ready, Failure, pull */
 int shmrt_py_add_layout(PyObject *module); /* py_layout.c: LAYOUT, LAYOUT_VERSION */
 int shmrt_py_add_future(PyObject *module); /* py_future.c and py_future_*.c: future_class */
 int shmrt_py_add_future_manual(PyObject *module); /* py_future_manual.c: ManualFutureSource */

@@ -1,5 +1,5 @@
 /* py_pool.c -- PoolCore: one pool of the hub as Python sees it. The submit path is in py_submit.c. */
-#include "py_hub.h"
+#include "py_chunk.h"
 
 #include <sys/wait.h>
 
@@ -315,6 +315,8 @@ static PyMethodDef core_methods[] = {
 	{"submit", (PyCFunction)(void (*)(void))shmrt_py_pool_submit, METH_FASTCALL | METH_KEYWORDS,
 	 "submit($self, fn, /, *args, **kwargs)\n--\n\nSchedule fn(*args, **kwargs) in a worker; its Future."},
 	{"submit_with", (PyCFunction)(void (*)(void))shmrt_py_pool_submit_with, METH_FASTCALL | METH_KEYWORDS, "submit() with options."},
+	{"submit_chunk", (PyCFunction)(void (*)(void))shmrt_py_pool_submit_chunk, METH_FASTCALL, "Many items as one task (py_chunk.c)."},
+	{"split", (PyCFunction)shmrt_py_pool_split, METH_O, "Let a chunk end with the items that were begun; how many, or -1."},
 	{"add_function", (PyCFunction)core_add_function, METH_O, "Number of a (callable, retry_on) entry."},
 	{"drop_function", (PyCFunction)core_drop_function, METH_O, "Forget a function once its last task is done."},
 	{"stats", (PyCFunction)core_stats, METH_NOARGS, "Counters."},

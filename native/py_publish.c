@@ -37,8 +37,7 @@ int shmrt_worker_sleep(WorkerLoop *self, int64_t timeout_ns) {
 
 /* ---- publishing ---- */
 
-/* Room for a record of `body` bytes; waits while the hub is behind. NULL with an exception only if a signal handler raised. */
-static struct shmrt_record_header *reserve_result(WorkerLoop *self, uint64_t body) {
+struct shmrt_record_header *shmrt_worker_reserve(WorkerLoop *self, uint64_t body) {
 	struct shmrt_record_header *record;
 	uint64_t blocked_since = 0, phase_before = shmrt_slot_phase_get(self->slot) & 0xFF;
 	for (;;) {
@@ -71,7 +70,8 @@ static struct shmrt_record_header *reserve_result(WorkerLoop *self, uint64_t bod
 /* Commits one record; the message's blocks become SENT first. */
 int shmrt_worker_publish(WorkerLoop *self, uint8_t kind, uint64_t id, uint32_t attempt, const struct shmrt_message *message) {
 	uint64_t references = (uint64_t)message->block_count * sizeof(struct shmrt_block_reference);
-	struct shmrt_record_header *record = reserve_result(self, references + message->inline_size);
+	shmrt_worker_close_part(self);
+	struct shmrt_record_header *record = shmrt_worker_reserve(self, references + message->inline_size);
 	if (record == NULL)
 		return -1;
 	for (uint16_t i = 0; i < message->block_count; i++) {
@@ -169,19 +169,18 @@ int shmrt_worker_publish_object(WorkerLoop *self, uint8_t kind, uint64_t id, uin
 	return result;
 }
 
-/* The exception that is set becomes this record. Never fails but by a signal handler or a corrupt lane. */
-int shmrt_worker_publish_exception(WorkerLoop *self, uint8_t kind, uint64_t id, PyObject *retry_on) {
+PyObject *shmrt_worker_pack_exception(WorkerLoop *self, PyObject *retry_on, uint32_t *again) {
 	PyObject *type, *value, *traceback;
+	*again = 0;
 	PyErr_Fetch(&type, &value, &traceback);
 	PyErr_NormalizeException(&type, &value, &traceback);
 	if (traceback)
 		PyException_SetTraceback(value, traceback);
-	uint32_t again = 0;
 	if (retry_on && retry_on != Py_None) {
 		int matches = PyObject_IsInstance(value, retry_on);
 		if (matches < 0)
 			PyErr_Clear();
-		again = matches > 0;
+		*again = matches > 0;
 	}
 	PyObject *packed = PyObject_CallOneArg(self->pack_exception, value);
 	if (packed == NULL) { /* even its type's machinery raises */
@@ -189,10 +188,16 @@ int shmrt_worker_publish_exception(WorkerLoop *self, uint8_t kind, uint64_t id, 
 		packed = Py_BuildValue("(Osssss)", Py_None, type ? ((PyTypeObject *)type)->tp_name : "Exception",
 				       "an exception that cannot be described", "", "", "");
 	}
-	int result = packed ? shmrt_worker_publish_object(self, kind, id, again, packed, true) : -1;
-	Py_XDECREF(packed);
 	Py_XDECREF(type);
 	Py_XDECREF(value);
 	Py_XDECREF(traceback);
+	return packed;
+}
+
+int shmrt_worker_publish_exception(WorkerLoop *self, uint8_t kind, uint64_t id, PyObject *retry_on) {
+	uint32_t again;
+	PyObject *packed = shmrt_worker_pack_exception(self, retry_on, &again);
+	int result = packed ? shmrt_worker_publish_object(self, kind, id, again, packed, true) : -1;
+	Py_XDECREF(packed);
 	return result;
 }

@@ -25,7 +25,7 @@ int shmrt_py_check_open(ShmrtPoolCore *self) {
 	return 0;
 }
 
-static int number_of(ShmrtPoolCore *self, PyObject *function, PyObject *retry_on, uint32_t *number) {
+int shmrt_py_number_of(ShmrtPoolCore *self, PyObject *function, PyObject *retry_on, uint32_t *number) {
 	if (function == self->last_function && retry_on == self->last_retry_on) {
 		int same = self->last_parts == NULL ? 1 : shmrt_py_parts_are_same(self->last_parts);
 		if (same < 0)
@@ -127,7 +127,7 @@ static PyObject *submit(ShmrtPoolCore *self, const struct call_options *options,
 	ShmrtHub *hub = self->hub;
 	if (atomic_load_explicit(&hub->hub.completed_count, memory_order_relaxed) > 64) /* a hint: let go of what nobody asks for */
 		shmrt_py_hub_apply(hub, false);
-	if (number_of(self, function, options->retry_on, &number) < 0)
+	if (shmrt_py_number_of(self, function, options->retry_on, &number) < 0)
 		return NULL;
 	struct shmrt_encoder own = {0}, *encoder = self->encoding ? &own : &self->encoder;
 	bool shared = encoder == &self->encoder;

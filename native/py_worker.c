@@ -12,11 +12,6 @@
 
 /* ---- the loop ---- */
 
-/* TERM, or the word that its handler and the root store in the slot: looked at between two tasks. */
-static bool stop_wanted(const WorkerLoop *self) {
-	return self->stop_requested || atomic_load_explicit(&self->slot->stop_requested, memory_order_relaxed); /* a flag: its ring follows */
-}
-
 /* A caller that waits for each result sends the next task a few microseconds later: worth staying awake for, where another
  * CPU can run the caller meanwhile. */
 static bool spin_for_task(WorkerLoop *self) {
@@ -29,7 +24,7 @@ static bool spin_for_task(WorkerLoop *self) {
 				return true;
 			shmrt_pause();
 		}
-	} while (shmrt_now_ns() < end_ns && !stop_wanted(self));
+	} while (shmrt_now_ns() < end_ns && !shmrt_worker_stop_wanted(self));
 	return false;
 }
 
@@ -37,7 +32,7 @@ static PyObject *loop_run(WorkerLoop *self, PyObject *Py_UNUSED(ignored)) {
 	int result = 0;
 	shmrt_slot_phase_set(self->slot, SHMRT_PHASE_SPIN);
 	shmrt_bell_ring(&self->control->slots[self->hub_slot].bell); /* ready: tasks may wait for us */
-	while (result == 0 && !stop_wanted(self)) {
+	while (result == 0 && !shmrt_worker_stop_wanted(self)) {
 		struct shmrt_record_header header;
 		const uint8_t *body;
 		if (PyErr_CheckSignals() < 0)
@@ -51,7 +46,7 @@ static PyObject *loop_run(WorkerLoop *self, PyObject *Py_UNUSED(ignored)) {
 			shmrt_slot_phase_set(self->slot, SHMRT_PHASE_PARKED);
 			shmrt_bell_arm(&self->slot->bell);
 			result = PyErr_CheckSignals(); /* a handler that ran before we armed may have rung in vain */
-			if (result == 0 && shmrt_lane_is_empty(&self->tasks) && !stop_wanted(self))
+			if (result == 0 && shmrt_lane_is_empty(&self->tasks) && !shmrt_worker_stop_wanted(self))
 				result = shmrt_worker_sleep(self, SHMRT_FOREVER);
 			shmrt_slot_phase_set(self->slot, SHMRT_PHASE_SPIN);
 			shmrt_beat_wake();
@@ -63,6 +58,8 @@ static PyObject *loop_run(WorkerLoop *self, PyObject *Py_UNUSED(ignored)) {
 		}
 		if (header.kind == SHMRT_RECORD_TASK)
 			result = shmrt_worker_run_task(self, &header, body);
+		else if (header.kind == SHMRT_RECORD_CHUNK)
+			result = shmrt_worker_run_chunk(self, &header, body);
 		else if (header.kind == SHMRT_RECORD_FUNCTION)
 			result = shmrt_worker_learn_function(self, &header, body);
 		if (result)
@@ -71,7 +68,7 @@ static PyObject *loop_run(WorkerLoop *self, PyObject *Py_UNUSED(ignored)) {
 		shmrt_lane_release(&self->tasks);
 		if (header.kind == SHMRT_RECORD_STOP)
 			break;
-		if (header.kind == SHMRT_RECORD_TASK)
+		if (header.kind == SHMRT_RECORD_TASK || header.kind == SHMRT_RECORD_CHUNK)
 			shmrt_worker_ring_hub(self, shmrt_lane_is_empty(&self->tasks));
 	}
 	if (result == 0)

@@ -2,8 +2,16 @@
 #ifndef SHMRT_PY_WORKER_H
 #define SHMRT_PY_WORKER_H
 
-#include "hub.h"
+#include "hub_chunk.h"
 #include "py_message.h"
+
+/* The PART record that the outcomes of a chunk are written into; reserved, not committed (hub_chunk.h). */
+struct shmrt_part {
+	struct shmrt_record_header *record; /* NULL: none is open */
+	uint64_t id;
+	uint32_t first, count;              /* of the chunk's outcomes: the first in it, and how many */
+	uint32_t room, used;                /* bytes behind the progress word */
+};
 
 typedef struct {
 	PyObject_HEAD
@@ -20,6 +28,7 @@ typedef struct {
 	PyObject **functions; /* by number: the record as it came, (callable, retry_on), or what its unpickling raised */
 	uint32_t function_count;
 	PyObject *pack_exception; /* shmrt.process.remote.pack_exception */
+	struct shmrt_part part;
 	uint64_t current_task;
 	uint64_t last_ring_ns;
 	bool ring_deferred, stop_requested;
@@ -46,12 +55,28 @@ PyObject *shmrt_worker_function_of(WorkerLoop *self, uint32_t number);
 /* ---- py_worker_task.c ---- */
 /* 0: went on; 1: the worker must end (SystemExit); -1: exception that ends the loop. */
 int shmrt_worker_run_task(WorkerLoop *self, const struct shmrt_record_header *header, const uint8_t *body);
+/* Task, start and phase are stored, and no order to end stands against it (H2). -1: a signal handler raised. */
+int shmrt_worker_begin(WorkerLoop *self, uint64_t id, uint64_t *start_ns);
+/* Behind its last outcome. */
+void shmrt_worker_end(WorkerLoop *self, uint64_t start_ns, uint32_t tasks);
+
+/* ---- py_worker_chunk.c ---- */
+/* As run_task, for the items of a chunk. */
+int shmrt_worker_run_chunk(WorkerLoop *self, const struct shmrt_record_header *header, const uint8_t *body);
+/* Commits the open PART, or gives its room back if nothing is in it: something else goes into the lane. */
+void shmrt_worker_close_part(WorkerLoop *self);
+/* TERM, or the word that its handler and the root store in the slot: looked at between two tasks. */
+static inline bool shmrt_worker_stop_wanted(const WorkerLoop *self) {
+	return self->stop_requested || atomic_load_explicit(&self->slot->stop_requested, memory_order_relaxed); /* a flag: its ring follows */
+}
 
 /* ---- py_publish.c: the way of a result into its lane ---- */
-/* Tells the hub as far as it wants to know (hub.h): idle, at once; else at most every SHMRT_RING_EVERY_NS. */
+/* Tells the hub as far as it wants to know (hub_chunk.h): idle, at once; else at most every SHMRT_RING_EVERY_NS. */
 void shmrt_worker_ring_hub(WorkerLoop *self, bool idle);
 /* Sleeps on our own bell; the caller has armed it and looked again. -1: a signal handler raised. */
 int shmrt_worker_sleep(WorkerLoop *self, int64_t timeout_ns);
+/* Room for a record of `body` bytes; waits while the hub is behind. NULL with an exception only if a signal handler raised. */
+struct shmrt_record_header *shmrt_worker_reserve(WorkerLoop *self, uint64_t body);
 /* Commits one record; the message's blocks become SENT first. */
 int shmrt_worker_publish(WorkerLoop *self, uint8_t kind, uint64_t id, uint32_t attempt, const struct shmrt_message *message);
 /* Encoder -> message; waits while the arena is short. -1 with an exception set. */
@@ -59,6 +84,8 @@ int shmrt_worker_finish_message(WorkerLoop *self, struct shmrt_encoder *encoder,
 /* What the reader will do with a pickled result, done here first: its failure is this task's failure. */
 int shmrt_worker_verify(WorkerLoop *self, const struct shmrt_message *message, PyObject *original);
 int shmrt_worker_publish_object(WorkerLoop *self, uint8_t kind, uint64_t id, uint32_t attempt, PyObject *object, bool verified);
+/* The exception that is set, packed for the program, new reference; *again: it is named in retry_on. NULL with an exception. */
+PyObject *shmrt_worker_pack_exception(WorkerLoop *self, PyObject *retry_on, uint32_t *again);
 /* The exception that is set becomes this record. Never fails but by a signal handler or a corrupt lane. */
 int shmrt_worker_publish_exception(WorkerLoop *self, uint8_t kind, uint64_t id, PyObject *retry_on);
 

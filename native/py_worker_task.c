@@ -50,6 +50,38 @@ static bool is_condemned(const WorkerLoop *self) {
 	return atomic_load_explicit(&self->slot->kill_reason, memory_order_relaxed) != SHMRT_KILL_NONE; /* H2 */
 }
 
+int shmrt_worker_begin(WorkerLoop *self, uint64_t id, uint64_t *start_ns) {
+	shmrt_slot_task_begin(self->slot, id, *start_ns);
+	shmrt_slot_phase_set(self->slot, SHMRT_PHASE_DECODE);
+	atomic_thread_fence(memory_order_seq_cst); /* H2 */
+	while (is_condemned(self)) { /* H2 */
+		/* Not begun, and it stays so until the order is carried out or withdrawn. A phase that came back before that would
+		 * have the hub time this task, order again, and so on; and its time begins when it does. */
+		shmrt_slot_phase_set(self->slot, SHMRT_PHASE_STOPPING);
+		while (is_condemned(self)) {
+			shmrt_bell_arm(&self->slot->bell);
+			if (is_condemned(self) && shmrt_worker_sleep(self, INT64_C(5000000)) < 0)
+				return -1;
+		}
+		*start_ns = shmrt_now_ns();
+		shmrt_slot_task_begin(self->slot, id, *start_ns);
+		shmrt_slot_phase_set(self->slot, SHMRT_PHASE_DECODE);
+		atomic_thread_fence(memory_order_seq_cst); /* H2 */
+	}
+	self->current_task = id;
+	return 0;
+}
+
+void shmrt_worker_end(WorkerLoop *self, uint64_t start_ns, uint32_t tasks) {
+	shmrt_turn = (struct shmrt_turn){0, false};
+	shmrt_slot_phase_set(self->slot, SHMRT_PHASE_SPIN);
+	self->busy_ns += shmrt_now_ns() - start_ns;
+	self->done += tasks;
+	atomic_store_explicit(&self->slot->busy_ns, self->busy_ns, memory_order_relaxed); /* ours alone */
+	atomic_store_explicit(&self->slot->done, self->done, memory_order_relaxed);       /* ours alone */
+	self->current_task = 0;
+}
+
 /* 0: went on; 1: the worker must end (SystemExit); -1: exception that ends the loop. */
 int shmrt_worker_run_task(WorkerLoop *self, const struct shmrt_record_header *header, const uint8_t *body) {
 	_Atomic uint32_t *claim = (_Atomic uint32_t *)&((struct shmrt_record_header *)(void *)(uintptr_t)body - 1)->claim;
@@ -65,24 +97,8 @@ int shmrt_worker_run_task(WorkerLoop *self, const struct shmrt_record_header *he
 	}
 	if (self->ring_deferred && (self->done == 0 || self->busy_ns / self->done > SHMRT_RING_EVERY_NS / 2))
 		shmrt_worker_ring_hub(self, true); /* a result must not wait behind a long task */
-	shmrt_slot_task_begin(self->slot, header->id, start_ns);
-	shmrt_slot_phase_set(self->slot, SHMRT_PHASE_DECODE);
-	atomic_thread_fence(memory_order_seq_cst); /* H2 */
-	while (is_condemned(self)) { /* H2 */
-		/* Not begun, and it stays so until the order is carried out or withdrawn. A phase that came back before that would
-		 * have the hub time this task, order again, and so on; and its time begins when it does. */
-		shmrt_slot_phase_set(self->slot, SHMRT_PHASE_STOPPING);
-		while (is_condemned(self)) {
-			shmrt_bell_arm(&self->slot->bell);
-			if (is_condemned(self) && shmrt_worker_sleep(self, INT64_C(5000000)) < 0)
-				return -1;
-		}
-		start_ns = shmrt_now_ns();
-		shmrt_slot_task_begin(self->slot, header->id, start_ns);
-		shmrt_slot_phase_set(self->slot, SHMRT_PHASE_DECODE);
-		atomic_thread_fence(memory_order_seq_cst); /* H2 */
-	}
-	self->current_task = header->id;
+	if (shmrt_worker_begin(self, header->id, &start_ns) < 0)
+		return -1;
 	shmrt_turn = (struct shmrt_turn){deadline_ns, true};
 	atomic_store_explicit(&self->slot->started, ++self->started, memory_order_relaxed); /* ours alone */
 	PyObject *buffers[SHMRT_MESSAGE_BLOCKS_MAX], *retry_on = NULL, *value = NULL;
@@ -122,12 +138,6 @@ int shmrt_worker_run_task(WorkerLoop *self, const struct shmrt_record_header *he
 		result = shmrt_worker_publish_exception(self, SHMRT_RECORD_ERROR, header->id, retry_on);
 	if (received)
 		shmrt_worker_release_buffers(buffers, header->block_count);
-	shmrt_turn = (struct shmrt_turn){0, false};
-	shmrt_slot_phase_set(self->slot, SHMRT_PHASE_SPIN);
-	uint64_t end_ns = shmrt_now_ns();
-	self->busy_ns += end_ns - start_ns;
-	atomic_store_explicit(&self->slot->busy_ns, self->busy_ns, memory_order_relaxed); /* ours alone */
-	atomic_store_explicit(&self->slot->done, ++self->done, memory_order_relaxed);     /* ours alone */
-	self->current_task = 0;
+	shmrt_worker_end(self, start_ns, 1);
 	return result;
 }

@@ -1,29 +1,28 @@
-"""Results of `Pool.map` and its kin: lazy, bounded, one task per item.
+"""Results of `Pool.map` and its kin: lazy, bounded, an outcome for each item.
 
-A window of tasks is under way; each result taken makes room for the next input. So inputs may be
-infinite, and a consumer that stops stops the input. An exception belongs to its item: iteration goes on after it. An
-exception of the input itself comes in its place, after the results of what came before it.
+A window of items is under way; results taken make room for the next inputs. So inputs may be infinite, and a consumer that
+stops stops the input. An exception belongs to its item: iteration goes on after it. An exception of the input itself
+comes in its place, after the results of what came before it.
 
 Never iterated, all its work is done by `shutdown(wait=True)`, also when nobody holds the iterator any more. Iterated in
 part, the window's results outlive the shutdown, and asking beyond them raises what `submit` raises.
 
-If a worker dies, its item alone ends in WorkerCrashed (or is tried again, by max_attempts).
+If a worker dies, the item that it was running alone ends in WorkerCrashed (or is tried again, by max_attempts). Whoever waits for
+a chunk of items that takes much longer than its like did takes out of it what was not begun, for other workers.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
-from functools import partial
 from queue import Empty, Full, SimpleQueue
+from time import monotonic
 
 from shmrt import _native
-from shmrt.spec import check_count, check_seconds
+from shmrt.pool_feed import Chunk, Feed
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
     from typing import Any
 
     from shmrt.pool import Pool
@@ -31,110 +30,24 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncResults", "Results", "UnorderedResults"]
 
-Future: Any = _native.future_class()
-_WINDOW_PER_WORKER = 512  # enough to keep the lanes of no-ops full; each pending task costs about 0.5 KB
+Failure: Any = _native.Failure
+_LATE_S = 0.002
+"""Ten times what a chunk should take."""
+_LATE_MOST_S = 0.1
+_LOOK_EVERY = 16
 
 
-class _Feed:
-    """Pulls argument tuples and submits them. It holds no Pool: see `Results.__del__`. What a breaker refuses is that
-    item's outcome."""
-
-    def __init__(
-        self,
-        pool: Pool,
-        options: TaskOptions,
-        fn: Callable[..., Any],
-        iterables: tuple[Iterable[Any], ...],
-        timeout: float | None,
-        chunksize: int | str,
-        buffersize: int | None,
-    ) -> None:
-        if not callable(fn):
-            raise TypeError(f"map() needs a callable, not {fn!r}")
-        if not iterables:
-            raise TypeError("map() needs at least one iterable")
-        chunk = 1 if chunksize == "auto" else check_count(chunksize, "chunksize")  # type: ignore[arg-type]
-        self.opened = pool._opened
-        self.fn = fn
-        self.packed = options.packed()
-        self.breaker = options.breaker
-        self.window = max(_WINDOW_PER_WORKER, 2 * chunk) * pool._max_workers
-        if buffersize is not None:
-            self.window = check_count(buffersize, "buffersize")
-        if self.opened.max_pending is not None:
-            self.window = min(self.window, self.opened.max_pending)
-        self.inputs = zip(*iterables, strict=False) if len(iterables) > 1 else ((item,) for item in iterables[0])
-        self.ended = False
-        self.error: Exception | None = None
-        self._held: tuple[Any, ...] | None = None
-        timeout = check_seconds(timeout, "timeout")
-        self.end = None if timeout is None else time.monotonic() + timeout
-
-    def next(self, *, wait: bool = False) -> Any:
-        """The future of the next input, or None at the end. What an item's pickling raises is that item's outcome; an
-        exception of the input itself is the last outcome. What the pool refuses is raised, and the input kept for
-        the next call. wait: for room, where the pool would raise Overloaded."""
-        if self.ended:
-            return None
-        if self._held is None:
-            try:
-                self._held = next(self.inputs)
-            except StopIteration:
-                self.ended = True
-                return None
-            except Exception as error:
-                self.ended = True
-                self.error = error
-                return _failed(error)
-            except BaseException:
-                self.ended = True
-                raise
-        opened = self.opened
-        submit = opened.core.submit_with
-        try:
-            if opened.max_pending is not None:
-                submit = partial(opened.submit_bounded, wait, submit)
-            if self.breaker is not None:
-                from shmrt.guard.tasks import submit_guarded
-
-                submit = partial(submit_guarded, self.breaker, submit)
-            future = submit(self.packed, self.fn, *self._held)
-        except Exception as error:
-            if _is_refusal(error):
-                raise
-            future = _failed(error)
-        self._held = None
-        return future
-
-    def left(self) -> float | None:
-        return None if self.end is None else max(self.end - time.monotonic(), 0.0)
-
-
-def _failed(error: Exception) -> Any:
-    future = Future()
-    future.set_exception(error)
-    return future
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether no item is at fault: the pool is full, shut down or broken, or its runtime is gone. A pickling may raise
-    a RuntimeError too: a RecursionError, or that of a lock of multiprocessing."""
-    from shmrt.errors import Overloaded, PoolBroken, RuntimeDown
-
-    if isinstance(error, (Overloaded, PoolBroken, RuntimeDown)):
-        return True
-    return type(error) is RuntimeError and str(error).startswith("cannot schedule new futures")
-
-
-class Results:
-    """The iterator that `Pool.map` returns."""
+class Results(_native.Ready):
+    """The iterator that `Pool.map` returns. Of the inherited part: `__next__`, over the outcomes that `_more` gives."""
 
     def __init__(
         self, pool: Pool, options: TaskOptions, fn: Any, iterables: Any, timeout: Any, chunksize: Any, buffersize: Any
     ) -> None:
-        self._feed = _Feed(pool, options, fn, iterables, timeout, chunksize, buffersize)
+        self._feed = Feed(pool, options, fn, iterables, timeout, chunksize, buffersize)
         self._pool: Pool | None = pool  # whoever iterates keeps the pool open
         self._pending: Any = self._new_pending()
+        self._under_way = 0  # items of what is pending
+        self._unseen: deque[Chunk] = deque()  # whose running time is not known yet
         self._lock = threading.RLock()  # a shutdown in another thread may take inputs, too
         self._started = False
         self._fill()
@@ -146,53 +59,120 @@ class Results:
     def _new_pending(self) -> Any:
         return deque()
 
-    def _append(self, future: Any) -> None:
-        self._pending.append(future)
+    def _append(self, entry: Any) -> None:
+        self._pending.append(entry)
+
+    def _insert_behind(self, chunk: Chunk, entries: list[Any]) -> None:
+        """What was taken out of a chunk comes right after it, where it belongs."""
+        pending = self._pending
+        at = pending.index(chunk) + 1
+        pending.rotate(-at)
+        pending.extendleft(reversed(entries))
+        pending.rotate(at)
 
     def _fill(self) -> None:
         """Up to the window. What the pool refuses is raised only when nothing else is left to give; that it is shut
         down or broken, at the call of map, too."""
         feed = self._feed
         with self._lock:
-            while len(self._pending) < feed.window:
+            window, made = feed.window, 0
+            while self._under_way < window:
                 try:
-                    future = feed.next()
+                    entry = feed.next()
                 except (RuntimeError, Full) as error:
                     if self._pending if self._started else isinstance(error, Full):
                         break
                     raise
-                if future is None:
+                if entry is None:
                     break
-                self._append(future)
+                self._append(entry)
+                self._under_way += _count(entry)
+                made += 1
+                if type(entry) is Chunk:
+                    self._unseen.append(entry)
+                    if made % _LOOK_EVERY == 0 and self._look():
+                        window = feed.window
+
+    def _look(self) -> bool:
+        """Learns the running times of chunks that are done meanwhile. Whether there were some."""
+        unseen, seen = self._unseen, False
+        while unseen and unseen[0].future.done():
+            self._observe(unseen.popleft())
+            seen = True
+        return seen
+
+    def _observe(self, chunk: Chunk) -> None:
+        if not chunk.future.cancelled() and chunk.future.exception() is None:
+            self._feed.observe(chunk, chunk.future.result()[1])
 
     def _start(self) -> bool:
-        """Before each result: makes room good. Whether there is another one."""
+        """Before the next results: makes room good. Whether there is another one."""
         self._started = True
-        if not self._feed.ended and len(self._pending) <= self._feed.window // 2:
-            self._fill()
+        if self._feed.has_more:
+            self._look()
+            if self._under_way <= self._feed.window // 2:
+                self._fill()
         return bool(self._pending)
 
-    def __iter__(self) -> Results:
-        return self
+    def _take(self, entry: Any) -> None:
+        """The first one, done."""
+        self._pending.popleft()
+        self._under_way -= _count(entry)
 
-    def __next__(self) -> Any:
+    def _more(self) -> list[Any]:
+        """The next outcomes, in order."""
         if not self._start():
             raise StopIteration
-        future = self._pending[0]
+        entry = self._pending[0]
+        if type(entry) is Chunk:
+            self._wait_chunk(entry)
+            outcomes = outcomes_of(entry)
+            self._take(entry)
+            return outcomes
         try:
-            value = future.result(self._feed.left())
+            value = entry.result(self._feed.left())
         except TimeoutError:
-            if not future.done():  # the iterator's own time is over, as in Executor.map
+            if not entry.done():  # the iterator's own time is over, as in Executor.map
                 self.close()
             else:
-                self._pending.popleft()
+                self._take(entry)
             raise
         except BaseException:
-            if future.done():
-                self._pending.popleft()
+            if entry.done():
+                self._take(entry)
             raise
-        self._pending.popleft()
-        return value
+        self._take(entry)
+        return [value]
+
+    def _wait_chunk(self, chunk: Chunk) -> None:
+        """Until it is done; when that takes too long, what it has not begun is taken out of it."""
+        late_s = _LATE_S
+        while not chunk.future.done():
+            left = self._feed.left()
+            if left == 0.0:
+                self.close()
+                raise TimeoutError
+            try:
+                chunk.future.exception(late_s if left is None else min(late_s, left))
+            except TimeoutError:
+                self._split(chunk)
+                late_s = min(2 * late_s, _LATE_MOST_S)
+            except BaseException:
+                if not chunk.future.done():
+                    raise
+
+    def _split(self, chunk: Chunk) -> None:
+        feed = self._feed
+        if len(chunk) < 2:
+            return
+        with self._lock:
+            if self._pool is None or self._pool._shutdown or feed.opened.is_broken:
+                return  # nobody else would take them
+            kept = feed.opened.core.split(chunk.future)
+            if 0 <= kept < len(chunk):
+                rest = chunk.items[kept:]
+                del chunk.items[kept:]
+                self._insert_behind(chunk, feed.again(rest))
 
     def _run_to_end(self, *, keep: bool) -> None:
         """By shutdown(wait=True): a map that nobody iterates does all its work. One under way ends with its window, and
@@ -200,34 +180,44 @@ class Results:
         feed = self._feed
         with self._lock:
             waiting = deque(self._pending)
+            count = self._under_way
             if not keep:
                 self._pending = self._new_pending()
-        while not self._started and not feed.ended:
-            while len(waiting) >= feed.window:
+        while not self._started and feed.has_more:
+            while count >= feed.window:
+                count -= _count(waiting[0])
                 wait_done(waiting.popleft())
             with self._lock:
                 if self._started:
                     break
                 try:
-                    future = feed.next(wait=True)
+                    entry = feed.next(wait=True)
                 except RuntimeError:
                     break  # broken or shut down: whoever iterates hears of it there
-                if future is None:
+                if entry is None:
                     break
-                waiting.append(future)
+                waiting.append(entry)
+                count += _count(entry)
                 if keep:
-                    self._append(future)
+                    self._append(entry)
+                    self._under_way += _count(entry)
 
     def _cancel(self) -> None:
         """Cancels what has not begun; whoever iterates finds that in its place."""
-        for future in reversed(list(self._pending)):
-            future.cancel()
+        for entry in reversed(list(self._pending)):
+            _future_of(entry).cancel()
 
     def close(self) -> None:
         """Cancels what has not begun and takes no more input."""
-        self._feed.ended = True
-        self._cancel()
+        feed = self._feed
+        feed.stop()
+        for entry in list(self._pending):
+            if not _future_of(entry).cancel() and type(entry) is Chunk:
+                feed.opened.core.split(entry.future)
         self._pending = self._new_pending()
+        self._under_way = 0
+        self._unseen.clear()
+        self._drop()
 
     def __del__(self) -> None:
         if not hasattr(self, "_started"):
@@ -236,7 +226,7 @@ class Results:
             if self._started:
                 if self._pending:
                     self.close()
-            elif not self._feed.ended and self._pool is not None and not self._pool._shutdown:
+            elif self._feed.has_more and self._pool is not None and not self._pool._shutdown:
                 # Never iterated: the rest of its work is done at the shutdown. It holds the pool no more, so that a
                 # pool that is dropped with it is found to be dropped.
                 self._feed.opened.unread.append(self)
@@ -256,24 +246,49 @@ class UnorderedResults(Results):
     def _new_pending(self) -> Any:
         return set()
 
-    def _append(self, future: Any) -> None:
-        self._pending.add(future)
-        future.add_done_callback(self._done.put)
+    def _append(self, entry: Any) -> None:
+        self._pending.add(entry)
+        _future_of(entry).add_done_callback(lambda _: self._done.put(entry))
 
-    def __next__(self) -> Any:
+    def _insert_behind(self, chunk: Chunk, entries: list[Any]) -> None:
+        for entry in entries:
+            self._append(entry)
+
+    def _take(self, entry: Any) -> None:
+        if entry in self._pending:
+            self._pending.discard(entry)
+            self._under_way -= _count(entry)
+
+    def _next_done(self) -> Any:
+        late_s = _LATE_S
+        while True:
+            left = self._feed.left()
+            try:
+                return self._done.get(timeout=late_s if left is None else min(late_s, left))
+            except Empty:
+                if left is not None and left <= late_s:
+                    self.close()
+                    raise TimeoutError("map_unordered() did not get its next result in time") from None
+            for entry in list(self._pending):
+                if type(entry) is Chunk:
+                    self._split(entry)
+            late_s = min(2 * late_s, _LATE_MOST_S)
+
+    def _more(self) -> list[Any]:
         if not self._start():
             raise StopIteration
-        try:
-            future = self._done.get(timeout=self._feed.left())
-        except Empty:
-            self.close()
-            raise TimeoutError("map_unordered() did not get its next result in time") from None
-        self._pending.discard(future)
-        if self._return_exceptions and not future.cancelled():
-            error = future.exception()
+        entry = self._next_done()
+        self._take(entry)
+        if type(entry) is Chunk:
+            outcomes = outcomes_of(entry)
+            if self._return_exceptions:
+                outcomes = [each.exception if type(each) is Failure else each for each in outcomes]
+            return outcomes
+        if self._return_exceptions and not entry.cancelled():
+            error = entry.exception()
             if error is not None:
-                return error
-        return future.result()
+                return [error]
+        return [entry.result()]
 
 
 class AsyncResults:
@@ -281,33 +296,72 @@ class AsyncResults:
 
     def __init__(self, *arguments: Any) -> None:
         self._results = Results(*arguments)
+        self._outcomes: deque[Any] = deque()
 
     def __aiter__(self) -> AsyncResults:
         return self
 
     async def __anext__(self) -> Any:
+        while not self._outcomes:
+            await self._wait()
+        outcome = self._outcomes.popleft()
+        if type(outcome) is Failure:
+            raise outcome.exception
+        return outcome
+
+    async def _wait(self) -> None:
         import asyncio
 
         results = self._results
         if not results._start():
             raise StopAsyncIteration
-        future = results._pending.popleft()
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), results._feed.left())
-        except TimeoutError:
-            if not future.done() or future.cancelled():  # the iterator's own time is over
+        entry = results._pending[0]
+        future = _future_of(entry)
+        late_s = _LATE_S
+        while not future.done():
+            left = results._feed.left()
+            patience = late_s if left is None else min(late_s, left)
+            done, _ = await asyncio.wait([asyncio.wrap_future(future)], timeout=None if left is None and type(entry) is not Chunk else patience)
+            if done or future.done():
+                break
+            if left is not None and left <= patience:
                 results.close()
-            raise
+                raise TimeoutError
+            if type(entry) is Chunk:
+                results._split(entry)
+            late_s = min(2 * late_s, _LATE_MOST_S)
+        results._take(entry)
+        if type(entry) is Chunk:
+            self._outcomes.extend(outcomes_of(entry))
+        else:
+            self._outcomes.append(await asyncio.wrap_future(future))
 
     async def aclose(self) -> None:
         self._results.close()
+        self._outcomes.clear()
 
 
-def wait_done(future: Any) -> None:
+def _future_of(entry: Any) -> Any:
+    return entry.future if type(entry) is Chunk else entry
+
+
+def _count(entry: Any) -> int:
+    return len(entry) if type(entry) is Chunk else 1
+
+
+def outcomes_of(chunk: Chunk) -> list[Any]:
+    """Of a chunk that is done. Cancelled, or broken with its pool: that is the outcome of each of its items."""
+    try:
+        return list(chunk.future.result()[0])
+    except BaseException as error:
+        return [Failure(error) for _ in range(len(chunk))]
+
+
+def wait_done(entry: Any) -> None:
     """Until it has an outcome, whichever."""
     from concurrent.futures import CancelledError
 
     try:
-        future.exception()
+        _future_of(entry).exception()
     except CancelledError:
         pass

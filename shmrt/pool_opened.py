@@ -54,7 +54,9 @@ class OpenedPool:
         self.exit_values: list[Any] = []
         self.unread: list[Results] = []  # maps that were dropped before anybody iterated them
         self.final_stats: dict[str, int] = {}
+        self._paced: tuple[Any, Any] = (None, None)  # the function of the last map, and its Pace
         self.is_broken = False
+        self.chunks = False
         self.admission = Admission(self, max_pending, on_full)
         self.submit_bounded = self.admission.submit
         self._pool = weakref.ref(pool, self._dropped)
@@ -85,6 +87,7 @@ class OpenedPool:
         from shmrt.supervise.link import make_spec
 
         runtime = self.runtime
+        self.chunks = limits["max_tasks"] == 0
         capacity = max(1 << (ring.slots * ring.slot_bytes - 1).bit_length(), LANE_MIN)
         runtime._add_pool(self)
         try:
@@ -119,6 +122,19 @@ class OpenedPool:
                 self.core.remove()
             self._close()
             raise
+
+    # ---- maps -------------------------------------------------------------------------------------------------------
+    def may_chunk(self) -> bool:
+        """Whether many items may be one task: not where tasks are counted."""
+        return self.max_pending is None and self.chunks
+
+    def pace_of(self, fn: Any) -> Any:
+        """What is known of the running time of its calls, if the last map called it, too."""
+        if self._paced[0] is not fn:
+            from shmrt.pool_feed import new_pace
+
+            self._paced = (fn, new_pace())
+        return self._paced[1]
 
     # ---- the end ----------------------------------------------------------------------------------------------------
     def shutdown(self) -> None:

@@ -98,6 +98,17 @@ class TaskOptions:
 
         return submit_guarded(self.breaker, submit, self.packed(), *args, **kwargs)
 
+    def is_plain(self) -> bool:
+        """Whether nothing of a call has to be watched or done again by itself."""
+        return (
+            self.timeout is None
+            and self.deadline is None
+            and self.max_attempts == 1
+            and not self.retry_on
+            and self.affinity < 0
+            and self.breaker is None
+        )
+
     def packed(self) -> tuple[Any, ...]:
         """What the C side takes."""
         from shmrt.errors import TaskTimeout

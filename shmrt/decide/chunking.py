@@ -37,10 +37,11 @@ DEPTH_MOST = 32
 class Pace:
     """The measured pace of one stage, and the sizes that follow from it."""
 
-    __slots__ = ("item_ns", "last", "target_ns")
+    __slots__ = ("item_ns", "last", "most", "target_ns")
 
-    def __init__(self, target_ns: int = TARGET_NS) -> None:
+    def __init__(self, target_ns: int = TARGET_NS, most: int = CHUNK_MOST) -> None:
         self.target_ns = target_ns
+        self.most = most
         self.item_ns: float | None = None
         self.last = 1
 
@@ -58,7 +59,7 @@ class Pace:
     def _by_time(self) -> int:
         if self.item_ns is None:
             return 1
-        return max(1, min(CHUNK_MOST, round(self.target_ns / max(self.item_ns, 1.0))))
+        return max(1, min(self.most, round(self.target_ns / max(self.item_ns, 1.0))))
 
     def size(self, *, waiting: int, workers: int) -> int:
         """How many of `waiting` items the next task takes."""
