@@ -65,7 +65,7 @@ static int take_outcomes(struct shmrt_task *task, const uint8_t *body, uint64_t 
 }
 
 int shmrt_hub__take_part(struct shmrt_task *task, const struct shmrt_record_header *header, const uint8_t *body) {
-	if (task->items == 0 || header->attempt != task->items_done - task->items_sent || header->block_count != 0)
+	if (task->items == 0 || header->attempt != task->items_done || header->block_count != 0)
 		return SHMRT_CORRUPT;
 	return take_outcomes(task, body, header->inline_size);
 }
@@ -117,20 +117,19 @@ static const uint8_t *open_record(const struct shmrt_lane_consumer *lane, struct
 	} else if (contiguous < sizeof(*header))
 		return NULL;
 	memcpy(header, at, sizeof(*header));
-	if (header->kind != SHMRT_RECORD_OPEN_PART || header->size % 16 != 0 || header->size > contiguous ||
+	if (header->kind != SHMRT_RECORD_PART || header->size % 16 != 0 || header->size > contiguous ||
 	    header->size < sizeof(*header) + sizeof(uint64_t) || header->size > shmrt_lane_record_max(lane->capacity))
 		return NULL;
 	*room = header->size - sizeof(*header);
 	return at + sizeof(*header);
 }
 
+/* part.h says why it is this one. */
 bool shmrt_hub__salvage(struct shmrt_hub_worker *worker, struct shmrt_task *task) {
 	struct shmrt_record_header header;
 	uint64_t room;
 	const uint8_t *body = open_record(&worker->results, &header, &room);
-	/* One that an earlier process left here names another epoch. */
-	if (body && header.id == task->id && header.function == worker->epoch &&
-	    header.attempt == task->items_done - task->items_sent) {
+	if (body && header.id == task->id && header.function == worker->epoch && header.attempt == task->items_done) {
 		int result = take_outcomes(task, body, room);
 		(void)result; /* CORRUPT: its items that were begun are told to have died with it */
 	}
@@ -146,8 +145,8 @@ bool shmrt_hub__salvage(struct shmrt_hub_worker *worker, struct shmrt_task *task
 }
 
 void shmrt_hub__take_crash(struct shmrt_task *task, const struct shmrt_crash *crash) {
-	struct shmrt_item_crash item = {.crash = *crash};
-	item.crash.stack = NULL;
+	struct shmrt_crash item = *crash;
+	item.stack = NULL;
 	task->pool->crashed++;
 	if (!append(task, SHMRT_ITEM_CRASH, &item, sizeof(item), crash->stack))
 		task->items_done++; /* no memory for it: the chunk ends as a whole */

@@ -3,13 +3,12 @@
  * A chunk is one task of many items of a map, each with an outcome of its own, without deadline or timeout, and none of
  * them is ever run twice. Its items lie one behind the other, each behind its length (4 bytes). Its claim word counts, too: the
  * worker raises `begun` by compare-and-swap before it begins an item, and the hub may lower `end` to what is begun (split), so
- * that it knows at once which items are nobody's. The worker writes each outcome behind the last one into a record that it
- * has reserved in its result lane (OPEN_PART), then raises the progress word at the start of the body (count << 32 | bytes).
- * The record is committed (PART) when it is full, when something else has to go into the lane, and at the end. If the worker
- * dies before, the record lies uncommitted at the tail, and what its progress word covers is whole (F4): take_leave collects
- * it (salvage). At most one item is begun and has no outcome, the one that was running; its outcome is the death, once the
- * reason is known, and the items behind it go back to the front of the backlog. An outcome that needs blocks, or is long,
- * is a RESULT or ERROR record of its own between two PARTs.
+ * that it knows at once which items are nobody's. The worker writes each outcome behind the last one into a PART that it has
+ * reserved in its result lane (part.h), and commits that when it is full, when something else has to go into the lane, and
+ * at the end. If it dies before, take_leave collects what the open PART holds (salvage). At most one item is begun and has
+ * no outcome, the one that was running; its outcome is the death, once the reason is known, and the items behind it go back
+ * to the front of the backlog. An outcome that needs blocks, or is long, is a RESULT or ERROR record of its own between two
+ * PARTs.
  */
 #ifndef SHMRT_HUB_CHUNK_H
 #define SHMRT_HUB_CHUNK_H
@@ -28,11 +27,8 @@ static inline uint32_t shmrt_hub__offered(const struct shmrt_task *task) {
 enum shmrt_item_kind {
 	SHMRT_ITEM_VALUE = 0, /* the codec's bytes */
 	SHMRT_ITEM_ERROR = 1, /* those of a packed exception */
-	SHMRT_ITEM_CRASH = 2, /* a struct shmrt_item_crash and the stack; only the hub writes it */
+	SHMRT_ITEM_CRASH = 2, /* a struct shmrt_crash and the stack's text; only the hub writes it */
 	SHMRT_ITEM_ALONE = 3, /* 1 byte, whether it is an exception: the next of task->alone; only the hub writes it */
-};
-struct shmrt_item_crash {
-	struct shmrt_crash crash; /* stack: meaningless; its text follows, with its NUL */
 };
 /* Takes the outcomes of a PART. CORRUPT: no correct worker writes that. */
 int shmrt_hub__take_part(struct shmrt_task *, const struct shmrt_record_header *, const uint8_t *body);

@@ -64,7 +64,7 @@ static int more_of_chunk(struct shmrt_hub *hub, struct shmrt_hub_worker *worker,
 		shmrt_list_remove(&worker->lane, task);
 		task->begun++;
 		if (task->items_sent == 0)
-			task->elapsed_ns = (uint64_t)header->function * SHMRT_PART_TICK_NS;
+			task->elapsed_ns = (uint64_t)(header->claim >> 1) * SHMRT_PART_TICK_NS;
 		shmrt_hub__go_on(task);
 	}
 	return result;

@@ -91,7 +91,8 @@ static int place(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker, s
 	record->function = number;
 	if (task->items) {
 		task->items_sent = task->items_done;
-		record->attempt = (task->items - task->items_done) | (task->star ? SHMRT_CHUNK_STAR : 0);
+		record->attempt = (task->items - task->items_done) | task->items_done << SHMRT_CHUNK_FIRST_SHIFT |
+				  (task->star ? SHMRT_CHUNK_STAR : 0);
 	} else
 		record->attempt = (task->begun + 1) | (task->deadline_ns ? SHMRT_ATTEMPT_DEADLINE : 0);
 	record->claim = shmrt_hub__offered(task); /* bit 8: it may run again (arguments read-only) */

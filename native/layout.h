@@ -191,20 +191,21 @@ enum shmrt_record_kind {
 	SHMRT_RECORD_FUNCTION = 2,  /* function: its number, body: its pickle */
 	SHMRT_RECORD_FORGET = 3,    /* function: number that will not be used again */
 	SHMRT_RECORD_STOP = 4,      /* leave the loop when all before it is done */
-	SHMRT_RECORD_CHUNK = 5,     /* id: task, function: which, attempt: number of items | SHMRT_CHUNK_STAR, body: the items */
+	SHMRT_RECORD_CHUNK = 5,     /* id: task, function: which, attempt: number of items | of those that went before <<
+				       SHMRT_CHUNK_FIRST_SHIFT | SHMRT_CHUNK_STAR, body: the items */
 	SHMRT_RECORD_RESULT = 16,   /* id: task, body: value */
 	SHMRT_RECORD_ERROR = 17,    /* id: task, body: exception */
 	SHMRT_RECORD_LOG = 18,      /* body: log record */
 	SHMRT_RECORD_EXIT = 19,     /* body: what worker_exit returned; last record of a worker */
 	SHMRT_RECORD_START_FAILED = 20, /* body: why the worker could not become ready */
 	SHMRT_RECORD_EXPIRED = 21,      /* id: task that the worker did not begin, since its deadline was over */
-	SHMRT_RECORD_PART = 22,         /* id: a chunk, attempt: its first outcome here, claim: 1 in the last one, function: running
-					   time in units of SHMRT_PART_TICK_NS, body: a progress word and outcomes (hub_chunk.h) */
-	SHMRT_RECORD_OPEN_PART = 23,    /* a PART that is not committed yet; function: the epoch of its worker */
+	SHMRT_RECORD_PART = 22,         /* id: a chunk, attempt: its first outcome here, function: epoch of the worker, claim: bit 0 in
+					   the last one, and the running time in SHMRT_PART_TICK_NS << 1, body: a progress word and outcomes */
 };
 #define SHMRT_ATTEMPT_DEADLINE (UINT32_C(1) << 31)
 #define SHMRT_CHUNK_STAR (UINT32_C(1) << 31) /* each item is a tuple of arguments */
 #define SHMRT_CHUNK_ITEMS_MAX 1023
+#define SHMRT_CHUNK_FIRST_SHIFT 10
 #define SHMRT_CLAIM_BEGUN_SHIFT 12 /* in the claim word of a chunk: how many items were begun ... */
 #define SHMRT_CLAIM_END_SHIFT 22   /* ... and how many may be */
 #define SHMRT_PART_TICK_NS 16

@@ -226,11 +226,11 @@ static PyObject *decode_outcome(ShmrtHub *hub, struct shmrt_task *task, enum shm
 				uint32_t *alone) {
 	PyObject *object = NULL;
 	bool is_error = kind == SHMRT_ITEM_ERROR;
-	if (kind == SHMRT_ITEM_CRASH && size >= sizeof(struct shmrt_item_crash)) {
-		struct shmrt_item_crash item;
-		memcpy(&item, bytes, sizeof(item));
-		item.crash.stack = size > sizeof(item) ? (char *)(uintptr_t)bytes + sizeof(item) : NULL; /* with its NUL */
-		object = shmrt_py_hub_describe(hub, task, SHMRT_TASK_CRASHED, &item.crash, 1);
+	if (kind == SHMRT_ITEM_CRASH && size >= sizeof(struct shmrt_crash)) {
+		struct shmrt_crash crash;
+		memcpy(&crash, bytes, sizeof(crash));
+		crash.stack = size > sizeof(crash) ? (char *)(uintptr_t)bytes + sizeof(crash) : NULL; /* with its NUL */
+		object = shmrt_py_hub_describe(hub, task, SHMRT_TASK_CRASHED, &crash, 1);
 		return object ? failure_new(object) : failed_now();
 	}
 	if (kind == SHMRT_ITEM_ALONE && size == 1 && *alone < task->alone_count) {

@@ -70,7 +70,7 @@ struct shmrt_record_header *shmrt_worker_reserve(WorkerLoop *self, uint64_t body
 /* Commits one record; the message's blocks become SENT first. */
 int shmrt_worker_publish(WorkerLoop *self, uint8_t kind, uint64_t id, uint32_t attempt, const struct shmrt_message *message) {
 	uint64_t references = (uint64_t)message->block_count * sizeof(struct shmrt_block_reference);
-	shmrt_worker_close_part(self);
+	shmrt_part_close(&self->part, &self->results);
 	struct shmrt_record_header *record = shmrt_worker_reserve(self, references + message->inline_size);
 	if (record == NULL)
 		return -1;

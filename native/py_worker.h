@@ -3,15 +3,8 @@
 #define SHMRT_PY_WORKER_H
 
 #include "hub_chunk.h"
+#include "part.h"
 #include "py_message.h"
-
-/* The PART record that the outcomes of a chunk are written into; reserved, not committed (hub_chunk.h). */
-struct shmrt_part {
-	struct shmrt_record_header *record; /* NULL: none is open */
-	uint64_t id;
-	uint32_t first, count;              /* of the chunk's outcomes: the first in it, and how many */
-	uint32_t room, used;                /* bytes behind the progress word */
-};
 
 typedef struct {
 	PyObject_HEAD
@@ -28,7 +21,7 @@ typedef struct {
 	PyObject **functions; /* by number: the record as it came, (callable, retry_on), or what its unpickling raised */
 	uint32_t function_count;
 	PyObject *pack_exception; /* shmrt.process.remote.pack_exception */
-	struct shmrt_part part;
+	struct shmrt_part part; /* of the chunk that is running */
 	uint64_t current_task;
 	uint64_t last_ring_ns;
 	bool ring_deferred, stop_requested;
@@ -63,8 +56,6 @@ void shmrt_worker_end(WorkerLoop *self, uint64_t start_ns, uint32_t tasks);
 /* ---- py_worker_chunk.c ---- */
 /* As run_task, for the items of a chunk. */
 int shmrt_worker_run_chunk(WorkerLoop *self, const struct shmrt_record_header *header, const uint8_t *body);
-/* Commits the open PART, or gives its room back if nothing is in it: something else goes into the lane. */
-void shmrt_worker_close_part(WorkerLoop *self);
 /* TERM, or the word that its handler and the root store in the slot: looked at between two tasks. */
 static inline bool shmrt_worker_stop_wanted(const WorkerLoop *self) {
 	return self->stop_requested || atomic_load_explicit(&self->slot->stop_requested, memory_order_relaxed); /* a flag: its ring follows */

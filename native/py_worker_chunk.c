@@ -17,54 +17,16 @@
 #include "py_turn.h"
 #include "py_worker.h"
 
-#define PART_BYTES 16384 /* outcomes in one record; enough for a chunk of small ones */
 #define OUTCOME_MAX 4096 /* longer ones travel by themselves */
 
-/* ---- the open record ---- */
-
-static _Atomic uint64_t *progress_of(const struct shmrt_part *part) {
-	return (_Atomic uint64_t *)(void *)(part->record + 1);
-}
-
 static int open_part(WorkerLoop *self, uint64_t id, uint32_t first) {
-	uint64_t most = shmrt_lane_record_max(self->results.capacity) - sizeof(struct shmrt_record_header);
-	uint64_t body = most < PART_BYTES ? most / 16 * 16 : PART_BYTES;
+	uint64_t body = shmrt_part_body(self->results.capacity);
 	struct shmrt_record_header *record = shmrt_worker_reserve(self, body);
 	if (record == NULL)
 		return -1;
-	self->part = (struct shmrt_part){.record = record, .id = id, .first = first, .room = (uint32_t)(body - sizeof(uint64_t))};
-	atomic_store_explicit(progress_of(&self->part), 0, memory_order_relaxed); /* F4 */
-	record->id = id;
-	record->attempt = first;
-	record->function = atomic_load_explicit(&self->slot->epoch, memory_order_relaxed); /* fixed while we live */
-	atomic_signal_fence(memory_order_seq_cst); /* nothing of an earlier turn of the lane is taken for this */
-	record->kind = SHMRT_RECORD_OPEN_PART;
+	uint32_t epoch = atomic_load_explicit(&self->slot->epoch, memory_order_relaxed); /* fixed while we live */
+	shmrt_part_open(&self->part, record, body, id, first, epoch);
 	return 0;
-}
-
-static void commit_part(WorkerLoop *self, bool last, uint64_t elapsed_ns) {
-	struct shmrt_part *part = &self->part;
-	uint64_t ticks = elapsed_ns / SHMRT_PART_TICK_NS;
-	uint32_t size = (uint32_t)sizeof(uint64_t) + part->used;
-	part->record->kind = SHMRT_RECORD_PART;
-	part->record->inline_size = size;
-	part->record->function = ticks > UINT32_MAX ? UINT32_MAX : (uint32_t)ticks;
-	part->record->claim = last;
-	shmrt_lane_shrink(&self->results, part->record, size);
-	shmrt_lane_commit(&self->results);
-	part->record = NULL;
-}
-
-void shmrt_worker_close_part(WorkerLoop *self) {
-	if (SHMRT_LIKELY(self->part.record == NULL))
-		return;
-	if (self->part.count)
-		commit_part(self, false, 0);
-	else {
-		self->part.record->kind = SHMRT_RECORD_PAD; /* its room is given back */
-		shmrt_lane_abort(&self->results);
-		self->part.record = NULL;
-	}
 }
 
 /* ---- one outcome ---- */
@@ -76,7 +38,7 @@ static int put_outcome(WorkerLoop *self, uint64_t id, uint32_t index, PyObject *
 	if (shmrt_encode(encoder, object) < 0)
 		return -1;
 	size_t size = encoder->size - 1; /* without the kind of the body, which is PLAIN */
-	if (encoder->buffer_count || size > OUTCOME_MAX) {
+	if (encoder->buffer_count || size > OUTCOME_MAX || size > shmrt_part_body(self->results.capacity) - 16) {
 		struct shmrt_message message;
 		if (shmrt_worker_finish_message(self, encoder, &message) < 0)
 			return -1;
@@ -94,19 +56,13 @@ static int put_outcome(WorkerLoop *self, uint64_t id, uint32_t index, PyObject *
 		if (shmrt_worker_verify(self, &message, object) < 0)
 			return -1;
 	}
-	struct shmrt_part *part = &self->part;
-	if (part->record && part->room - part->used < size + sizeof(uint32_t))
-		shmrt_worker_close_part(self);
-	if (part->record == NULL && open_part(self, id, index) < 0)
-		return -1;
-	uint8_t *at = (uint8_t *)(part->record + 1) + sizeof(uint64_t) + part->used;
-	uint32_t head = (uint32_t)size << 2 | (is_error ? SHMRT_ITEM_ERROR : SHMRT_ITEM_VALUE);
-	memcpy(at, &head, sizeof(head));
-	memcpy(at + sizeof(head), encoder->bytes + 1, size);
-	part->used += (uint32_t)(sizeof(head) + size);
-	part->count++;
-	atomic_store_explicit(progress_of(part), (uint64_t)part->count << 32 | part->used, memory_order_release); /* F4 */
-	return 0;
+	for (;;) {
+		if (self->part.record == NULL && open_part(self, id, index) < 0)
+			return -1;
+		if (shmrt_part_put(&self->part, encoder->bytes + 1, (uint32_t)size, is_error))
+			return 0;
+		shmrt_part_close(&self->part, &self->results);
+	}
 }
 
 /* The next item, new reference; NULL with an exception, which concerns that item alone. */
@@ -156,12 +112,13 @@ static PyObject *callable_of(WorkerLoop *self, uint32_t function, PyObject **fai
 
 int shmrt_worker_run_chunk(WorkerLoop *self, const struct shmrt_record_header *header, const uint8_t *body) {
 	_Atomic uint32_t *claim = (_Atomic uint32_t *)&((struct shmrt_record_header *)(void *)(uintptr_t)body - 1)->claim;
-	uint32_t offered = header->claim & ~(UINT32_C(0xFFF)), index = 0;
+	uint32_t offered = header->claim & ~UINT32_C(0xFFF);
+	uint32_t first = header->attempt >> SHMRT_CHUNK_FIRST_SHIFT & SHMRT_CHUNK_ITEMS_MAX, index = first;
 	uint64_t start_ns = shmrt_now_ns();
 	if (!atomic_compare_exchange_strong_explicit(claim, &offered, offered | 1 | UINT32_C(1) << SHMRT_CLAIM_BEGUN_SHIFT,
 						     memory_order_acq_rel, memory_order_relaxed)) /* H1 */
 		return 0; /* taken back */
-	if (open_part(self, header->id, 0) < 0)
+	if (open_part(self, header->id, first) < 0)
 		return -1;
 	if (self->ring_deferred && (self->done == 0 || self->busy_ns / self->done > SHMRT_RING_EVERY_NS / 2))
 		shmrt_worker_ring_hub(self, true); /* a result must not wait behind a long task */
@@ -208,8 +165,8 @@ int shmrt_worker_run_chunk(WorkerLoop *self, const struct shmrt_record_header *h
 		result = -1;
 		goto leave;
 	}
-	commit_part(self, true, shmrt_now_ns() - ready_ns);
-	shmrt_worker_end(self, start_ns, index);
+	shmrt_part_commit(&self->part, &self->results, true, shmrt_now_ns() - ready_ns);
+	shmrt_worker_end(self, start_ns, index - first);
 leave:
 	Py_XDECREF(function);
 	Py_XDECREF(failure);

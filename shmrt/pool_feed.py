@@ -1,9 +1,9 @@
 """The inputs of a map on their way into a pool: pulled lazily, small items many at a time.
 
-Items whose calls are short travel together in a *chunk* (native/hub_chunk.h): one message for many, and still an outcome
-for each; none is run twice, and a death concerns only the item that was running. How many go together follows the
-running times that the chunks tell (`decide/chunking.py`). What has a timeout, a deadline, a breaker, or may be tried again is a
-task of its own, and so is an item with big buffers or one that cannot be pickled.
+Items whose calls are short travel together in a *chunk* (native/hub_chunk.h): one message for many, and still an
+outcome for each; none is run twice, and a death concerns only the item that was running. How many go together follows
+the running times that the chunks tell (`decide/chunking.py`). What has a timeout, a deadline, a breaker, or may be
+tried again is a task of its own, and so is an item with big buffers or one that cannot be pickled.
 """
 
 from __future__ import annotations
@@ -98,22 +98,29 @@ class Feed:
         self._held.clear()
 
     @property
-    def window(self) -> int:
-        """How many items may be under way."""
-        if self.buffersize is not None:
-            most = self.buffersize
-        else:
-            size = self.fixed or (self.pace.size(waiting=10**9, workers=1) if self.chunks else 1)
-            most = max(_WINDOW_PER_WORKER, _CHUNKS_PER_WORKER * size) * self.workers
+    def window_first(self) -> int:
+        """How many items may be under way before anybody asks for a result."""
+        most = _WINDOW_PER_WORKER * self.workers if self.buffersize is None else self.buffersize
+        if self.fixed and self.buffersize is None:
+            most = max(most, 2 * self.fixed * self.workers)
         return most if self.opened.max_pending is None else min(most, self.opened.max_pending)
 
-    def next(self, *, wait: bool = False) -> Any:
-        """The next Chunk or future, or None at the end. What an item's pickling raises is that item's outcome; an
-        exception of the input itself is the last outcome. What the pool refuses is raised, and the input kept for
-        the next call. wait: for room, where the pool would raise Overloaded."""
+    @property
+    def window(self) -> int:
+        """How many items may be under way."""
+        first = self.window_first
+        if self.buffersize is not None or not self.chunks:
+            return first
+        size = self.fixed or self.pace.size(waiting=10**9, workers=1)
+        return max(first, _CHUNKS_PER_WORKER * min(size, CHUNK_ITEMS_MAX) * self.workers)
+
+    def next(self, room: int, *, wait: bool = False) -> Any:
+        """The next Chunk, of at most `room` items, or future, or None at the end. What an item's pickling raises is
+        that item's outcome; an exception of the input itself is the last outcome. What the pool refuses is raised, and
+        the input kept for the next call. wait: for room, where the pool would raise Overloaded."""
         held = self._held
         if not held and not self.ended:
-            self._pull(self._size())
+            self._pull(min(self._size(), room))
         if not held:
             if self.error is None or self._told:
                 return None
@@ -152,10 +159,7 @@ class Feed:
         """How many items to pull for the next task."""
         if not self.chunks or self._alone:
             return 1
-        if self.fixed:
-            size = self.fixed
-        else:
-            size = self.pace.size(waiting=max(self.left_hint, 1), workers=self.workers)
+        size = self.fixed or self.pace.size(waiting=max(self.left_hint, 1), workers=self.workers)
         if self.buffersize is not None:
             size = min(size, max(1, self.buffersize // (2 * self.workers)))
         return min(size, CHUNK_ITEMS_MAX)

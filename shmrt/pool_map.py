@@ -1,14 +1,15 @@
 """Results of `Pool.map` and its kin: lazy, bounded, an outcome for each item.
 
-A window of items is under way; results taken make room for the next inputs. So inputs may be infinite, and a consumer that
-stops stops the input. An exception belongs to its item: iteration goes on after it. An exception of the input itself
-comes in its place, after the results of what came before it.
+A window of items is under way; results taken make room for the next inputs. So inputs may be infinite, and a consumer
+that stops stops the input. An exception belongs to its item: iteration goes on after it. An exception of the input
+itself comes in its place, after the results of what came before it.
 
 Never iterated, all its work is done by `shutdown(wait=True)`, also when nobody holds the iterator any more. Iterated in
 part, the window's results outlive the shutdown, and asking beyond them raises what `submit` raises.
 
-If a worker dies, the item that it was running alone ends in WorkerCrashed (or is tried again, by max_attempts). Whoever waits for
-a chunk of items that takes much longer than its like did takes out of it what was not begun, for other workers.
+If a worker dies, the item that it was running alone ends in WorkerCrashed (or is tried again, by max_attempts). Whoever
+waits for a chunk of items that takes much longer than its like did takes out of it what was not begun, for other
+workers.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from queue import Empty, Full, SimpleQueue
-from time import monotonic
 
 from shmrt import _native
 from shmrt.pool_feed import Chunk, Feed
@@ -49,6 +49,7 @@ class Results(_native.Ready):
         self._under_way = 0  # items of what is pending
         self._unseen: deque[Chunk] = deque()  # whose running time is not known yet
         self._lock = threading.RLock()  # a shutdown in another thread may take inputs, too
+        self._taking = threading.RLock()  # threads that share the iterator take turns
         self._started = False
         self._fill()
         if self._feed.error is not None:
@@ -75,10 +76,10 @@ class Results(_native.Ready):
         down or broken, at the call of map, too."""
         feed = self._feed
         with self._lock:
-            window, made = feed.window, 0
+            window, made = feed.window if self._started else feed.window_first, 0
             while self._under_way < window:
                 try:
-                    entry = feed.next()
+                    entry = feed.next(window - self._under_way)
                 except (RuntimeError, Full) as error:
                     if self._pending if self._started else isinstance(error, Full):
                         break
@@ -90,7 +91,7 @@ class Results(_native.Ready):
                 made += 1
                 if type(entry) is Chunk:
                     self._unseen.append(entry)
-                    if made % _LOOK_EVERY == 0 and self._look():
+                    if made % _LOOK_EVERY == 0 and self._look() and self._started:
                         window = feed.window
 
     def _look(self) -> bool:
@@ -120,7 +121,11 @@ class Results(_native.Ready):
         self._under_way -= _count(entry)
 
     def _more(self) -> list[Any]:
-        """The next outcomes, in order."""
+        with self._taking:
+            return self._next_outcomes()
+
+    def _next_outcomes(self) -> list[Any]:
+        """In order."""
         if not self._start():
             raise StopIteration
         entry = self._pending[0]
@@ -191,7 +196,7 @@ class Results(_native.Ready):
                 if self._started:
                     break
                 try:
-                    entry = feed.next(wait=True)
+                    entry = feed.next(max(feed.window - count, 1), wait=True)
                 except RuntimeError:
                     break  # broken or shut down: whoever iterates hears of it there
                 if entry is None:
@@ -248,7 +253,8 @@ class UnorderedResults(Results):
 
     def _append(self, entry: Any) -> None:
         self._pending.add(entry)
-        _future_of(entry).add_done_callback(lambda _: self._done.put(entry))
+        put = self._done.put  # the future must not keep the iterator
+        _future_of(entry).add_done_callback(put if type(entry) is not Chunk else lambda _: put(entry))
 
     def _insert_behind(self, chunk: Chunk, entries: list[Any]) -> None:
         for entry in entries:
@@ -274,7 +280,7 @@ class UnorderedResults(Results):
                     self._split(entry)
             late_s = min(2 * late_s, _LATE_MOST_S)
 
-    def _more(self) -> list[Any]:
+    def _next_outcomes(self) -> list[Any]:
         if not self._start():
             raise StopIteration
         entry = self._next_done()
@@ -321,8 +327,9 @@ class AsyncResults:
         while not future.done():
             left = results._feed.left()
             patience = late_s if left is None else min(late_s, left)
-            done, _ = await asyncio.wait([asyncio.wrap_future(future)], timeout=None if left is None and type(entry) is not Chunk else patience)
-            if done or future.done():
+            bounded = left is not None or type(entry) is Chunk
+            await asyncio.wait([asyncio.wrap_future(future)], timeout=patience if bounded else None)
+            if future.done():
                 break
             if left is not None and left <= patience:
                 results.close()
