@@ -39,14 +39,26 @@ _ALONE = 64
 class Chunk:
     """Items under way together. Its future ends with (one outcome for each, running time in nanoseconds)."""
 
-    __slots__ = ("future", "items")
+    __slots__ = ("future", "items", "seen")
 
     def __init__(self, future: Any, items: list[Any]) -> None:
         self.future = future
         self.items = items
+        self.seen = False
+        """Its running time is known."""
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def take(self) -> list[Any]:
+        """The outcomes, once it is done; it keeps none of them. Cancelled, or broken with its pool: that is the
+        outcome of each of its items."""
+        try:
+            outcomes: list[Any] = self.future.result()[0]
+        except BaseException as error:
+            outcomes = [_native.Failure(error) for _ in self.items]
+        self.future = None
+        return outcomes
 
 
 class Feed:
@@ -148,7 +160,13 @@ class Feed:
                 made.append(failed(error))
         return made
 
-    def observe(self, chunk: Chunk, elapsed_ns: int) -> None:
+    def observe(self, chunk: Chunk) -> None:
+        """Learns its running time, once it is done."""
+        future = chunk.future
+        if chunk.seen or future is None or future.cancelled() or future.exception() is not None:
+            return
+        chunk.seen = True
+        elapsed_ns = future.result()[1]
         if elapsed_ns:
             self.pace.observe(count=len(chunk), elapsed_ns=elapsed_ns)
 

@@ -97,14 +97,10 @@ class Results(_native.Ready):
     def _look(self) -> bool:
         """Learns the running times of chunks that are done meanwhile. Whether there were some."""
         unseen, seen = self._unseen, False
-        while unseen and unseen[0].future.done():
-            self._observe(unseen.popleft())
+        while unseen and (unseen[0].future is None or unseen[0].future.done()):
+            self._feed.observe(unseen.popleft())
             seen = True
         return seen
-
-    def _observe(self, chunk: Chunk) -> None:
-        if not chunk.future.cancelled() and chunk.future.exception() is None:
-            self._feed.observe(chunk, chunk.future.result()[1])
 
     def _start(self) -> bool:
         """Before the next results: makes room good. Whether there is another one."""
@@ -120,6 +116,10 @@ class Results(_native.Ready):
         self._pending.popleft()
         self._under_way -= _count(entry)
 
+    def _outcomes_of(self, chunk: Chunk) -> list[Any]:
+        self._feed.observe(chunk)
+        return chunk.take()
+
     def _more(self) -> list[Any]:
         with self._taking:
             return self._next_outcomes()
@@ -131,9 +131,8 @@ class Results(_native.Ready):
         entry = self._pending[0]
         if type(entry) is Chunk:
             self._wait_chunk(entry)
-            outcomes = outcomes_of(entry)
             self._take(entry)
-            return outcomes
+            return self._outcomes_of(entry)
         try:
             value = entry.result(self._feed.left())
         except TimeoutError:
@@ -286,7 +285,7 @@ class UnorderedResults(Results):
         entry = self._next_done()
         self._take(entry)
         if type(entry) is Chunk:
-            outcomes = outcomes_of(entry)
+            outcomes = self._outcomes_of(entry)
             if self._return_exceptions:
                 outcomes = [each.exception if type(each) is Failure else each for each in outcomes]
             return outcomes
@@ -339,7 +338,7 @@ class AsyncResults:
             late_s = min(2 * late_s, _LATE_MOST_S)
         results._take(entry)
         if type(entry) is Chunk:
-            self._outcomes.extend(outcomes_of(entry))
+            self._outcomes.extend(results._outcomes_of(entry))
         else:
             self._outcomes.append(await asyncio.wrap_future(future))
 
@@ -354,14 +353,6 @@ def _future_of(entry: Any) -> Any:
 
 def _count(entry: Any) -> int:
     return len(entry) if type(entry) is Chunk else 1
-
-
-def outcomes_of(chunk: Chunk) -> list[Any]:
-    """Of a chunk that is done. Cancelled, or broken with its pool: that is the outcome of each of its items."""
-    try:
-        return list(chunk.future.result()[0])
-    except BaseException as error:
-        return [Failure(error) for _ in range(len(chunk))]
 
 
 def wait_done(entry: Any) -> None:
