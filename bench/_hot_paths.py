@@ -142,7 +142,13 @@ def pools() -> Iterator[tuple[str, Path]]:
 
         return path
 
+    def chunks(count: int) -> None:
+        items = list(range(64))
+        for _ in range(count // 64):
+            futures.append(core.submit_chunk((True, 0), posixpath.basename, items, False))
+
     yield "submit of an importable function, up to the backlog", of(posixpath.basename)
+    yield "an item of a map, up to the backlog", chunks
     yield "submit of a function of the main program, up to the backlog", of(identity)
     core.close()
     core.fail_backlog(True)

@@ -171,7 +171,7 @@ struct shmrt_task *shmrt_hub_cancel(struct shmrt_hub *hub, uint64_t id) {
 		forget(task);
 		task->state = SHMRT_TASK_DONE;
 		task->outcome = SHMRT_TASK_CANCELLED;
-		task->pool->cancelled += shmrt_task_weight(task);
+		task->pool->cancelled += shmrt_task_weight(task) - task->items_done;
 		task->pool->full = false;
 		shmrt_hub__dispatch(task->pool);
 	}
