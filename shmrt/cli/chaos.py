@@ -120,6 +120,7 @@ def loader(settings: dict[str, Any]) -> Callable[[], Any]:
     """Gives the target for each run: the same one, or made anew where its source can be read only once."""
     from shmrt.cli import drive
     from shmrt.cli.run import keywords_of, only_of_trees
+    from shmrt.cli.shaping import shaped
     from shmrt.cli.target import load
 
     if settings["application"] is not None:
@@ -134,7 +135,7 @@ def loader(settings: dict[str, Any]) -> Callable[[], Any]:
     permit = permission(name, settings["chaos.allowed"])
 
     def make() -> Any:
-        return load(name, keywords_of(settings), settings["runtime.ready_timeout"], permit)
+        return shaped(load(name, keywords_of(settings), settings["runtime.ready_timeout"], permit), settings)
 
     target = make()
     if target.tree is not None:
