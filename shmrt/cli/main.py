@@ -56,7 +56,6 @@ VERBS = {
     "breaker": "shmrt.cli.breaker",
     "clean": "shmrt.cli.clean",
     "config": "shmrt.cli.configuration",
-    "bench": "shmrt.cli.bench",
     "tune": "shmrt.cli.tune",
     "chaos": "shmrt.cli.chaos",
     "demo": "shmrt.cli.demo",

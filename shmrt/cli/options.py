@@ -187,6 +187,28 @@ def runs(text: str) -> int:
 
 
 @_refusing
+def budget(text: str) -> float:
+    seconds = parse_duration(text, "budget")
+    if seconds == 0:
+        raise ValueError(f"budget={text!r} must be more than 0 seconds, such as 60s")
+    return seconds
+
+
+@_refusing
+def sample(text: str) -> tuple[int | None, float]:
+    """Inputs, or seconds: a bare number is a number of inputs."""
+    if text.lstrip("+-").isdigit():
+        return whole(text, "sample", 1, 2**31), 0.0
+    try:
+        seconds = parse_duration(text, "sample")
+    except ValueError:
+        seconds = 0.0
+    if seconds == 0:
+        raise ValueError(f"sample={text!r} must be a number of inputs, or more than 0 seconds such as 500ms")
+    return None, seconds
+
+
+@_refusing
 def allowed(text: str) -> bool:
     """As a file says it: `str(True)`."""
     return text == "True"

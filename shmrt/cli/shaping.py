@@ -21,7 +21,10 @@ from shmrt.cli.options import WORKERS_MOST
 from shmrt.cli.screen import CliError
 from shmrt.spec import RingSpec, check_chunk, check_count, check_spin, parse_duration
 
-__all__ = ["STAGE_KEYS", "is_workable", "read_stages", "shape", "shaped"]
+__all__ = ["STAGE_KEYS", "WORKABLE", "is_workable", "read_stages", "shape", "shaped"]
+
+
+WORKABLE = ("map", "filter", "flat_map")
 
 
 def _workers(value: Any) -> int:
@@ -33,7 +36,7 @@ def _slots(value: Any) -> int:
 
 
 def _slot_bytes(value: Any) -> int:
-    return RingSpec(slot_bytes=value).slot_bytes  # type: ignore[return-value]
+    return RingSpec(slot_bytes=value).slot_bytes
 
 
 def _spin(value: Any) -> float | None:
@@ -77,7 +80,7 @@ def read_stages(tables: Any, origin: Callable[[str], str], expand: Callable[[Any
 
 def is_workable(stage: Any) -> bool:
     """Whether a stage has workers of its own."""
-    return stage.kind in ("map", "filter", "flat_map")
+    return stage.kind in WORKABLE
 
 
 def shape(pipeline: Any, stages: Mapping[str, Mapping[str, Any]], where: str) -> Any:

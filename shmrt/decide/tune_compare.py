@@ -108,6 +108,7 @@ def confirm(ratios: Sequence[float], *, least: float = LEAST, looks: Sequence[in
 
 def screen(ratios: Sequence[float], *, least: float = LEAST) -> str:
     """Whether a change is worth keeping for now: `faster`, `no`, or `more`. Quick to say no: most changes do nothing.
+    `least` is the gain that is asked for; noise may ask for more than LEAST.
 
     >>> screen([0.8, 0.7]), screen([1.2, 1.3, 1.25, 1.2]), screen([1.1, 0.9, 1.05]), screen([1.0] * 6)
     ('no', 'faster', 'more', 'no')
@@ -116,7 +117,7 @@ def screen(ratios: Sequence[float], *, least: float = LEAST) -> str:
     if count < 2:
         return "more"
     middle = median(ratios)
-    if max(ratios) < 1 + least:
+    if max(ratios) < 1 + LEAST:
         return "no"
     if count >= 4 and min(ratios) > 1 and middle >= 1 + least:
         return "faster"

@@ -93,9 +93,8 @@ def _workers(
         found += _together(wishes)
     if sum(knobs.workers for knobs in setting) > cpus:
         why = "there are more workers than CPUs"
-        fewer: list[_Change] = [
-            (at, "workers", knobs.workers // 2) for at, knobs in enumerate(setting) if knobs.workers > 1
-        ]
+        several = [at for at, knobs in enumerate(setting) if knobs.workers > 1]
+        fewer: list[_Change] = [(at, "workers", setting[at].workers // 2) for at in several]
         idle = [change for change in fewer if shares[change[0]] < 0.5]
         if bottleneck.kind == "cpus" or idle:
             found = _together([([change], why) for change in fewer]) + found

@@ -9,8 +9,8 @@
 The search keeps back as much of the budget as a confirmation needs. If it is not confirmed, the setting stays as it is:
 "no difference seen" is an answer.
 
-A trial with a `problem` (other results, an error, no room) ends its change, and says why. In the setting as it is, it is
-the caller's to deal with: it must not be told here.
+A trial with a `problem` (other results, an error, no room) ends its change, and says why. In the setting as it is, it
+is the caller's to deal with: it must not be told here.
 
     >>> tuner = Tuner(("slow",), (Knobs(workers=1),), cpus=4, budget_s=60.0)
     >>> machine = lambda setting: Trial(100, 1.0 / setting[0].workers, stages=(
@@ -99,9 +99,8 @@ class Tuner:
         allowed: Callable[[Setting], str | None] = lambda setting: None,
     ) -> None:
         self._names, self._start, self._cpus, self._budget_s = tuple(names), start, cpus, budget_s
-        self._workers_most = (
-            max(2 * cpus, *(knobs.workers for knobs in start)) if workers_most is None else workers_most
-        )
+        given = max((knobs.workers for knobs in start), default=1)
+        self._workers_most = max(2 * cpus, given) if workers_most is None else workers_most
         self._allowed = allowed
         self._best = start
         self._phase = "look"

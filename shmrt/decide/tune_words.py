@@ -1,7 +1,7 @@
 """The words of tuning: what can be changed, what a trial shows, and what is asked for next.
 
-A *setting* is one `Knobs` for each stage with workers, in order. A *trial* is one run of the sample with a setting; what
-it shows is a `Trial`. A *move* changes one setting into another in one respect, and says in words which.
+A *setting* is one `Knobs` for each stage with workers, in order. A *trial* is one run of the sample with a setting;
+what it shows is a `Trial`. A *move* changes one setting into another, and says why.
 
     >>> start = (Knobs(workers=1), Knobs(workers=2))
     >>> changed(start, 1, workers=4)
