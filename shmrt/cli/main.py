@@ -56,6 +56,7 @@ VERBS = {
     "breaker": "shmrt.cli.breaker",
     "clean": "shmrt.cli.clean",
     "config": "shmrt.cli.configuration",
+    "bench": "shmrt.cli.bench",
     "tune": "shmrt.cli.tune",
     "chaos": "shmrt.cli.chaos",
     "demo": "shmrt.cli.demo",

@@ -23,6 +23,7 @@ __all__ = [
 
 WORKERS_MOST = 256
 """The most that one pool may have."""
+PAYLOAD_MOST = 2**26
 
 
 def _refusing(check: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -184,6 +185,14 @@ def inputs(text: str) -> int:
 @_refusing
 def runs(text: str) -> int:
     return whole(text, "runs", 1, 2**31)
+
+
+@_refusing
+def payload(text: str) -> int:
+    count = parse_size(int(text) if text.isdigit() else text, "payload")
+    if count > PAYLOAD_MOST:
+        raise ValueError(f"payload={text!r} must be at most 64MiB")
+    return count
 
 
 @_refusing

@@ -17,18 +17,26 @@ __all__ = ["document", "lines", "sure", "toml_of"]
 def sure(found: Outcome) -> str:
     """The verdict in one sentence, with how sure it is."""
     estimate = found.estimate
-    count = len(found.tried)
+    changes = count(len(found.tried), "change")
     seen = f"{estimate.ratio:.2f} times as fast ({estimate.low:.2f} to {estimate.high:.2f} in {estimate.pairs} pairs)"
     if found.verdict == "faster":
         return f"{seen}; of two equal settings at most {ALPHA:.0%} are called different"
     if found.verdict == "same":
-        return f"no difference seen: the best of {count} changes was {seen}; the settings stay as they are"
+        return f"no difference seen: the best of {changes} was {seen}; the settings stay as they are"
     if found.verdict == "none":
-        return f"no difference seen: none of {count} changes seemed faster; the settings stay as they are"
+        return f"no difference seen: none of {changes} seemed faster; the settings stay as they are"
     if found.best != found.start:
         have = f"{estimate.pairs} of the {LOOKS[0]} pairs that it takes at least" if estimate.pairs < LOOKS[0] else seen
         return f"not sure: something seems faster, but the time was over after {have}; the settings stay as they are"
-    return f"not sure: the time was over after {count} changes, with {found.untried} more worth a trial"
+    return f"not sure: the time was over after {changes}, with {found.untried} more worth a trial"
+
+
+def count(number: int, what: str) -> str:
+    """
+    >>> count(1, "change"), count(2, "change")
+    ('1 change', '2 changes')
+    """
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def bottleneck_text(found: Bottleneck, names: tuple[str, ...], setting: tuple[Knobs, ...]) -> str:
@@ -36,8 +44,7 @@ def bottleneck_text(found: Bottleneck, names: tuple[str, ...], setting: tuple[Kn
     if not found.trials:
         return "not known"
     stage = "" if found.stage is None else names[found.stage]
-    workers = "" if found.stage is None else f"{setting[found.stage].workers} worker"
-    workers += "s" if found.stage is not None and setting[found.stage].workers > 1 else ""
+    workers = "" if found.stage is None else count(setting[found.stage].workers, "worker")
     said = f"; {found.votes} of {found.trials} trials say so"
     if found.kind == "stage":
         return f"stage {stage!r}: its {workers} at work for {found.share:.0%} of the time{said}"
