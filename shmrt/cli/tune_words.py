@@ -188,7 +188,7 @@ def lines(body: Mapping[str, Any], width: int | None, mark: str) -> Iterator[str
     yield ""
     yield f"verdict: {body['sure']}"
     if body["bottleneck_then"]:
-        yield f"then the bottleneck is {body['bottleneck_then']}"
+        yield f"bottleneck then: {body['bottleneck_then']}"
     elif body["verdict"] == "unsure" and body["best"]:
         yield f"what seems faster: {body['best']}"
     yield ""

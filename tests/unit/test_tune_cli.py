@@ -356,7 +356,7 @@ def test_lines_have_everything() -> None:
         'target = "app:pipe"',
     ):
         assert part in text
-    assert "times as fast" in text and "at most 5% are called different" in text and "then the bottleneck is" in text
+    assert "times as fast" in text and "at most 5% are called different" in text and "bottleneck then: " in text
     assert all(len(line) <= 60 for line in lines(body, 60, "#") if line.startswith(("s0", "two", "as it is")))
 
 

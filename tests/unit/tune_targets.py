@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from itertools import count
@@ -13,7 +14,7 @@ runs = count()
 
 def nap(x: int) -> int:
     """Long enough that its worker is at work for nearly all of the time, however busy the machine is."""
-    time.sleep(0.02)
+    threading.Event().wait(0.02)
     return x
 
 
@@ -30,7 +31,7 @@ class Counter:
         self.n = 0
 
     def __call__(self, x: int) -> int:
-        time.sleep(0.02)
+        threading.Event().wait(0.02)
         self.n += 1
         return self.n
 
