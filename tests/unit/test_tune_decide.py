@@ -90,6 +90,23 @@ def test_the_budget_is_kept() -> None:
         tune(machine, start, budget_s=budget)
 
 
+def test_a_confirmation_without_end_ends_with_the_budget() -> None:
+    """What seemed faster is a coin when it is confirmed: more pairs are wanted than there is time for."""
+    for budget in (36.0, 38.0, 41.0):
+        tuner = Tuner(["s0"], (ONE,), cpus=4, budget_s=budget)
+        machine = FakeMachine([FakeStage(1e-2)])
+        now, pair = 0.0, 0
+        while (ask := tuner.ask(now)) is not None:
+            assert now <= budget
+            now += 1.0
+            trial = machine.run(ask.setting)
+            if ask.phase == "confirm":
+                pair += ask.setting != (ONE,)
+                trial = Trial(100, 1.1 if pair % 2 and ask.setting != (ONE,) else 1.0, stages=trial.stages)
+            tuner.tell(trial, 1.0)
+        assert now <= budget and tuner.outcome().verdict == "unsure"
+
+
 def test_a_change_that_gives_other_results_or_fails_is_out() -> None:
     tuner = Tuner(["s0"], (ONE,), cpus=4, budget_s=1000.0)
     machine = FakeMachine([FakeStage(1e-2)])
@@ -204,9 +221,9 @@ def test_equal_settings_are_called_different_at_most_once_in_twenty() -> None:
     wrong = 0
     for _ in range(2000):
         ratios: list[float] = []
-        while confirm(ratios).verdict == "more":
+        while confirm(ratios, least=0.0).verdict == "more":  # with nothing too small to be called a difference
             ratios.append(math.exp(source.gauss(0, 0.1) * source.expovariate(1.0)))
-        wrong += confirm(ratios).verdict in ("faster", "slower")
+        wrong += confirm(ratios, least=0.0).verdict in ("faster", "slower")
     assert wrong <= 100
 
 
