@@ -93,10 +93,12 @@ def write_png(path: str, body: dict[str, Any]) -> None:
         [0.0, *(row["ratio"] - row["low"] for row in tried)],
         [0.0, *(row["high"] - row["ratio"] for row in tried)],
     ]
-    upper.barh(names, values, color=colours, xerr=spread, error_kw={"lw": 1})
+    places = range(len(names))  # by number: a change that was tried twice has two bars
+    upper.barh(places, values, color=colours, xerr=spread, error_kw={"lw": 1})
+    upper.set_yticks(places, names)
     upper.axvline(1.0, color="0.3", lw=0.8)
     upper.invert_yaxis()
-    upper.set_xlabel("rate against what it was compared with (bars: all pairs)")
+    upper.set_xlabel("rate against what it was compared with (lines: all of its pairs)")
     upper.set_title(f"{body['target']}: {body['sure']}", fontsize=10, wrap=True)
     labels = [f"{row['name']} ({row['workers']})" for row in stages]
     left = [0.0] * len(stages)
@@ -107,7 +109,7 @@ def write_png(path: str, body: dict[str, Any]) -> None:
     lower.invert_yaxis()
     lower.set_xlim(0, 1)
     lower.set_xlabel("part of the time, as it is (workers in brackets)")
-    lower.legend(loc="lower right", fontsize=8)
+    lower.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, fontsize=8)
     try:
         figure.savefig(path, dpi=120)
     except OSError as error:

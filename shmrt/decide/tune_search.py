@@ -105,7 +105,7 @@ class Tuner:
         self._best = start
         self._phase = "look"
         self._trials: dict[Setting, list[Trial]] = {start: []}
-        self._costs: list[float] = []
+        self._costs: dict[Setting, list[float]] = {}
         self._queue: deque[Move] = deque()
         self._seen: set[Setting] = {start}
         self._keep: deque[tuple[int, str]] = deque()
@@ -136,7 +136,7 @@ class Tuner:
         if self._phase in ("search", "prune") and self._must_stop(now_s) and not self._pair:
             self._duel = None
             self._phase = "done" if self._best == self._start else "confirm"
-        if self._phase == "confirm" and not self._pair and now_s + 2 * self._cost() > self._budget_s:
+        if self._phase == "confirm" and not self._pair and now_s + self._pair_s() > self._budget_s:
             self._phase = "done"
         if self._phase == "done":
             return None
@@ -147,13 +147,14 @@ class Tuner:
         text = self._duel.text if self._duel is not None else "the best against the setting as it is"
         return Ask(second if self._pair else first, self._phase, text)
 
-    def _cost(self) -> float:
-        return median(self._costs[-9:]) if self._costs else 0.0
+    def _pair_s(self) -> float:
+        """What a pair of the best and the setting as it is takes: the slower of two may take many times as long."""
+        return sum(median(self._costs[setting][-9:]) for setting in (self._start, self._best) if setting in self._costs)
 
     def _must_stop(self, now_s: float) -> bool:
         """Whether what is left is just enough to confirm what is there; with nothing to confirm, enough to find it."""
-        reserve = RESERVE * 2 * LOOKS[0] * self._cost()
-        return now_s + 2 * self._cost() > self._budget_s - reserve
+        reserve = RESERVE * LOOKS[0] * self._pair_s()
+        return now_s + self._pair_s() > self._budget_s - reserve
 
     def _refill(self) -> None:
         trials = self._trials[self._best]
@@ -207,13 +208,13 @@ class Tuner:
             raise ValueError("no trial was asked for")
         setting, self._asked = self._asked.setting, None
         if self._phase == "look":
-            self._costs.append(cost_s)
+            self._costs.setdefault(setting, []).append(cost_s)
             self._trials[self._start].append(trial)
             return
         if trial.problem is not None:
             self._give_up(trial.problem)
             return
-        self._costs.append(cost_s)
+        self._costs.setdefault(setting, []).append(cost_s)
         self._trials.setdefault(setting, []).append(trial)
         self._pair.append((setting, trial.rate))
         if len(self._pair) == 2:

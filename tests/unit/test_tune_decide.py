@@ -107,6 +107,21 @@ def test_a_confirmation_without_end_ends_with_the_budget() -> None:
         assert now <= budget and tuner.outcome().verdict == "unsure"
 
 
+def test_a_slow_start_leaves_time_to_be_confirmed_against() -> None:
+    """Trials of the setting as it is take eight times as long as those of the best: the reserve is for both."""
+    machine, start = SHAPES["slow middle"]
+    for budget in (60.0, 90.0, 140.0):
+        tuner = Tuner(["a", "b", "c"], start, cpus=8, budget_s=budget)
+        now = 0.0
+        while (ask := tuner.ask(now)) is not None:
+            trial = machine.run(ask.setting)
+            cost = 3.0 * machine.rate(start) / machine.rate(ask.setting)
+            now += cost
+            tuner.tell(trial, cost)
+        found = tuner.outcome()
+        assert found.verdict == "faster" or found.best == start, "it was left unconfirmed"
+
+
 def test_a_change_that_gives_other_results_or_fails_is_out() -> None:
     tuner = Tuner(["s0"], (ONE,), cpus=4, budget_s=1000.0)
     machine = FakeMachine([FakeStage(1e-2)])
