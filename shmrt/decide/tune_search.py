@@ -6,8 +6,9 @@
     prune     of several changes, each is taken back once: one that is not missed is left out
     confirm   the best against the setting as it is, in pairs that nothing was chosen by: only they say how sure it is
 
-The search keeps back as much of the budget as a confirmation needs. If it is not confirmed, the setting stays as it is:
-"no difference seen" is an answer.
+The search keeps back as much of the budget as a confirmation needs, and if that was too little the confirmation may
+take half as much again to its first look. If it is not confirmed, the setting stays as it is: "no difference seen" is
+an answer.
 
 A trial with a `problem` (other results, an error, no room) ends its change, and says why. In the setting as it is, it
 is the caller's to deal with: it must not be told here.
@@ -38,6 +39,7 @@ from shmrt.decide.tune_words import Knobs, Move, Setting, StageFacts, Trial, cha
 __all__ = ["Ask", "Bottleneck", "Estimate", "Knobs", "Outcome", "StageFacts", "Trial", "Tried", "Tuner"]
 
 LOOK_TRIALS = 3
+OVERTIME = 1.5
 RESERVE = 1.25
 """Pairs take longer now and then; the confirmation must not be what falls short."""
 
@@ -136,7 +138,7 @@ class Tuner:
         if self._phase in ("search", "prune") and self._must_stop(now_s) and not self._pair:
             self._duel = None
             self._phase = "done" if self._best == self._start else "confirm"
-        if self._phase == "confirm" and not self._pair and now_s + self._pair_s() > self._budget_s:
+        if self._phase == "confirm" and not self._pair and now_s + self._pair_s() > self._budget_s * self._patience():
             self._phase = "done"
         if self._phase == "done":
             return None
@@ -150,6 +152,10 @@ class Tuner:
     def _pair_s(self) -> float:
         """What a pair of the best and the setting as it is takes: the slower of two may take many times as long."""
         return sum(median(self._costs[setting][-9:]) for setting in (self._start, self._best) if setting in self._costs)
+
+    def _patience(self) -> float:
+        """With all that was spent to find it, the first look at a confirmation is worth some more time."""
+        return OVERTIME if len(self._confirmed) < LOOKS[0] else 1.0
 
     def _must_stop(self, now_s: float) -> bool:
         """Whether what is left is just enough to confirm what is there; with nothing to confirm, enough to find it."""
