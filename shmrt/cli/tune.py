@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -84,6 +85,10 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     cpus = _native.usable_cpus()
     if cpus == 1:
         text = "there is one usable CPU: more workers only help stages that wait, and nothing is gained by spinning"
+        screen.note(text, colour="yellow")
+    busy = os.getloadavg()[0]
+    if busy > cpus:
+        text = f"the machine has other work to do (load {busy:.1f}, {cpus} CPUs), so small gains will not be seen"
         screen.note(text, colour="yellow")
     tuner: Tuner | None = None
     with Signals(settings["runtime.drain_timeout"], screen) as signals:
@@ -180,8 +185,6 @@ def room_for(trials: Any, settings: dict[str, Any]) -> Callable[[Any], str | Non
 
 def save(path: str, text: str) -> None:
     """Whole or not at all."""
-    import os
-
     beside = f"{path}.new"
     try:
         with open(beside, "w", encoding="utf-8") as file:

@@ -26,8 +26,9 @@ def sure(found: Outcome) -> str:
     if found.verdict == "none":
         return f"no difference seen: none of {changes} seemed faster; the settings stay as they are"
     if found.best != found.start:
-        have = f"{estimate.pairs} of the {LOOKS[0]} pairs that it takes at least" if estimate.pairs < LOOKS[0] else seen
-        return f"not sure: something seems faster, but the time was over after {have}; the settings stay as they are"
+        if estimate.pairs < LOOKS[0]:
+            seen = f"with {estimate.pairs} of the {LOOKS[0]} pairs that it takes at least"
+        return f"not sure: something seems faster ({seen}), but the time was over; the settings stay as they are"
     return f"not sure: the time was over after {changes}, with {found.untried} more worth a trial"
 
 

@@ -372,7 +372,7 @@ def test_the_verdict_says_how_sure_it_is() -> None:
     assert said(verdict="same").startswith("no difference seen: the best of")
     assert said(verdict="none").startswith("no difference seen: none of")
     few = type(found.estimate)("more", 1.2, 1.1, 1.3, 2)
-    assert "after 2 of the 7 pairs" in said(verdict="unsure", estimate=few)
+    assert "with 2 of the 7 pairs" in said(verdict="unsure", estimate=few)
     assert "more worth a trial" in said(verdict="unsure", best=found.start, untried=3)
 
 
