@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from itertools import islice
 from typing import Any
 
 from shmrt.cli.chaos_digest import digest
@@ -40,6 +41,7 @@ HOLD_BYTES = 2**25
 POLL_S = 0.001
 LOOKS_MOST = 64
 EVERY = 16
+FEW = 4
 LARGE_BYTES = 2**14
 
 
@@ -197,8 +199,12 @@ class Trials:
                 text = f"target {self.name!r}: its source gave nothing"
                 raise CliError(text, hint="there is nothing to measure by", code=2)
             # What a source gives at once is no measure: rings hold it. So the sample grows until it takes its time.
+            if self._sample.inputs is not None or self.whole:
+                return trial
             longer = self._sample.seconds / trial.wall_s
-            if self._sample.inputs is not None or self.whole or longer < CLOSE:
+            if longer < CLOSE:  # once more: it may have been slow by chance, and too small a sample spoils all
+                longer = self._sample.seconds / self.run(self.start).wall_s
+            if longer < CLOSE:
                 return trial
             most = int(most * min(longer, GROWTH)) + 1
             self._expected = None
@@ -242,7 +248,7 @@ class Trials:
                     begin.set()
                     for item in run:
                         if len(looks) < LOOKS_MOST:
-                            looks.append(_weights(run))
+                            looks.append(_weights(run, item, is_workable(pipe.stages[-1])))
                         outputs.add(item)
                     wall = time.monotonic() - wall
                     processor_s = time.process_time() - processor_s - feed.processor_s
@@ -350,11 +356,13 @@ class Trials:
         return trial
 
 
-def _weights(run: Any) -> tuple[float, ...]:
-    """About how many bytes an item weighs in each stage with workers, now; 0 where there is none."""
-    nodes = [node for node in run._motor._machine.nodes if hasattr(node, "plan") and node.plan.kind in WORKABLE]
-    found = []
-    for node in nodes:
-        held, size = node.held, node.bytes  # another thread changes them: an estimate bears that
-        found.append(max(0.0, size / held) if held > 0 else 0.0)
+def _weights(run: Any, item: Any, last: bool) -> tuple[float, ...]:
+    """About how many bytes an item weighs in each stage with workers, now; 0 where none is held. `item` just came out,
+    of the `last` stage unless a batch came after it."""
+    motor = run._motor
+    nodes = [node for node in motor._machine.nodes if node.plan.kind in WORKABLE]
+    with motor._lock:
+        found = [float(max((entry.size for entry in islice(node.line, FEW)), default=0)) for node in nodes]
+    if last and found:
+        found[-1] = max(found[-1], float(weigh(item)))
     return tuple(found)
