@@ -8,16 +8,16 @@
  */
 #include "py_worker.h"
 
-#define SPIN_NS UINT64_C(5000)
+#define SPIN_NS UINT64_C(5000) /* unless the pool says otherwise */
 
 /* ---- the loop ---- */
 
 /* A caller that waits for each result sends the next task a few microseconds later: worth staying awake for, where another
  * CPU can run the caller meanwhile. */
 static bool spin_for_task(WorkerLoop *self) {
-	if (shmrt_usable_cpus() < 2 || self->done == 0)
+	if (self->spin_ns == 0 || shmrt_usable_cpus() < 2 || self->done == 0)
 		return false;
-	uint64_t end_ns = shmrt_now_ns() + SPIN_NS;
+	uint64_t end_ns = shmrt_now_ns() + self->spin_ns;
 	do {
 		for (int i = 0; i < 8; i++) {
 			if (!shmrt_lane_is_empty(&self->tasks))
@@ -169,6 +169,10 @@ static int loop_init(WorkerLoop *self, PyObject *args, PyObject *kwargs) {
 		PyErr_Format(PyExc_ValueError, "hub_slot=%R is no slot", hub_slot);
 		return -1;
 	}
+	PyObject *spin_ns = options ? PyDict_GetItemString(options, "spin_ns") : NULL;
+	self->spin_ns = spin_ns ? (uint64_t)PyLong_AsUnsignedLongLong(spin_ns) : SPIN_NS;
+	if (PyErr_Occurred())
+		return -1;
 	self->slot_index = slot_index;
 	self->slot = &self->control->slots[slot_index];
 	uint8_t *lanes = (uint8_t *)self->lanes + sizeof(struct shmrt_lanes) + pair * pair_bytes;

@@ -25,6 +25,7 @@ typedef struct {
 	uint64_t current_task;
 	uint64_t last_ring_ns;
 	bool ring_deferred, stop_requested;
+	uint64_t spin_ns; /* how long to look for the next task before sleeping */
 	uint64_t started, done, busy_ns, blocked_ns, logs_dropped;
 } WorkerLoop;
 

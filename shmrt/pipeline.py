@@ -13,6 +13,9 @@ A description never changes: every method returns a new one. It can be pickled, 
 
 When a worker dies, its replacement gets the interrupted items again, first and in order; the consumer sees every output
 once. A class as the function means one instance per worker, made there; its state dies with the worker.
+How many items travel to a worker in one task follows their measured times (`chunk="auto"`), or is `chunk` at most;
+`spin` is how many seconds an idle worker looks for its next task before it sleeps (None: 5 microseconds).
+`python -m shmrt tune` tries both, with workers and rings, and `[stage.NAME]` in a file sets them: docs/tuning.md.
 Limits: functions may run more than once, so their effects outside must bear that; a stage with a `timeout` runs its
 items one by one; the failed items of a `dead_letter` run are kept until somebody takes them from the list.
 """
@@ -26,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from shmrt.decide.delivery_words import OnError
 from shmrt.pipeline_report import DeadLetter
-from shmrt.spec import RingSpec, check_count, check_seconds, parse_size
+from shmrt.spec import RingSpec, check_chunk, check_count, check_seconds, check_spin, parse_size
 
 if TYPE_CHECKING:
     from shmrt.pipeline_run import Run
@@ -52,6 +55,8 @@ class Stage:
     max_attempts: int = 3
     size: int = 1
     group_bytes: int = GROUP_BYTES
+    chunk: int | None = None
+    spin: float | None = None
 
 
 def _is_stateful(fn: Any) -> bool:
@@ -113,10 +118,12 @@ class Pipeline:
         ring: RingSpec | None = None,
         timeout: float | None = None,
         max_attempts: int = 3,
+        chunk: int | str = "auto",
+        spin: float | None = None,
         name: str | None = None,
     ) -> Pipeline:
         """One output per item: `fn(item)`. A class with `__call__` is made once per worker."""
-        return self._work("map", fn, workers, ring, timeout, max_attempts, name)
+        return self._work("map", fn, workers, ring, timeout, max_attempts, name, chunk, spin)
 
     def filter(
         self,
@@ -126,10 +133,12 @@ class Pipeline:
         ring: RingSpec | None = None,
         timeout: float | None = None,
         max_attempts: int = 3,
+        chunk: int | str = "auto",
+        spin: float | None = None,
         name: str | None = None,
     ) -> Pipeline:
         """Keeps the items for which `fn(item)` is true. The item itself goes on, not what `fn` made of its copy."""
-        return self._work("filter", fn, workers, ring, timeout, max_attempts, name)
+        return self._work("filter", fn, workers, ring, timeout, max_attempts, name, chunk, spin)
 
     def flat_map(
         self,
@@ -139,14 +148,15 @@ class Pipeline:
         ring: RingSpec | None = None,
         timeout: float | None = None,
         max_attempts: int = 3,
+        chunk: int | str = "auto",
+        spin: float | None = None,
         name: str | None = None,
         group_bytes: int | str = GROUP_BYTES,
     ) -> Pipeline:
         """Every output of `fn(item)`, published together up to `group_bytes`; beyond that the item streams."""
         where = self._where("flat_map", fn, name)
-        return self._work(
-            "flat_map", fn, workers, ring, timeout, max_attempts, name, parse_size(group_bytes, f"{where}: group_bytes")
-        )
+        group = parse_size(group_bytes, f"{where}: group_bytes")
+        return self._work("flat_map", fn, workers, ring, timeout, max_attempts, name, chunk, spin, group)
 
     def key_by(self, fn: Callable[..., Any], *, name: str | None = None) -> Pipeline:
         """Items with equal `fn(item)` go to the same worker of the next stage, in the order of the source."""
@@ -253,6 +263,8 @@ class Pipeline:
         timeout: float | None,
         max_attempts: int,
         name: str | None,
+        chunk: int | str,
+        spin: float | None,
         group_bytes: int = GROUP_BYTES,
     ) -> Pipeline:
         self._check_fn(kind, fn, name)
@@ -277,6 +289,8 @@ class Pipeline:
                 check_seconds(timeout, f"{where}: timeout", allow_zero=False),
                 check_count(max_attempts, f"{where}: max_attempts"),
                 group_bytes=group_bytes,
+                chunk=check_chunk(chunk, f"{where}: chunk"),
+                spin=check_spin(spin, f"{where}: spin"),
             )
         )
 

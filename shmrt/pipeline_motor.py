@@ -188,12 +188,14 @@ class Motor:
 
     def _open_pool(self, work: Work, functions: bytes) -> Any:
         stage = work.stage
+        chosen = {} if stage.spin is None else {"spin": stage.spin}
         return self._make_pool(
             max_workers=stage.workers,
             name=_printable(f"{self._pipe.name}.{stage.name}"),
             ring=stage.ring,
             initializer=install,
             initargs=(stage.name, work.kind, functions, stage.group_bytes),
+            **chosen,
         )
 
     def _end_pools(self, *, early: bool) -> None:

@@ -25,7 +25,16 @@ from functools import partial
 from shmrt import _native
 from shmrt.pool_opened import OpenedPool
 from shmrt.pool_options import PoolView, TaskOptions, check_attempts, nanoseconds
-from shmrt.spec import FOREVER, RingSpec, check_count, check_modules, check_name, check_seconds, parse_size
+from shmrt.spec import (
+    FOREVER,
+    RingSpec,
+    check_count,
+    check_modules,
+    check_name,
+    check_seconds,
+    check_spin,
+    parse_size,
+)
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
@@ -64,7 +73,8 @@ class Pool(_native.PoolFront, Executor):
     preload: module names imported once in a template that workers are forked from. max_restarts within max_seconds
     breaks the pool; None never does. threads_per_worker bounds BLAS and OpenMP threads. max_pending: how many tasks may
     be accepted and not done; then `submit` blocks or raises `Overloaded` by on_full. seed fixes their randomness.
-    ring: RingSpec that sizes the lanes to and from each worker.
+    ring: RingSpec that sizes the lanes to and from each worker. spin: seconds that an idle worker looks for its next
+    task before it sleeps (None: 5 microseconds; 0: not at all; with one usable CPU it never looks).
 
     Raises ValueError or TypeError for a wrong argument, SegmentError if shared memory is short.
     """
@@ -92,6 +102,7 @@ class Pool(_native.PoolFront, Executor):
         max_pending: int | None = None,
         on_full: str = "block",
         seed: int | None = None,
+        spin: float | None = None,
         runtime: Runtime | None = None,
     ) -> None:
         from shmrt import runtimes
@@ -141,7 +152,9 @@ class Pool(_native.PoolFront, Executor):
             "max_age_ns": nanoseconds(check_seconds(max_age, "max_age", allow_zero=False), none=0),
         }
         threads = threads_per_worker
+        spin = check_spin(spin)
         spec = {
+            "options": {} if spin is None else {"spin_ns": nanoseconds(spin)},
             "initializer": (initializer, tuple(initargs)) if initializer is not None else None,
             "worker_exit": worker_exit,
             "preload": preload,

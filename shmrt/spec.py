@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 __all__ = [
     "OnFull",
     "RingSpec",
+    "check_chunk",
     "check_count",
     "check_modules",
     "check_name",
     "check_seconds",
+    "check_spin",
     "parse_duration",
     "parse_size",
 ]
@@ -119,6 +121,27 @@ def check_seconds(value: float | None, argument: str, *, allow_zero: bool = True
     if value != value or value < 0 or (value == 0 and not allow_zero):
         raise ValueError(f"{argument}={value!r} must be {'at least' if allow_zero else 'more than'} 0 seconds, or None")
     return float(value)
+
+
+SPIN_MOST = 0.01  # a worker that looks is using a CPU
+CHUNK_MOST = 2**16
+
+
+def check_spin(value: float | None, argument: str = "spin") -> float | None:
+    """How long an idle worker looks for its next task before it sleeps: None (as built: 5 microseconds) or seconds."""
+    seconds = check_seconds(value, argument)
+    if value is not None and (seconds is None or seconds > SPIN_MOST):
+        raise ValueError(f"{argument}={value!r} must be from 0 to {SPIN_MOST} seconds")
+    return seconds
+
+
+def check_chunk(value: int | str, argument: str = "chunk") -> int | None:
+    """How many items travel in one task: None for `"auto"` (by measured times), or the most."""
+    if value == "auto":
+        return None
+    if isinstance(value, str):
+        raise ValueError(f"{argument}={value!r} must be 'auto' or a whole number from 1 to {CHUNK_MOST}")
+    return check_count(value, argument, most=CHUNK_MOST)
 
 
 def check_name(value: object, name: str) -> None:

@@ -161,6 +161,7 @@ _KEYS: dict[str, dict[str, _Key]] = {
         "max_pending": ("max_pending", _from(1)),
         "on_full": ("on_full", _word),
         "seed": ("seed", _from(0, 2**63 - 1)),
+        "spin": ("spin", _seconds),
         "initializer": ("initializer", _word),
         "retry": ("retry", _mapping),
     },

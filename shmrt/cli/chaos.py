@@ -117,44 +117,12 @@ def permission(name: str, by_file: bool | None) -> Callable[[ModuleType, Any], N
 
 
 def loader(settings: dict[str, Any]) -> Callable[[], Any]:
-    """Gives the target for each run: the same one, or made anew where its source can be read only once."""
-    from shmrt.cli import drive
-    from shmrt.cli.run import keywords_of, only_of_trees
-    from shmrt.cli.target import load
+    """Gives the target for each run, once it allows that."""
+    from shmrt.cli.repeated import loader_of
 
-    if settings["application"] is not None:
-        raise CliError(
-            f"config {settings['application'].path}: it describes a supervision tree, and chaos is for pipelines",
-            hint="`python -m shmrt demo kvstore --chaos kill=20` shows a tree under fire",
-            code=2,
-        )
-    name = settings["target"]
-    if name is None:
-        raise CliError("no target given", hint="python -m shmrt chaos MODULE:OBJECT, or a TOML file", code=2)
-    permit = permission(name, settings["chaos.allowed"])
-
-    def make() -> Any:
-        return load(name, keywords_of(settings), settings["runtime.ready_timeout"], permit)
-
-    target = make()
-    if target.tree is not None:
-        raise CliError(
-            f"target {name!r} is a supervision tree, and chaos is for pipelines: a tree has no outputs to compare",
-            hint="`python -m shmrt demo kvstore --chaos kill=20` shows a tree under fire",
-            code=2,
-        )
-    only_of_trees(settings)
-    source = drive.source_of(target)
-    if isinstance(source, type) or not hasattr(source, "__next__"):
-        return lambda: target
-    made = [make(), target]  # taken from the end
-    if made[0].pipeline._source is source:
-        raise CliError(
-            f"target {name!r}: its source is an iterator, which can be read only once",
-            hint="give .source(...) a list, or a function that returns one, or name a function that makes both",
-            code=2,
-        )
-    return lambda: made.pop() if made else make()
+    hint = "`python -m shmrt demo kvstore --chaos kill=20` shows a tree under fire"
+    permit = permission(settings["target"], settings["chaos.allowed"])
+    return loader_of(settings, "chaos", "a tree has no outputs to compare", hint, permit)
 
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:

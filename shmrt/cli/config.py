@@ -11,6 +11,7 @@ line and nearest key. The only interpolation is `${VARIABLE}` in strings.
     [ring]                   # slots = 1024, slot_bytes = "512"
     [supervisor]             # strategy, max_restarts, within: of a target that is a supervisor
     [set]                    # any keyword argument of the target
+    [stage.NAME]             # of a stage of the pipeline: workers, slots, slot_bytes, chunk, spin; see shaping.py
     [chaos]                  # kill = 20, seed = 1; of the verb `chaos`: allowed, kill_rate, stop_rate, duration
     [http]                   # listen = "127.0.0.1:8765"
     [health]                 # memory, shared_memory, disk_path, disk_free: see probes.py
@@ -28,6 +29,7 @@ from typing import Any
 from shmrt.cli import options
 from shmrt.cli.application import TABLES, Application
 from shmrt.cli.screen import CliError
+from shmrt.cli.shaping import read_stages
 
 __all__ = ["DEFAULTS", "read_settings"]
 
@@ -117,29 +119,42 @@ _LATER = ("metrics", "log", "breaker", "bulkhead")
 _NEVER = {"runtime.start_method": "there is no start method: workers are forked from the root"}
 
 
-def read_settings(flags: Mapping[str, Any], path: str | None) -> dict[str, Any]:
-    """Every key of `DEFAULTS` plus `set`, the keyword arguments of the target, and `application`: what the file
-    describes, if it does."""
+def variable_of(key: str) -> str:
+    """The variable of the environment that says the same as a key of the file."""
+    return "SHMRT_" + key.replace("runtime.", "").replace(".", "_").upper()
+
+
+def read_settings(flags: Mapping[str, Any], path: str | None, origins: dict[str, str] | None = None) -> dict[str, Any]:
+    """Every key of `DEFAULTS` plus `set`, the keyword arguments of the target, `stages`, what the file says of stages
+    of a pipeline, and `application`: what the file describes, if it does. `origins` gets where each key's value comes
+    from, where that is not the default."""
+    origins = {} if origins is None else origins
     given = os.environ.get("SHMRT_CONFIG") if path is None else path
     if given is None and os.path.isfile("shmrt.toml"):
         given = "shmrt.toml"
     settings = dict(DEFAULTS)
     keywords: dict[str, Any] = {}
     application: Application | None = None
+    stages: dict[str, Any] = {}
     if given is not None:
-        from_file, keywords, application = _read_file(given)
+        from_file, keywords, application, stages = _read_file(given, origins)
         settings |= from_file
     allowed_for = settings["target"]
     for key in (key for key in DEFAULTS if key not in _FILE_ONLY):
-        variable = "SHMRT_" + key.replace("runtime.", "").replace(".", "_").upper()
+        variable = variable_of(key)
         text = os.environ.get(variable)
         if text is not None:
             settings[key] = _converted(key, text, variable)
-    settings |= {key: value for key, value in flags.items() if key in DEFAULTS and value is not None}
+            origins[key] = variable
+    by_flag = {key: value for key, value in flags.items() if key in DEFAULTS and value is not None}
+    settings |= by_flag
+    origins |= dict.fromkeys(by_flag, "command line")
+    origins |= {f"set.{key}": "command line" for key, _ in flags.get("set") or ()}
     if settings["chaos.allowed"] and settings["target"] != allowed_for:
         settings["chaos.allowed"] = None  # a file allows it for its own target, not for whatever is named beside it
     settings["set"] = keywords | dict(flags.get("set") or ())
     settings["application"] = application
+    settings["stages"], settings["stages_from"] = stages, f"config {given}"
     if application is not None and settings["target"] is not None:
         hint = "leave out the target, or take the [child], [pool] and [supervisor.NAME] tables out of the file"
         raise CliError(f"config {given}: it describes an application, so there can be no target", hint=hint, code=2)
@@ -155,7 +170,9 @@ def _converted(key: str, value: Any, origin: str) -> Any:
         raise CliError(f"{origin}: {error}", code=2) from None
 
 
-def _read_file(path: str) -> tuple[dict[str, Any], dict[str, Any], Application | None]:
+def _read_file(
+    path: str, origins: dict[str, str]
+) -> tuple[dict[str, Any], dict[str, Any], Application | None, dict[str, Any]]:
     import tomllib
 
     text = _text_of(path)
@@ -175,6 +192,15 @@ def _read_file(path: str) -> tuple[dict[str, Any], dict[str, Any], Application |
     settings: dict[str, Any] = {}
     application = _application(document, path, text, prefix)
     keywords = _table(document.pop("set", {}), "set", path)
+
+    def where(dotted: str) -> str:
+        origins[dotted] = f"{path}:{_line_of(text, prefix + dotted)}"
+        return f"config {origins[dotted]}"
+
+    stages = read_stages(document.pop("stage", {}), where, _expand)
+    if stages and application is not None:
+        hint = "a pool has its keys in [pool.NAME]"
+        raise CliError(f"{where('stage.' + next(iter(stages)))}: an application has no stages", hint=hint, code=2)
     sections = {key.split(".")[0] for key in DEFAULTS if "." in key}
     for key, value in document.items():
         if key in sections:
@@ -183,7 +209,7 @@ def _read_file(path: str) -> tuple[dict[str, Any], dict[str, Any], Application |
         else:
             settings[key] = value
     for key, value in settings.items():
-        origin = f"config {path}:{_line_of(text, prefix + key)}"
+        origin = where(key)
         if key in _NEVER:
             raise CliError(f"{origin}: {key}: {_NEVER[key]}", hint="leave it out", code=2)
         if key.split(".")[0] in _LATER:
@@ -191,14 +217,14 @@ def _read_file(path: str) -> tuple[dict[str, Any], dict[str, Any], Application |
         if key not in DEFAULTS:
             from shmrt.cli.main import nearest
 
-            known = [*DEFAULTS, *sections, "set", *TABLES]
+            known = [*DEFAULTS, *sections, "set", "stage", *TABLES]
             raise CliError(f"{origin}: unknown key {key!r}{nearest(key, known)}", code=2)
         if isinstance(value, bool) != (bool in _TYPES[key]) or not isinstance(value, _TYPES[key]):
             names = " or ".join(_KIND_NAMES.get(kind, kind.__name__) for kind in _TYPES[key])
             raise CliError(f"{origin}: {key} = {value!r} must be {names}", code=2)
         settings[key] = _converted(key, _expand(value, origin), origin)
-    expanded = {key: _expand(value, f"config {path}: set.{key}") for key, value in keywords.items()}
-    return settings, expanded, application
+    expanded = {key: _expand(value, where(f"set.{key}")) for key, value in keywords.items()}
+    return settings, expanded, application, stages
 
 
 def _application(document: dict[str, Any], path: str, text: str, prefix: str) -> Application | None:

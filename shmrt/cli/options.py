@@ -23,6 +23,7 @@ __all__ = [
 
 WORKERS_MOST = 256
 """The most that one pool may have."""
+PAYLOAD_MOST = 2**26
 
 
 def _refusing(check: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -184,6 +185,36 @@ def inputs(text: str) -> int:
 @_refusing
 def runs(text: str) -> int:
     return whole(text, "runs", 1, 2**31)
+
+
+@_refusing
+def payload(text: str) -> int:
+    count = parse_size(int(text) if text.isdigit() else text, "payload")
+    if count > PAYLOAD_MOST:
+        raise ValueError(f"payload={text!r} must be at most 64MiB")
+    return count
+
+
+@_refusing
+def budget(text: str) -> float:
+    seconds = parse_duration(text, "budget")
+    if seconds == 0:
+        raise ValueError(f"budget={text!r} must be more than 0 seconds, such as 60s")
+    return seconds
+
+
+@_refusing
+def sample(text: str) -> tuple[int | None, float]:
+    """Inputs, or seconds: a bare number is a number of inputs."""
+    if text.lstrip("+-").isdigit():
+        return whole(text, "sample", 1, 2**31), 0.0
+    try:
+        seconds = parse_duration(text, "sample")
+    except ValueError:
+        seconds = 0.0
+    if seconds == 0:
+        raise ValueError(f"sample={text!r} must be a number of inputs, or more than 0 seconds such as 500ms")
+    return None, seconds
 
 
 @_refusing

@@ -92,7 +92,7 @@ def target_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
+def settings_of(arguments: argparse.Namespace, origins: dict[str, str] | None = None) -> dict[str, Any]:
     from shmrt.cli.config import read_settings
     from shmrt.cli.remote import name_of
 
@@ -128,7 +128,7 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
         from shmrt.supervise.place import VARIABLE
 
         os.environ[VARIABLE] = os.path.abspath(arguments.runtime_dir)  # for the runtime, and for whatever it starts
-    settings = read_settings(flags, path)
+    settings = read_settings(flags, path, origins)
     if settings["runtime.name"] is not None:
         from shmrt.supervise.place import check_runtime_name
 
@@ -149,13 +149,14 @@ def keywords_of(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_target(settings: dict[str, Any]) -> Any:
+    from shmrt.cli.shaping import shaped
     from shmrt.cli.target import load, load_application
 
     if settings["application"] is not None:
         return load_application(settings["application"], keywords_of(settings), settings["runtime.ready_timeout"])
     if settings["target"] is None:
         raise CliError("no target given", hint="python -m shmrt run MODULE:OBJECT, or `target` in the config", code=2)
-    return load(settings["target"], keywords_of(settings), settings["runtime.ready_timeout"])
+    return shaped(load(settings["target"], keywords_of(settings), settings["runtime.ready_timeout"]), settings)
 
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:

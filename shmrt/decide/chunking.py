@@ -8,6 +8,7 @@ The size follows the measured time per item, so that a chunk takes about `target
     items got slower                believed at once
     items got faster                believed slowly, and a chunk grows at most to twice the last one
     few items wait                  an even share for every worker, so that none idles beside a full one
+    a number was chosen             that many, whatever the times say, but no more than an even share
 
 Pure: the caller measures.
 
@@ -19,6 +20,8 @@ Pure: the caller measures.
     ...     pace.observe(count=count, elapsed_ns=count * 10_000)
     >>> pace.size(waiting=1000, workers=2)
     100
+    >>> Pace(chosen=64).size(waiting=1000, workers=2), Pace(chosen=64).size(waiting=20, workers=2)
+    (64, 5)
     >>> pace.observe(count=100, elapsed_ns=100_000_000)
     >>> pace.size(waiting=1000, workers=2)
     1
@@ -37,9 +40,10 @@ DEPTH_MOST = 32
 class Pace:
     """The measured pace of one stage, and the sizes that follow from it."""
 
-    __slots__ = ("item_ns", "last", "most", "target_ns")
+    __slots__ = ("chosen", "item_ns", "last", "most", "target_ns")
 
-    def __init__(self, target_ns: int = TARGET_NS, most: int = CHUNK_MOST) -> None:
+    def __init__(self, target_ns: int = TARGET_NS, most: int = CHUNK_MOST, chosen: int | None = None) -> None:
+        self.chosen = chosen
         self.target_ns = target_ns
         self.most = most
         self.item_ns: float | None = None
@@ -64,6 +68,8 @@ class Pace:
     def size(self, *, waiting: int, workers: int) -> int:
         """How many of `waiting` items the next task takes."""
         share = -(-waiting // (2 * workers))
+        if self.chosen is not None:
+            return max(1, min(self.chosen, share))
         return max(1, min(self._by_time(), 2 * self.last, share))
 
     def depth(self) -> int:

@@ -86,7 +86,7 @@ class Work:
         self.row = row
         self.ordered = ordered
         self.pinned = plan.keyed or plan.kind == "flat_map"  # a stream must find its worker again
-        self.pace = Pace()
+        self.pace = Pace(chosen=plan.chunk)
         self.queue: deque[Entry] = deque()
         self.lanes: list[deque[Entry]] = [deque() for _ in range(plan.workers)] if plan.keyed else []
         self.load = [0] * plan.workers

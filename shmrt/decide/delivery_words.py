@@ -44,7 +44,8 @@ NodeKind = Literal["map", "filter", "flat_map", "key", "batch"]
 @dataclass(frozen=True, slots=True)
 class Node:
     """What the machine must know about one node. `row` is its line in the report, `key_row` that of a `key_by`
-    whose function runs in the same task; `keyed` says that its items come with a key."""
+    whose function runs in the same task; `keyed` says that its items come with a key;
+    `chunk` is how many items one task takes at most, if that was chosen."""
 
     kind: NodeKind
     row: int
@@ -56,6 +57,7 @@ class Node:
     keyed: bool = False
     key_row: int | None = None
     size: int = 1
+    chunk: int | None = None
     timeout_ns: int | None = None
 
 
