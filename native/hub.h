@@ -47,10 +47,10 @@
 
 #define SHMRT_RING_EVERY_NS UINT64_C(300000)
 #define SHMRT_STACK_BYTES 65536 /* of the stacks file, for each slot of a pool (shmrt/process/spawn.py) */
-#define SHMRT_CREDIT_NS UINT64_C(50000) /* work a lane should hold */
+#define SHMRT_CREDIT_NS UINT64_C(400000) /* work a lane should hold */
 #define SHMRT_WAKE_NS UINT64_C(20000)   /* about what it takes a sleeper to wake up */
 #define SHMRT_CREDIT_MIN 2
-#define SHMRT_CREDIT_MAX 256
+#define SHMRT_CREDIT_MAX 1024
 
 enum shmrt_task_state {
 	SHMRT_TASK_NEW = 0,
@@ -237,6 +237,7 @@ struct shmrt_hub {
 	uint32_t note_count;
 	uint64_t notes_dropped;
 	_Atomic uint32_t dispatcher_word; /* futex: raised when the dispatcher thread has work */
+	_Atomic uint32_t dispatchers_asleep; /* whether raising it has to wake anybody */
 	_Atomic uint64_t completed_count; /* a hint that may be read without the mutex */
 	_Atomic uint64_t finished; /* how many tasks have ever got an outcome; raised under the mutex */
 	_Atomic uint32_t watched_ready;

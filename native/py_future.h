@@ -54,5 +54,9 @@ void shmrt_future_complete(PyObject *future, enum shmrt_outcome outcome, void *p
 /* The same with a ready Python object (value or exception instance), stolen reference. */
 void shmrt_future_complete_object(PyObject *future, enum shmrt_outcome outcome, PyObject *object, PyObject *worker, uint32_t attempts);
 int shmrt_future_is_done(PyObject *future);
+/* Around many completions by one thread: waiters and event loops are woken once for many of them (py_future_batch.c). Under
+ * the interpreter's lock; if another thread has a batch open, this one has none. */
+void shmrt_future_batch_begin(void);
+void shmrt_future_batch_end(void);
 
 #endif
