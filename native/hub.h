@@ -50,6 +50,7 @@
 #define SHMRT_CREDIT_NS UINT64_C(400000) /* work a lane should hold */
 #define SHMRT_WAKE_NS UINT64_C(20000)   /* about what it takes a sleeper to wake up */
 #define SHMRT_CREDIT_MIN 2
+#define SHMRT_MEAN_OF 16 /* tasks, to believe that they have become shorter */
 #define SHMRT_CREDIT_MAX 1024
 
 enum shmrt_task_state {
@@ -186,6 +187,7 @@ struct shmrt_hub_pool {
 	uint32_t ready_count;    /* READY, not abandoned */
 	uint32_t next_worker;
 	uint64_t credit;         /* tasks a lane should hold, as last measured */
+	uint64_t mean_ns, seen_busy_ns, seen_done; /* what that came from: a mean, and the workers' sums up to there */
 	bool measured;           /* some task has ended, so there is a mean running time */
 	bool retires; /* some worker was ever told to leave before the pool ends */
 	bool broken, closed, stopping, paused;

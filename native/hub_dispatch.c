@@ -1,8 +1,10 @@
 /* hub_dispatch.c -- from the backlog into task lanes, and between lanes. */
 #include "hub.h"
 
-/* How many tasks a lane should hold, from the mean running time over the living workers. Each keeps its own sums
- * (one writer per word); reading them costs a cache miss each, so this is done once a pump and not for each task. */
+/* How many tasks a lane should hold, from the mean running time of the last tasks over the living workers. A mean that has
+ * grown counts at once, one that has shrunk when it is of several tasks: the first call of a function may import for a
+ * long time, and says nothing of the next. Each worker keeps its own sums (one writer per word); reading them costs a
+ * cache miss each, so this is done once a pump and not for each task. */
 void shmrt_hub__measure(struct shmrt_hub_pool *pool) {
 	uint64_t busy = 0, done = 0;
 	for (uint32_t i = 0; i < pool->options.slot_count; i++) {
@@ -17,7 +19,15 @@ void shmrt_hub__measure(struct shmrt_hub_pool *pool) {
 		pool->credit = 8;
 		return;
 	}
-	uint64_t tasks = SHMRT_CREDIT_NS / (busy / done + 1);
+	if (busy < pool->seen_busy_ns || done < pool->seen_done || pool->credit == 0)
+		pool->seen_busy_ns = pool->seen_done = 0; /* other workers than at the last look */
+	uint64_t count = done - pool->seen_done, mean_ns = count ? (busy - pool->seen_busy_ns) / count : 0;
+	if (count >= SHMRT_MEAN_OF || (count && mean_ns > pool->mean_ns)) {
+		pool->mean_ns = mean_ns;
+		pool->seen_busy_ns = busy;
+		pool->seen_done = done;
+	}
+	uint64_t tasks = SHMRT_CREDIT_NS / (pool->mean_ns + 1);
 	pool->credit = tasks < SHMRT_CREDIT_MIN ? SHMRT_CREDIT_MIN : tasks > SHMRT_CREDIT_MAX ? SHMRT_CREDIT_MAX : tasks;
 }
 
