@@ -50,6 +50,7 @@
 #define SHMRT_CREDIT_NS UINT64_C(400000) /* work a lane should hold */
 #define SHMRT_WAKE_NS UINT64_C(20000)   /* about what it takes a sleeper to wake up */
 #define SHMRT_CREDIT_MIN 2
+#define SHMRT_STOCK 16 /* tasks in a lane behind which others may wait to be put there together */
 #define SHMRT_MEAN_OF 16 /* tasks, to believe that they have become shorter */
 #define SHMRT_CREDIT_MAX 1024
 
