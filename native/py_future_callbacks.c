@@ -75,7 +75,7 @@ PyObject *shmrt__future_add_done_callback(PyObject *future, PyObject *const *arg
 	PyObject *held;
 	if (callback == NULL)
 		return NULL;
-	PyObject *chained = is_done(self) ? NULL : shmrt__future_chained_by(callback);
+	PyObject *chained = shmrt__future_chained_by(callback);
 	for (;; shmrt__future_unlock(held)) {
 		if (!is_done(self) && make_room(self, chained) < 0)
 			return NULL;
@@ -97,7 +97,8 @@ PyObject *shmrt__future_add_done_callback(PyObject *future, PyObject *const *arg
 		Py_RETURN_NONE;
 	}
 	shmrt__future_unlock(held);
-	if (call_callback(future, callback, true) < 0)
+	int taken = chained ? shmrt__future_chain_done(future, chained) : 0;
+	if (taken < 0 || (taken == 0 && call_callback(future, callback, true) < 0))
 		return NULL;
 	Py_RETURN_NONE;
 }

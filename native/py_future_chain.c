@@ -3,7 +3,7 @@
  * asyncio.wrap_future, and run_in_executor with it, gives our future a callback that has the loop copy the outcome, and
  * wakes the loop for each. That callback is known by its code (shmrt/chained.py). Of such a one the asyncio future is kept,
  * and not the callback; the loop is handed many outcomes at once, and copies them here. What is no plain value is copied by
- * asyncio's own function. Another asyncio, whose code does not look like that, is left to do it in its own way.
+ * asyncio's own function. One that is done when it is wrapped needs no wake at all: the loop comes round anyway. Another asyncio, whose code does not look like that, is left to do it in its own way.
  */
 #include "py_future_internal.h"
 
@@ -12,18 +12,21 @@ static int learn(PyObject *code) {
 	PyObject *known = module ? PyObject_GetAttrString(module, "CODE") : NULL;
 	PyObject *type = known ? PyObject_GetAttrString(module, "Future") : NULL;
 	PyObject *copy = type ? PyObject_GetAttrString(module, "copy_state") : NULL;
-	PyObject *places = copy ? PyObject_GetAttrString(module, "PLACES") : NULL;
+	PyObject *running = copy ? PyObject_GetAttrString(module, "running_loop") : NULL;
+	PyObject *places = running ? PyObject_GetAttrString(module, "PLACES") : NULL;
 	PyObject *settle = places ? PyCFunction_New(&shmrt__future_settle_chains, NULL) : NULL;
 	int result = -1;
 	if (settle != NULL && PyArg_ParseTuple(places, "nn", &shmrt__future.chain_loop, &shmrt__future.chain_destination)) {
 		Py_XSETREF(shmrt__future.settle_chains, Py_NewRef(settle));
 		Py_XSETREF(shmrt__future.copy_state, Py_NewRef(copy));
+		Py_XSETREF(shmrt__future.running_loop, Py_NewRef(running));
 		Py_XSETREF(shmrt__future.chained_type, Py_NewRef(type));
 		Py_XSETREF(shmrt__future.chain_code, Py_NewRef(known)); /* None: nothing is ever equal to that */
 		result = 0;
 	}
 	Py_XDECREF(settle);
 	Py_XDECREF(places);
+	Py_XDECREF(running);
 	Py_XDECREF(copy);
 	Py_XDECREF(type);
 	Py_XDECREF(known);
@@ -61,6 +64,22 @@ int shmrt__future_hand_over(PyObject *loop, PyObject *chains) {
 	Py_XDECREF(closed);
 	Py_DECREF(chains);
 	return result < 0 ? -1 : 0; /* of a loop that is closed nobody waits any more */
+}
+
+int shmrt__future_chain_done(PyObject *source, PyObject *chained) {
+	PyObject *loop = PyObject_CallMethodNoArgs(chained, shmrt__future.str_get_loop);
+	PyObject *running = loop ? PyObject_CallNoArgs(shmrt__future.running_loop) : NULL;
+	int result = running ? running == loop : -1;
+	if (result == 1) {
+		PyObject *chains = Py_BuildValue("[(OO)]", chained, source);
+		PyObject *answer = chains ? PyObject_CallMethod(loop, "call_soon", "OO", shmrt__future.settle_chains, chains) : NULL;
+		result = answer ? 1 : -1;
+		Py_XDECREF(answer);
+		Py_XDECREF(chains);
+	}
+	Py_XDECREF(running);
+	Py_XDECREF(loop);
+	return result;
 }
 
 /* ---- in the loop's thread ---- */

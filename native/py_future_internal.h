@@ -64,6 +64,7 @@ struct shmrt__future_common {
 	PyTypeObject *as_completed_type; /* the waiter of concurrent.futures.as_completed; NULL: it has none of that name */
 	PyObject *chain_code; /* of asyncio's callback (shmrt/chained.py); NULL until the first is seen */
 	PyObject *chained_type; /* asyncio.Future */
+	PyObject *running_loop; /* asyncio's function: that of this thread, or None */
 	PyObject *settle_chains, *copy_state; /* what is called in the loop, and what that calls unless it is a plain value */
 	Py_ssize_t chain_loop, chain_destination; /* their places in the closure */
 	PyObject *str_acquire, *str_release, *str_wait, *str_notify_all, *str_is_owned;
@@ -167,6 +168,9 @@ void shmrt__future_batch_flush(void); /* what this thread has put off */
 /* ---- py_future_chain.c ---- */
 /* The asyncio future that this callback of asyncio's copies an outcome to (borrowed); NULL: it is another callback. */
 PyObject *shmrt__future_chained_by(PyObject *callback);
+/* Of a future that is done: has the loop of `chained` copy the outcome in its next round. 0: it runs in another thread, or not
+ * at all; -1 with an exception. */
+int shmrt__future_chain_done(PyObject *source, PyObject *chained);
 int shmrt__future_hand_over(PyObject *loop, PyObject *chains); /* takes the list; -1 with an exception */
 extern PyMethodDef shmrt__future_settle_chains; /* of one list; called by the loop */
 

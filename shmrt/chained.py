@@ -6,14 +6,14 @@ loop. It is a function inside of another one, so it is known by its code, and th
 
 from __future__ import annotations
 
-from asyncio import Future, futures
+from asyncio import Future, _get_running_loop, futures
 from types import CodeType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["CODE", "PLACES", "Future", "copy_state"]
+__all__ = ["CODE", "PLACES", "Future", "copy_state", "running_loop"]
 
 
 def _find() -> tuple[CodeType | None, tuple[int, int]]:
@@ -26,5 +26,6 @@ def _find() -> tuple[CodeType | None, tuple[int, int]]:
     return None, (0, 0)
 
 
+running_loop = _get_running_loop
 copy_state: Any = getattr(futures, "_copy_future_state", None)  # (source, destination), in the loop's thread
 CODE, PLACES = _find() if copy_state is not None else (None, (0, 0))  # None: this asyncio does it in another way

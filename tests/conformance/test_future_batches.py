@@ -153,6 +153,20 @@ def test_a_loop_is_woken_once_for_many(source: Any) -> None:
     assert run(main) == list(range(200))
 
 
+def test_what_is_done_already_needs_no_wake(source: Any) -> None:
+    async def main(loop: CountingLoop) -> None:
+        futures = [source.new() for _ in range(3)]
+        for token, kind in enumerate(("value", "exception", "cancelled")):
+            source.complete(token, kind, KeyError(token))
+        wrapped = [asyncio.wrap_future(future) for future in futures]
+        assert not any(future.done() for future in wrapped)  # in the next round: nobody is starved by such ones
+        first, second, third = await asyncio.gather(*wrapped, return_exceptions=True)
+        assert isinstance(first, KeyError) and isinstance(second, KeyError) and second.args == (1,)
+        assert isinstance(third, asyncio.CancelledError) and loop.calls == 0
+
+    run(main)
+
+
 def test_every_outcome_comes_through(source: Any) -> None:
     async def main(loop: CountingLoop) -> None:
         sources = [source.new() for _ in range(6)]
