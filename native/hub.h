@@ -20,6 +20,10 @@
  *   VICTIM   its worker died while running it; the exit status is awaited to tell why
  *   DONE     outcome known; in the completed list, or handed over to its future
  *
+ * A lane holds what its worker will need for SHMRT_CREDIT_NS by the mean of the last tasks, more than the time between two deferred
+ * rings: a worker that is awake does not run dry while a sleeper wakes. What waits behind a task that turns out long goes to an idle
+ * neighbour. Behind lanes that hold some already, tasks stay in the backlog until there are a dozen: both sides then share fewer lines.
+ *
  * A deadline goes along with its task, as the absolute time on the monotonic clock: the hub takes the task back when it is over,
  * and a worker that finds it over does not begin (SHMRT_RECORD_EXPIRED), whether the hub has had the time to look or not.
  *
@@ -83,7 +87,7 @@ enum shmrt_task_flags {
 };
 
 /* A message the hub owns: one malloc'ed piece, or the few bytes in place. */
-#define SHMRT_PAYLOAD_LOCAL 96
+#define SHMRT_PAYLOAD_LOCAL 64
 struct shmrt_payload {
 	uint8_t *bytes;
 	uint32_t size;
