@@ -37,4 +37,4 @@ def test_long_tasks_do_not_pile_up_behind_each_other() -> None:
         lanes = [worker["in_lane"] for worker in pool._core.workers()]
         for future in waiting:
             future.result()
-        assert max(lanes) <= 20
+        assert max(lanes) <= 5  # the others wait where any worker may take them
