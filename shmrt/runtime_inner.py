@@ -16,7 +16,6 @@ from shmrt.runtimes import Runtime
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
-
     from shmrt.pool_opened import OpenedPool
     from shmrt.process.spawn import Job
 
