@@ -20,6 +20,10 @@
  *   VICTIM   its worker died while running it; the exit status is awaited to tell why
  *   DONE     outcome known; in the completed list, or handed over to its future
  *
+ * A lane holds what its worker will need for SHMRT_CREDIT_NS by the mean of the last tasks, more than the time between two deferred
+ * rings: a worker that is awake does not run dry while a sleeper wakes. What waits behind a task that turns out long goes to an idle
+ * neighbour. Behind lanes that hold some already, tasks stay in the backlog until there are a dozen: both sides then share fewer lines.
+ *
  * A deadline goes along with its task, as the absolute time on the monotonic clock: the hub takes the task back when it is over,
  * and a worker that finds it over does not begin (SHMRT_RECORD_EXPIRED), whether the hub has had the time to look or not.
  *
@@ -49,10 +53,12 @@
 
 #define SHMRT_RING_EVERY_NS UINT64_C(300000)
 #define SHMRT_STACK_BYTES 65536 /* of the stacks file, for each slot of a pool (shmrt/process/spawn.py) */
-#define SHMRT_CREDIT_NS UINT64_C(50000) /* work a lane should hold */
+#define SHMRT_CREDIT_NS UINT64_C(400000) /* work a lane should hold */
 #define SHMRT_WAKE_NS UINT64_C(20000)   /* about what it takes a sleeper to wake up */
 #define SHMRT_CREDIT_MIN 2
-#define SHMRT_CREDIT_MAX 256
+#define SHMRT_STOCK 16 /* tasks in a lane behind which others may wait to be put there together */
+#define SHMRT_MEAN_OF 16 /* tasks, to believe that they have become shorter */
+#define SHMRT_CREDIT_MAX 1024
 
 enum shmrt_task_state {
 	SHMRT_TASK_NEW = 0,
@@ -83,7 +89,7 @@ enum shmrt_task_flags {
 };
 
 /* A message the hub owns: one malloc'ed piece, or the few bytes in place. */
-#define SHMRT_PAYLOAD_LOCAL 96
+#define SHMRT_PAYLOAD_LOCAL 64
 struct shmrt_payload {
 	uint8_t *bytes;
 	uint32_t size;
@@ -199,6 +205,7 @@ struct shmrt_hub_pool {
 	uint32_t ready_count;    /* READY, not abandoned */
 	uint32_t next_worker;
 	uint64_t credit;         /* tasks a lane should hold, as last measured */
+	uint64_t mean_ns, seen_busy_ns, seen_done; /* what that came from: a mean, and the workers' sums up to there */
 	bool measured;           /* some task has ended, so there is a mean running time */
 	bool retires; /* some worker was ever told to leave before the pool ends */
 	bool broken, closed, stopping, paused;
@@ -250,6 +257,7 @@ struct shmrt_hub {
 	uint32_t note_count;
 	uint64_t notes_dropped;
 	_Atomic uint32_t dispatcher_word; /* futex: raised when the dispatcher thread has work */
+	_Atomic uint32_t dispatchers_asleep; /* whether raising it has to wake anybody */
 	_Atomic uint64_t completed_count; /* a hint that may be read without the mutex */
 	_Atomic uint64_t finished; /* how many tasks have ever got an outcome; raised under the mutex */
 	_Atomic uint32_t watched_ready;

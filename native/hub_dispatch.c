@@ -1,8 +1,10 @@
 /* hub_dispatch.c -- from the backlog into task lanes, and between lanes. */
 #include "hub_chunk.h"
 
-/* How many tasks a lane should hold, from the mean running time over the living workers. Each keeps its own sums
- * (one writer per word); reading them costs a cache miss each, so this is done once a pump and not for each task. */
+/* How many tasks a lane should hold, from the mean running time of the last tasks over the living workers. A mean that has
+ * grown counts at once, one that has shrunk when it is of several tasks: the first call of a function may import for a
+ * long time, and says nothing of the next. Each worker keeps its own sums (one writer per word); reading them costs a
+ * cache miss each, so this is done once a pump and not for each task. */
 void shmrt_hub__measure(struct shmrt_hub_pool *pool) {
 	uint64_t busy = 0, done = 0;
 	for (uint32_t i = 0; i < pool->options.slot_count; i++) {
@@ -17,7 +19,15 @@ void shmrt_hub__measure(struct shmrt_hub_pool *pool) {
 		pool->credit = 8;
 		return;
 	}
-	uint64_t tasks = SHMRT_CREDIT_NS / (busy / done + 1);
+	if (busy < pool->seen_busy_ns || done < pool->seen_done || pool->credit == 0)
+		pool->seen_busy_ns = pool->seen_done = 0; /* other workers than at the last look */
+	uint64_t count = done - pool->seen_done, mean_ns = count ? (busy - pool->seen_busy_ns) / count : 0;
+	if (count >= SHMRT_MEAN_OF || (count && mean_ns > pool->mean_ns)) {
+		pool->mean_ns = mean_ns;
+		pool->seen_busy_ns = busy;
+		pool->seen_done = done;
+	}
+	uint64_t tasks = SHMRT_CREDIT_NS / (pool->mean_ns + 1);
 	pool->credit = tasks < SHMRT_CREDIT_MIN ? SHMRT_CREDIT_MIN : tasks > SHMRT_CREDIT_MAX ? SHMRT_CREDIT_MAX : tasks;
 }
 
@@ -65,12 +75,14 @@ static int write_message(struct shmrt_hub_worker *worker, const struct shmrt_pay
 	return SHMRT_OK;
 }
 
-/* Puts the task into the worker's lane, its function first if the worker does not know it. */
+/* Puts the task into the worker's lane, its function first if the worker does not know it. The worker sees it once the lane
+ * is committed. */
 static int place(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker, struct shmrt_task *task) {
 	struct shmrt_record_header *record;
 	uint32_t number = task->function;
 	bool known = worker->known_functions[number / 64] >> (number % 64) & 1;
 	if (!known) {
+		shmrt_lane_commit(&worker->tasks); /* an abort takes back no more than this task's */
 		int result = write_message(worker, &pool->functions[number].pickle, SHMRT_RECORD_FUNCTION, 0, &record);
 		if (result != SHMRT_OK)
 			return result;
@@ -84,7 +96,8 @@ static int place(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker, s
 	} else
 		result = write_message(worker, &task->arguments, SHMRT_RECORD_TASK, task->deadline_ns, &record);
 	if (result != SHMRT_OK) {
-		shmrt_lane_abort(&worker->tasks);
+		if (!known)
+			shmrt_lane_abort(&worker->tasks);
 		return result;
 	}
 	record->id = task->id;
@@ -100,7 +113,6 @@ static int place(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker, s
 	task->claim = (_Atomic uint32_t *)&record->claim;
 	task->worker = (uint32_t)(worker - pool->workers);
 	task->state = SHMRT_TASK_LANE;
-	shmrt_lane_commit(&worker->tasks);
 	shmrt_list_append(&worker->lane, task);
 	worker->sent++;
 	return SHMRT_OK;
@@ -183,6 +195,39 @@ static void hire_fresh(struct shmrt_hub_pool *pool) {
 	oldest->replace_asked = shmrt_hub__note(pool->hub, SHMRT_NOTE_REPLACE, pool, oldest) != NULL;
 }
 
+/* Tasks from the front of the list into the worker's lane: one, or a run of them behind what it has to do for a while
+ * anyway. */
+static void place_some(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker, struct shmrt_task_list *list, uint64_t *now_ns) {
+	uint64_t room = worker->lane.count < pool->credit ? pool->credit - worker->lane.count : 1, placed = 0;
+	uint64_t most = worker->lane.count < SHMRT_STOCK || pool->options.max_tasks_per_worker ? 1 : room < SHMRT_STOCK ? room : SHMRT_STOCK;
+	bool fits = true;
+	while (fits && placed < most && list->first) {
+		struct shmrt_task *task = list->first;
+		if (task->flags & SHMRT_TASK_ALONE)
+			most = 1;
+		shmrt_list_remove(list, task);
+		pool->backlog_count--;
+		if (task->deadline_ns && task->deadline_ns <= (*now_ns ? *now_ns : (*now_ns = shmrt_now_ns()))) {
+			shmrt_hub__finish(task, SHMRT_TASK_EXPIRED);
+			placed++;
+			continue;
+		}
+		fits = place(pool, worker, task) == SHMRT_OK;
+		if (!fits) {
+			shmrt_list_prepend(list, task);
+			task->state = SHMRT_TASK_BACKLOG;
+			pool->backlog_count++;
+			worker->lane_full = true; /* room comes with its results */
+		} else
+			placed++;
+	}
+	shmrt_lane_commit(&worker->tasks);
+	if (placed) {
+		pool->next_worker = (uint32_t)(worker - pool->workers); /* among idle ones the last used is warm, and maybe awake */
+		shmrt_bell_ring(&worker->slot->bell);
+	}
+}
+
 void shmrt_hub__dispatch(struct shmrt_hub_pool *pool) {
 	if (pool->backlog_count == 0 || pool->ready_count == 0 || pool->paused)
 		return;
@@ -196,22 +241,7 @@ void shmrt_hub__dispatch(struct shmrt_hub_pool *pool) {
 		struct shmrt_hub_worker *worker = choose(pool, spare_waits, &list);
 		if (worker == NULL)
 			break;
-		struct shmrt_task *task = list->first;
-		shmrt_list_remove(list, task);
-		pool->backlog_count--;
-		if (task->deadline_ns && task->deadline_ns <= (now_ns ? now_ns : (now_ns = shmrt_now_ns()))) {
-			shmrt_hub__finish(task, SHMRT_TASK_EXPIRED);
-			continue;
-		}
-		if (place(pool, worker, task) != SHMRT_OK) {
-			shmrt_list_prepend(list, task);
-			task->state = SHMRT_TASK_BACKLOG;
-			pool->backlog_count++;
-			worker->lane_full = true; /* room comes with its results */
-			continue;
-		}
-		pool->next_worker = (uint32_t)(worker - pool->workers); /* among idle ones the last used is warm, and maybe awake */
-		shmrt_bell_ring(&worker->slot->bell);
+		place_some(pool, worker, list, &now_ns);
 	}
 	if (pool->alone.first)
 		hire_fresh(pool);

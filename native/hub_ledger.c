@@ -129,8 +129,11 @@ int shmrt_hub_submit(struct shmrt_hub_pool *pool, struct shmrt_task *task) {
 	}
 	if (task->flags & SHMRT_TASK_WATCHED)
 		pool->watched++;
+	/* Where every worker has enough to do, tasks go into the lanes by the dozen, which spares both sides cache misses. What
+	 * waits for that is in the backlog as behind full lanes: an idle worker rings, whoever waits for a result pumps. */
+	bool stocked = pool->pending - pool->backlog_count > (uint64_t)SHMRT_STOCK * 2 * pool->ready_count;
 	shmrt_hub__enqueue(task, false);
-	if (!pool->full)
+	if (!pool->full && !stocked)
 		shmrt_hub__dispatch(pool);
 	bool waiting = pool->backlog_count > 0;
 	bool look = waiting && (pool->submitted & 15) == 0;

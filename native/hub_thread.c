@@ -207,11 +207,15 @@ int shmrt_hub_remove_pool(struct shmrt_hub *hub, struct shmrt_hub_pool *pool) {
 }
 
 void shmrt_hub__wake_dispatcher(struct shmrt_hub *hub) {
-	atomic_fetch_add_explicit(&hub->dispatcher_word, 1, memory_order_release); /* H5: the futex below; the mutex orders the lists */
-	shmrt_futex_wake(&hub->dispatcher_word, INT32_MAX);
+	/* H5: the mutex orders the lists. Of this and the dispatcher's entry one sees the other; its sleep compares the word. */
+	atomic_fetch_add_explicit(&hub->dispatcher_word, 1, memory_order_seq_cst);
+	if (atomic_load_explicit(&hub->dispatchers_asleep, memory_order_seq_cst) != 0) /* H5 */
+		shmrt_futex_wake(&hub->dispatcher_word, INT32_MAX);
 }
 
 void shmrt_hub_dispatcher_wait(struct shmrt_hub *hub, uint32_t seen) {
+	atomic_fetch_add_explicit(&hub->dispatchers_asleep, 1, memory_order_seq_cst); /* H5 */
 	int result = shmrt_futex_wait(&hub->dispatcher_word, seen, SHMRT_FOREVER);
+	atomic_fetch_sub_explicit(&hub->dispatchers_asleep, 1, memory_order_relaxed); /* H5: one wake too many is harmless */
 	(void)result;
 }

@@ -36,6 +36,7 @@ static int future_traverse(PyObject *future, visitproc visit, void *arg) {
 		Py_VISIT(self->watch->condition);
 		Py_VISIT(self->watch->waiters);
 		Py_VISIT(self->watch->callbacks);
+		Py_VISIT(self->watch->chained);
 		Py_VISIT(self->watch->guard);
 	}
 	return 0;
@@ -52,6 +53,7 @@ static int future_clear(PyObject *future) {
 		Py_XDECREF(watch->condition);
 		Py_XDECREF(watch->waiters);
 		Py_XDECREF(watch->callbacks);
+		Py_XDECREF(watch->chained);
 		Py_XDECREF(watch->guard);
 		PyMem_Free(watch);
 	}
@@ -133,7 +135,7 @@ static int fetch(PyObject *module, const char *name, PyObject **place) {
 	return 0;
 }
 
-static int fetch_words(PyObject *base, PyObject *threading) {
+static int fetch_words(PyObject *base) {
 	static const char *const names[STATE_COUNT] = {"PENDING", "RUNNING", "CANCELLED", "CANCELLED_AND_NOTIFIED", "FINISHED"};
 	for (int i = 0; i < STATE_COUNT; i++)
 		if (fetch(base, names[i], &shmrt__future.state_names[i]) < 0)
@@ -141,9 +143,13 @@ static int fetch_words(PyObject *base, PyObject *threading) {
 	if (fetch(base, "CancelledError", &shmrt__future.cancelled_error) < 0 ||
 	    fetch(base, "InvalidStateError", &shmrt__future.invalid_state_error) < 0)
 		return -1;
-	if (fetch(base, "LOGGER", &shmrt__future.logger) < 0)
-		return -1;
-	return fetch(threading, "Condition", &shmrt__future.condition_type);
+	PyObject *waiter = PyObject_GetAttrString(base, "_AsCompletedWaiter");
+	if (waiter == NULL)
+		PyErr_Clear();
+	else if (PyType_Check(waiter) && shmrt__future.as_completed_type == NULL)
+		shmrt__future.as_completed_type = (PyTypeObject *)Py_NewRef(waiter);
+	Py_XDECREF(waiter);
+	return fetch(base, "LOGGER", &shmrt__future.logger);
 }
 
 /* Borrowed. Imports may run other threads; the first class that is ready stays the only one. */
@@ -152,8 +158,7 @@ PyObject *shmrt_future_class(void) {
 		return (PyObject *)shmrt__future.public_class;
 	PyObject *made = NULL, *standard = NULL, *dict = NULL;
 	PyObject *base = PyImport_ImportModule("concurrent.futures._base");
-	PyObject *threading = base ? PyImport_ImportModule("threading") : NULL;
-	if (threading == NULL || (shmrt__future.public_class == NULL && fetch_words(base, threading) < 0) ||
+	if (base == NULL || (shmrt__future.public_class == NULL && fetch_words(base) < 0) ||
 	    fetch(base, "Future", &standard) < 0)
 		goto out;
 	dict = PyObject_GetAttrString((PyObject *)shmrt__future.core_type, "__dict__");
@@ -170,7 +175,6 @@ out:
 	Py_XDECREF(made);
 	Py_XDECREF(dict);
 	Py_XDECREF(standard);
-	Py_XDECREF(threading);
 	Py_XDECREF(base);
 	return made == NULL ? NULL : (PyObject *)shmrt__future.public_class;
 }
@@ -187,19 +191,29 @@ static PyMethodDef module_methods[] = {
 	{0},
 };
 
+static const struct {
+	PyObject **place;
+	const char *text;
+} strings[] = {
+	{&shmrt__future.str_acquire, "acquire"}, {&shmrt__future.str_release, "release"}, {&shmrt__future.str_wait, "wait"},
+	{&shmrt__future.str_notify_all, "notify_all"}, {&shmrt__future.str_is_owned, "_is_owned"},
+	{&shmrt__future.str_add_result, "add_result"}, {&shmrt__future.str_add_exception, "add_exception"},
+	{&shmrt__future.str_add_cancelled, "add_cancelled"}, {&shmrt__future.str_lock, "lock"},
+	{&shmrt__future.str_finished_futures, "finished_futures"}, {&shmrt__future.str_event, "event"},
+	{&shmrt__future.str_set, "set"}, {&shmrt__future.str_get_loop, "get_loop"}, {&shmrt__future.str_done, "done"},
+	{&shmrt__future.str_set_result, "set_result"},
+};
+
 int shmrt_py_add_future(PyObject *module) {
 	if (shmrt__future.core_type == NULL) {
 		shmrt__future.core_type = (PyTypeObject *)PyType_FromSpec(&core_spec);
 		if (shmrt__future.core_type == NULL)
 			return -1;
-		shmrt__future.str_acquire = PyUnicode_InternFromString("acquire");
-		shmrt__future.str_release = PyUnicode_InternFromString("release");
-		shmrt__future.str_wait = PyUnicode_InternFromString("wait");
-		shmrt__future.str_notify_all = PyUnicode_InternFromString("notify_all");
-		shmrt__future.str_is_owned = PyUnicode_InternFromString("_is_owned");
-		if (!shmrt__future.str_acquire || !shmrt__future.str_release || !shmrt__future.str_wait ||
-		    !shmrt__future.str_notify_all || !shmrt__future.str_is_owned)
-			return -1;
+		for (size_t i = 0; i < sizeof(strings) / sizeof(strings[0]); i++)
+			if ((*strings[i].place = PyUnicode_InternFromString(strings[i].text)) == NULL)
+				return -1;
 	}
+	if (shmrt__condition_ready() < 0)
+		return -1;
 	return PyModule_AddFunctions(module, module_methods);
 }

@@ -56,5 +56,9 @@ void shmrt_future_complete_object(PyObject *future, enum shmrt_outcome outcome, 
 int shmrt_future_is_done(PyObject *future);
 /* Its origin's number for the task. -1 with TypeError: it is no future of an origin. */
 int shmrt_future_token(PyObject *future, uint64_t *token);
+/* Around many completions by one thread: waiters and event loops are woken once for many of them (py_future_batch.c). Under
+ * the interpreter's lock; if another thread has a batch open, this one has none. */
+void shmrt_future_batch_begin(void);
+void shmrt_future_batch_end(void);
 
 #endif

@@ -84,6 +84,9 @@ static PyObject *get_condition(PyObject *self, void *Py_UNUSED(closure)) { retur
 static PyObject *get_list(PyObject *future, void *closure) {
 	struct core_future *self = core(future);
 	size_t offset = (size_t)(uintptr_t)closure;
+	PyObject *there = self->watch ? *(PyObject **)((char *)self->watch + offset) : NULL;
+	if (there != NULL)
+		return Py_NewRef(there);
 	PyObject *made = PyList_New(0);
 	struct watch *watch = made ? shmrt__future_need_watch(self) : NULL;
 	if (watch == NULL) {

@@ -37,17 +37,36 @@ static int call_callback(PyObject *future, PyObject *callback, bool propagate) {
 }
 
 int shmrt__future_run_callbacks(struct core_future *self, bool propagate) {
+	if (self->watch == NULL)
+		return 0;
+	shmrt__future_tell_chained(self);
 	if (self->watch == NULL || self->watch->callbacks == NULL)
 		return 0;
 	PyObject *callbacks = Py_NewRef(self->watch->callbacks);
 	int result = 0;
 	for (Py_ssize_t i = 0; result == 0 && PyList_Check(callbacks) && i < PyList_GET_SIZE(callbacks); i++) {
 		PyObject *callback = Py_NewRef(PyList_GET_ITEM(callbacks, i));
+		shmrt__future_batch_flush(); /* it may take long, or wait for what was put off */
 		result = call_callback((PyObject *)self, callback, propagate);
 		Py_DECREF(callback);
 	}
 	Py_DECREF(callbacks);
 	return result;
+}
+
+/* The place for one more callback: `chained`, or the list. Made before the state is looked at: an allocation may start the
+ * collector, and that other code. -1 with an exception. */
+static int make_room(struct core_future *self, PyObject *chained) {
+	struct watch *watch = shmrt__future_need_watch(self);
+	if (watch == NULL)
+		return -1;
+	if (watch->callbacks != NULL || (chained != NULL && watch->chained == NULL))
+		return 0;
+	PyObject *list = PyList_New(0);
+	if (list == NULL)
+		return -1;
+	Py_DECREF(shmrt__future_keep_first(&watch->callbacks, list));
+	return 0;
 }
 
 PyObject *shmrt__future_add_done_callback(PyObject *future, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
@@ -56,20 +75,21 @@ PyObject *shmrt__future_add_done_callback(PyObject *future, PyObject *const *arg
 	PyObject *held;
 	if (callback == NULL)
 		return NULL;
-	if (!is_done(self) && (self->watch == NULL || self->watch->callbacks == NULL)) {
-		/* Made before the state is looked at: an allocation may start the collector, and that other code. */
-		PyObject *list = PyList_New(0);
-		struct watch *watch = list ? shmrt__future_need_watch(self) : NULL;
-		if (watch == NULL) {
-			Py_XDECREF(list);
+	PyObject *chained = shmrt__future_chained_by(callback);
+	for (;; shmrt__future_unlock(held)) {
+		if (!is_done(self) && make_room(self, chained) < 0)
 			return NULL;
-		}
-		Py_DECREF(shmrt__future_keep_first(&watch->callbacks, list));
+		if (shmrt__future_lock(self, &held) < 0)
+			return NULL;
+		if (is_done(self) || self->watch->callbacks != NULL || (chained != NULL && self->watch->chained == NULL))
+			break; /* else another thread took the room while we waited for the lock */
 	}
-	if (shmrt__future_lock(self, &held) < 0)
-		return NULL;
 	if (!is_done(self)) {
-		int failed = PyList_Append(self->watch->callbacks, callback);
+		int failed = 0;
+		if (self->watch->callbacks != NULL)
+			failed = PyList_Append(self->watch->callbacks, callback);
+		else
+			self->watch->chained = Py_NewRef(chained);
 		shmrt__future_unlock(held);
 		if (failed)
 			return NULL;
@@ -77,7 +97,8 @@ PyObject *shmrt__future_add_done_callback(PyObject *future, PyObject *const *arg
 		Py_RETURN_NONE;
 	}
 	shmrt__future_unlock(held);
-	if (call_callback(future, callback, true) < 0)
+	int taken = chained ? shmrt__future_chain_done(future, chained) : 0;
+	if (taken < 0 || (taken == 0 && call_callback(future, callback, true) < 0))
 		return NULL;
 	Py_RETURN_NONE;
 }
@@ -118,26 +139,26 @@ PyObject *shmrt__future_set_guard(PyObject *future, PyObject *const *args, Py_ss
 
 /* ---- waiters ---- */
 
-void shmrt__future_tell_waiters(struct core_future *self, const char *verb) {
+void shmrt__future_tell_waiters(struct core_future *self, PyObject *method) {
 	if (self->watch == NULL || self->watch->waiters == NULL)
 		return;
-	PyObject *waiters = PySequence_List(self->watch->waiters);
+	PyObject *waiters = PySequence_Tuple(self->watch->waiters);
 	if (waiters == NULL) {
 		PyErr_WriteUnraisable((PyObject *)self);
 		return;
 	}
-	for (Py_ssize_t i = 0; i < PyList_GET_SIZE(waiters); i++) {
-		PyObject *answer = PyObject_CallMethod(PyList_GET_ITEM(waiters, i), verb, "O", (PyObject *)self);
-		if (answer == NULL)
-			PyErr_WriteUnraisable((PyObject *)self);
-		Py_XDECREF(answer);
-	}
+	for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(waiters); i++)
+		shmrt__future_tell(PyTuple_GET_ITEM(waiters, i), (PyObject *)self, method);
 	Py_DECREF(waiters);
 }
 
 void shmrt__future_notify(struct core_future *self) {
 	if (self->watch == NULL || self->watch->condition == NULL)
 		return;
+	if (shmrt__condition_of_ours(self->watch->condition)) {
+		shmrt__condition_tell_all(self->watch->condition);
+		return;
+	}
 	PyObject *condition = Py_NewRef(self->watch->condition);
 	PyObject *answer = PyObject_CallMethodNoArgs(condition, shmrt__future.str_notify_all);
 	if (answer == NULL)

@@ -21,6 +21,7 @@ struct watch {
 	PyObject *condition; /* NULL until asked for; then every change of state takes it */
 	PyObject *waiters;   /* NULL until asked for */
 	PyObject *callbacks; /* NULL until asked for */
+	PyObject *chained;   /* asyncio's future that the outcome is copied to, before any callback; NULL: none */
 	PyObject *guard;     /* told of the outcome before anybody else is; NULL: nobody asked for that, or it was told */
 	bool guard_wants_value;
 };
@@ -42,14 +43,33 @@ struct core_future {
 	uint8_t taken_back : 1; /* the origin gave the task back: whoever cancels now succeeds */
 };
 
+/* A lock of this process, and those who wait for it to be told (py_future_condition.c). */
+struct sleeper;
+struct condition {
+	PyObject_HEAD
+	struct sleeper *sleepers;   /* longest first */
+	unsigned long owner;        /* thread; 0: free */
+	uint32_t depth, blocked;    /* how often the owner took it; threads that want it */
+	_Atomic uint32_t released;  /* raised when it becomes free; those sleep on it */
+};
+
 /* What all futures have in common: made by py_future.c, the type and the strings when the module is imported, the rest
  * together with the public class. */
 struct shmrt__future_common {
 	PyTypeObject *core_type;
 	PyTypeObject *public_class; /* made on first use: importing concurrent.futures costs 10 ms */
 	PyObject *state_names[STATE_COUNT]; /* the words of concurrent.futures._base */
-	PyObject *cancelled_error, *invalid_state_error, *logger, *condition_type;
+	PyObject *cancelled_error, *invalid_state_error, *logger;
+	PyTypeObject *condition_type;
+	PyTypeObject *as_completed_type; /* the waiter of concurrent.futures.as_completed; NULL: it has none of that name */
+	PyObject *chain_code; /* of asyncio's callback (shmrt/chained.py); NULL until the first is seen */
+	PyObject *chained_type; /* asyncio.Future */
+	PyObject *running_loop; /* asyncio's function: that of this thread, or None */
+	PyObject *settle_chains, *copy_state; /* what is called in the loop, and what that calls unless it is a plain value */
+	Py_ssize_t chain_loop, chain_destination; /* their places in the closure */
 	PyObject *str_acquire, *str_release, *str_wait, *str_notify_all, *str_is_owned;
+	PyObject *str_add_result, *str_add_exception, *str_add_cancelled;
+	PyObject *str_lock, *str_finished_futures, *str_event, *str_set, *str_get_loop, *str_done, *str_set_result;
 };
 extern struct shmrt__future_common shmrt__future;
 
@@ -87,14 +107,47 @@ int shmrt__future_owns_condition(struct core_future *self);
 int shmrt__future_acquire(struct core_future *self, PyObject **held);
 void shmrt__future_release(PyObject *held);
 
+/* ---- py_future_condition.c ---- */
+PyObject *shmrt__condition_new(void);
+int shmrt__condition_ready(void); /* makes the type */
+int shmrt__condition_take_slowly(PyObject *condition); /* of one that is taken; -1: a signal handler raised */
+void shmrt__condition_give_slowly(PyObject *condition); /* after the last release */
+void shmrt__condition_tell_all(PyObject *condition);
+static inline struct condition *shmrt__condition_of_ours(PyObject *condition) {
+	return Py_TYPE(condition) == shmrt__future.condition_type ? (struct condition *)condition : NULL;
+}
+
 /* *held: the condition that was acquired, or NULL when the interpreter's lock suffices. -1 with an exception. */
 static inline int shmrt__future_lock(struct core_future *self, PyObject **held) {
 	*held = NULL;
-	return self->watch == NULL || self->watch->condition == NULL ? 0 : shmrt__future_acquire(self, held);
+	if (SHMRT_LIKELY(self->watch == NULL || self->watch->condition == NULL))
+		return 0;
+	PyObject *object = self->watch->condition;
+	struct condition *condition = shmrt__condition_of_ours(object);
+	if (condition == NULL)
+		return shmrt__future_acquire(self, held);
+	Py_INCREF(object);
+	if (SHMRT_LIKELY(condition->owner == 0)) {
+		condition->owner = PyThread_get_thread_ident();
+		condition->depth = 1;
+	} else if (shmrt__condition_take_slowly(object) < 0) {
+		Py_DECREF(object);
+		return -1;
+	}
+	*held = object;
+	return 0;
 }
 static inline void shmrt__future_unlock(PyObject *held) {
-	if (held != NULL)
+	if (held == NULL)
+		return;
+	struct condition *condition = shmrt__condition_of_ours(held);
+	if (condition == NULL) {
 		shmrt__future_release(held);
+		return;
+	}
+	if (--condition->depth == 0)
+		shmrt__condition_give_slowly(held);
+	Py_DECREF(held);
 }
 
 /* ---- py_future_callbacks.c: who is told of a change ---- */
@@ -103,8 +156,23 @@ PyObject *shmrt__future_set_guard(PyObject *future, PyObject *const *args, Py_ss
 PyObject *shmrt__future_refuse(PyObject *future, PyObject *exception);
 /* Tells the guard, once: outcome, and the exception, the value if it wants that, or None. */
 void shmrt__future_tell_guard(struct core_future *self, enum shmrt_outcome outcome, PyObject *object);
-void shmrt__future_tell_waiters(struct core_future *self, const char *verb);
+void shmrt__future_tell_waiters(struct core_future *self, PyObject *method); /* its name */
 void shmrt__future_notify(struct core_future *self);
+
+/* ---- py_future_batch.c ---- */
+void shmrt__future_tell(PyObject *waiter, PyObject *future, PyObject *method); /* now, or with the batch of this thread */
+/* Hands the outcome to the loop of its `chained`, now or with the batch of this thread. */
+void shmrt__future_tell_chained(struct core_future *self);
+void shmrt__future_batch_flush(void); /* what this thread has put off */
+
+/* ---- py_future_chain.c ---- */
+/* The asyncio future that this callback of asyncio's copies an outcome to (borrowed); NULL: it is another callback. */
+PyObject *shmrt__future_chained_by(PyObject *callback);
+/* Of a future that is done: has the loop of `chained` copy the outcome in its next round. 0: it runs in another thread, or not
+ * at all; -1 with an exception. */
+int shmrt__future_chain_done(PyObject *source, PyObject *chained);
+int shmrt__future_hand_over(PyObject *loop, PyObject *chains); /* takes the list; -1 with an exception */
+extern PyMethodDef shmrt__future_settle_chains; /* of one list; called by the loop */
 
 /* ---- py_future_value.c: decoding, once ---- */
 void shmrt__future_drop_payload(struct core_future *self, void *payload);

@@ -233,7 +233,9 @@ static PyObject *source_complete(PyObject *self, PyObject *args, PyObject *kwarg
 }
 
 static PyObject *source_dispatch(PyObject *self, PyObject *Py_UNUSED(ignored)) {
+	shmrt_future_batch_begin(); /* as the dispatcher does */
 	int count = deliver(self, true);
+	shmrt_future_batch_end();
 	return count < 0 ? NULL : PyLong_FromLong(count);
 }
 

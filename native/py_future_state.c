@@ -36,10 +36,10 @@ static void settle(struct core_future *self, const struct completion *completion
 		shmrt__future_track_for(self, self->value);
 	if (self->watch != NULL) {
 		if (completion->state == STATE_NOTIFIED)
-			shmrt__future_tell_waiters(self, "add_cancelled");
+			shmrt__future_tell_waiters(self, shmrt__future.str_add_cancelled);
 		else if (completion->state == STATE_FINISHED)
-			shmrt__future_tell_waiters(self,
-						   completion->outcome == SHMRT_OUTCOME_EXCEPTION ? "add_exception" : "add_result");
+			shmrt__future_tell_waiters(self, completion->outcome == SHMRT_OUTCOME_EXCEPTION ? shmrt__future.str_add_exception
+													: shmrt__future.str_add_result);
 		shmrt__future_notify(self);
 	}
 	Py_XDECREF(old_value);
@@ -252,7 +252,7 @@ PyObject *shmrt__future_set_running_or_notify_cancel(PyObject *future, PyObject 
 	PyObject *result = NULL;
 	if (self->state == STATE_CANCELLED) {
 		self->state = STATE_NOTIFIED;
-		shmrt__future_tell_waiters(self, "add_cancelled");
+		shmrt__future_tell_waiters(self, shmrt__future.str_add_cancelled);
 		result = Py_NewRef(Py_False);
 	} else if (self->state == STATE_PENDING) {
 		self->state = STATE_RUNNING;

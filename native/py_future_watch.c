@@ -1,7 +1,7 @@
 /* py_future_watch.c -- the watch block of a future: its condition, that as a lock, and telling the origin of it.
  *
  * Most futures are born, completed and asked without anybody looking at `_condition`, so the block is made when it is
- * first needed. Making it may run other code (an allocation may start the collector, a condition is Python code), so
+ * first needed. Making it may run other code (an allocation may start the collector), so
  * whoever made something keeps it only if no other thread was faster. The lock rule is in py_future_internal.h.
  */
 #include "py_future_internal.h"
@@ -51,7 +51,7 @@ PyObject *shmrt__future_need_condition(struct core_future *self) {
 	if (self->watch != NULL && self->watch->condition != NULL)
 		return Py_NewRef(self->watch->condition);
 	shmrt__future_poll(self);
-	PyObject *made = PyObject_CallNoArgs(shmrt__future.condition_type);
+	PyObject *made = shmrt__condition_new();
 	if (made == NULL)
 		return NULL;
 	struct watch *watch = shmrt__future_need_watch(self);
@@ -66,7 +66,7 @@ PyObject *shmrt__future_need_condition(struct core_future *self) {
 
 /* ---- the lock of one future ---- */
 
-/* The condition exists. It is kept by *held, since somebody may store another one in the future meanwhile. */
+/* A condition that is not ours exists. It is kept by *held, since somebody may store another one in the future meanwhile. */
 int shmrt__future_acquire(struct core_future *self, PyObject **held) {
 	PyObject *condition = Py_NewRef(self->watch->condition);
 	PyObject *answer = PyObject_CallMethodNoArgs(condition, shmrt__future.str_acquire);
@@ -95,6 +95,9 @@ void shmrt__future_release(PyObject *held) {
 int shmrt__future_owns_condition(struct core_future *self) {
 	if (self->watch == NULL || self->watch->condition == NULL)
 		return 0;
+	const struct condition *ours = shmrt__condition_of_ours(self->watch->condition);
+	if (ours != NULL)
+		return ours->owner == PyThread_get_thread_ident();
 	PyObject *condition = Py_NewRef(self->watch->condition);
 	PyObject *owned = PyObject_CallMethodNoArgs(condition, shmrt__future.str_is_owned);
 	int result = owned == NULL ? 0 : PyObject_IsTrue(owned);

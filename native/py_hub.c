@@ -68,7 +68,10 @@ static PyObject *hub_dispatch_once(ShmrtHub *self, PyObject *Py_UNUSED(ignored))
 		self->dispatcher_wanted = false;
 		Py_RETURN_TRUE;
 	}
-	if (shmrt_py_hub_apply(self, true) > 0) {
+	shmrt_future_batch_begin();
+	Py_ssize_t completed = shmrt_py_hub_apply(self, true);
+	shmrt_future_batch_end();
+	if (completed > 0) {
 		if (self->waiters)
 			shmrt_bell_ring_always(&self->control->slots[self->hub.self_slot].bell);
 		Py_RETURN_TRUE;

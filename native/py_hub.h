@@ -17,6 +17,7 @@ typedef struct {
 	struct shmrt_task *deferred; /* finished tasks of watched futures, for the dispatcher thread */
 	struct shmrt_task **deferred_end;
 	uint32_t waiters;            /* threads inside wait */
+	uint32_t vain_spins;         /* py_hub_origin.c: waits that spun in vain */
 	uint32_t forks;              /* shmrt_py_fork_count when it was opened */
 	bool closed;
 	bool dispatcher_wanted;      /* something waits for the dispatcher thread outside of our lists */

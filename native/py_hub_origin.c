@@ -1,11 +1,17 @@
 /* py_hub_origin.c -- the hub as the origin of futures (py_future.h): what a future asks of it.
  *
  * A thread that waits for a result turns the hub's wheel itself, without the GIL, so that a result needs no switch to
- * another thread; it spins as long as a sleep and a wake would take, then sleeps on the program's bell.
+ * another thread; it spins as long as a sleep and a wake would take, then sleeps on the program's bell. Where that spinning
+ * was in vain a few times, though the result came soon after, the worker most likely needed this very CPU: then it sleeps
+ * at once, for a number of waits, and looks again whether that has changed.
  */
 #include "py_hub.h"
 
 #define SPIN_NS UINT64_C(50000) /* about one sleeping wake: spinning longer than that never pays */
+#define SPIN_SHORT_NS UINT64_C(4000)
+#define SOON_NS UINT64_C(200000) /* a result that comes later says nothing of CPUs */
+#define INSIST 16 /* waits with a long look in vain, until looks become short */
+#define REST 256  /* waits with a short look, until one is long again */
 #define SIGNAL_NS UINT64_C(250000000) /* how late Ctrl-C may be noticed by a thread that waits for a result, at worst */
 
 static void origin_poll(PyObject *hub) {
@@ -19,6 +25,14 @@ static void origin_poll(PyObject *hub) {
 	shmrt_py_hub_apply(self, false);
 }
 
+/* One writer at a time: the interpreter's lock. */
+static void learn(ShmrtHub *self, uint64_t waited_ns, bool slept) {
+	if (!slept)
+		self->vain_spins = self->vain_spins >= INSIST || self->vain_spins < 2 ? 0 : self->vain_spins - 2;
+	else if (waited_ns < SOON_NS)
+		self->vain_spins = self->vain_spins + 1 < INSIST + REST ? self->vain_spins + 1 : INSIST - 1;
+}
+
 int shmrt_py_hub_wait(PyObject *hub, PyObject *future, int64_t timeout_ns) {
 	ShmrtHub *self = (ShmrtHub *)hub;
 	if (shmrt_py_hub_check(self) < 0)
@@ -26,8 +40,9 @@ int shmrt_py_hub_wait(PyObject *hub, PyObject *future, int64_t timeout_ns) {
 	uint64_t start_ns = shmrt_now_ns(), now_ns = start_ns;
 	uint64_t end_ns = timeout_ns == SHMRT_FOREVER || (uint64_t)timeout_ns > UINT64_MAX / 4 ? UINT64_MAX : start_ns + (uint64_t)timeout_ns;
 	bool may_spin = shmrt_usable_cpus() >= 2;
-	uint64_t look_again_ns = 0;
+	uint64_t look_again_ns = 0, spin_ns = self->vain_spins < INSIST ? SPIN_NS : SPIN_SHORT_NS;
 	int result = 0;
+	bool slept = false;
 	self->waiters++;
 	for (;;) {
 		uint64_t seen = atomic_load_explicit(&self->hub.finished, memory_order_acquire); /* H3: before the look, see park */
@@ -44,10 +59,10 @@ int shmrt_py_hub_wait(PyObject *hub, PyObject *future, int64_t timeout_ns) {
 		do {
 			next_ns = shmrt_hub_pump(&self->hub, &moved);
 			now_ns = shmrt_now_ns();
-			if (!moved && may_spin && now_ns - start_ns < SPIN_NS)
+			if (!moved && may_spin && now_ns - start_ns < spin_ns)
 				for (int i = 0; i < 16; i++)
 					shmrt_pause();
-		} while (!moved && may_spin && now_ns - start_ns < SPIN_NS &&
+		} while (!moved && may_spin && now_ns - start_ns < spin_ns &&
 			 atomic_load_explicit(&self->hub.completed_count, memory_order_relaxed) == 0); /* a hint */
 		if (moved)
 			look_again_ns = now_ns + SHMRT_RING_EVERY_NS;
@@ -61,9 +76,10 @@ int shmrt_py_hub_wait(PyObject *hub, PyObject *future, int64_t timeout_ns) {
 			/* A signal that comes between the look for signals and the sleep, or to another thread, interrupts nothing. */
 			if (until_ns > now_ns + SIGNAL_NS)
 				until_ns = now_ns + SIGNAL_NS;
-			int slept = shmrt_hub_park(&self->hub, until_ns, true, &seen);
-			(void)slept; /* whatever ended it: look at everything */
+			int ended = shmrt_hub_park(&self->hub, until_ns, true, &seen);
+			(void)ended; /* whatever ended it: look at everything */
 			now_ns = shmrt_now_ns();
+			slept = true;
 		}
 		Py_END_ALLOW_THREADS
 		if (PyErr_CheckSignals() < 0) {
@@ -76,6 +92,8 @@ int shmrt_py_hub_wait(PyObject *hub, PyObject *future, int64_t timeout_ns) {
 		}
 	}
 	self->waiters--;
+	if (result == 1 && may_spin)
+		learn(self, now_ns - start_ns, slept);
 	return result;
 }
 

@@ -23,7 +23,6 @@ from concurrent.futures import Executor
 from functools import partial
 
 from shmrt import _native
-from shmrt.pool_opened import OpenedPool
 from shmrt.pool_options import PoolView, TaskOptions, check_attempts, nanoseconds
 from shmrt.spec import (
     FOREVER,
@@ -164,6 +163,8 @@ class Pool(_native.PoolFront, Executor):
             "threads_per_worker": None if threads is None else check_count(threads, "threads_per_worker"),
             "seed": None if seed is None else check_count(seed, "seed", least=0, most=2**63 - 1),
         }
+        from shmrt.pool_opened import OpenedPool  # after the root's start, which takes longer
+
         self._opened = OpenedPool(self._runtime, self, max_workers, self._spares, self._max_pending, on_full)
         self._opened.open(ring=ring or RingSpec(), spares=self._spares, limits=limits, spec=spec)
         self._core = self._opened.core

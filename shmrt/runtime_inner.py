@@ -16,8 +16,6 @@ from shmrt.runtimes import Runtime
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
-    from typing import Any
-
     from shmrt.pool_opened import OpenedPool
     from shmrt.process.spawn import Job
 
@@ -39,7 +37,7 @@ class InnerRuntime(Runtime):
         """The root's process id."""
         return os.getppid()
 
-    def _start(self, link: Any) -> None:
+    def _start(self) -> None:
         from shmrt.supervise.inner import link_of
 
         self._dispatcher = threading.Thread(target=self._dispatch, name="shmrt-dispatch", daemon=True)

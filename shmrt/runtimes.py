@@ -183,13 +183,11 @@ class Runtime(RuntimeEvents, RuntimePools, RuntimeHealth):
             if self._started:
                 self._check()
                 return self
-            from shmrt.supervise.link import RootLink
-
             _native.check_memory(self._START_BYTES)
             try:
                 self._take_port()
                 self._take_name(self.name)
-                self._start(RootLink)
+                self._start()
                 self._serve_name()
             except BaseException:
                 self._undo_start()
@@ -206,11 +204,22 @@ class Runtime(RuntimeEvents, RuntimePools, RuntimeHealth):
             raise
         return self
 
-    def _start(self, link: Any) -> None:
-        """The dispatcher first: beside a root that starts it would wait for a CPU. It goes on once this is over."""
+    def _start(self) -> None:
+        """The root first: its interpreter takes longer to start than what is imported and made for it meanwhile. The
+        dispatcher goes on once this is over."""
+        from shmrt.supervise.launch import launch
+
         self._dispatcher = threading.Thread(target=self._dispatch, name="shmrt-dispatch", daemon=True)
         self._dispatcher.start()
-        self._link = link.start(self._make_memory, on_event=self._handle_event, on_down=self._handle_down)
+        launched = launch()
+        try:
+            from shmrt.supervise.link import RootLink
+        except BaseException:
+            launched.end()
+            raise
+        self._link = RootLink.start(
+            self._make_memory, on_event=self._handle_event, on_down=self._handle_down, launched=launched
+        )
 
     def _make_memory(self) -> tuple[_native.Slots, int]:
         """While the root's interpreter starts."""

@@ -36,6 +36,7 @@ __all__ = ["clean_main", "run", "watch_logging"]
 _ = remote.pack_exception  # imported here, in the root, so that no worker pays for it
 siblings = 0  # how many workers share the CPUs with this one; 0: this process is no worker
 job_of_this: Job | None = None  # what this process knows of itself as a worker
+_stack_fd = -1  # where faulthandler writes; -1: not opened yet, or there is no such place
 _loop: Any = None  # the loop of this worker: log records go through it
 
 
@@ -106,8 +107,12 @@ def _stand_by(job: Job, orders: int, *, from_template: bool) -> bool:
     """Gets ready as far as it goes, then sleeps until the root names the slot to take; False when it names none."""
     try:
         _settle_in(job, from_template=from_template)
+        _open_stack_file(job)
+        if job.spec.get("seed") is None:
+            inherit.reseed(None, 0, 0)
     except BaseException:
         return False  # a worker that is started when it is needed will say why
+    _native.owner_self()  # looked up once; it takes a look at /proc
     _native.set_process_name(f"shmrt-standby {job.spec['name']}")
     gc.collect()
     gc.freeze()
@@ -146,8 +151,11 @@ def _settle_in(job: Job, *, from_template: bool) -> None:
 
 def _prepare(job: Job) -> None:
     spec = job.spec
+    stood_by = _stack_fd >= 0
     _open_stack_file(job)
-    inherit.reseed(spec.get("seed"), job.number, job.restarts)  # type: ignore[arg-type]
+    _turn_to_own_stack(job)
+    if not stood_by or spec.get("seed") is not None:
+        inherit.reseed(spec.get("seed"), job.number, job.restarts)  # type: ignore[arg-type]
     initializer = spec.get("initializer")
     if initializer:
         import pickle
@@ -157,21 +165,29 @@ def _prepare(job: Job) -> None:
 
 
 def _open_stack_file(job: Job) -> None:
-    """Python stacks, on SIGUSR1 and on a fatal signal, go where the program can read them after the death."""
-    if job.stacks_fd < 0:
+    """Python stacks, on SIGUSR1 and on a fatal signal, go where the program can read them after the death. Who has no
+    slot yet has no place there: its position is the end of the file, which cannot grow."""
+    global _stack_fd
+    if job.stacks_fd < 0 or _stack_fd >= 0:
         return
     import faulthandler
 
-    start = job.pair * STACK_BYTES
-    if os.pread(job.stacks_fd, 1, start) not in (b"", b"\0"):
-        os.pwrite(job.stacks_fd, bytes(STACK_BYTES), start)  # of the worker before
     try:
-        fd = os.open(f"/proc/self/fd/{job.stacks_fd}", os.O_RDWR | os.O_CLOEXEC)
+        _stack_fd = os.open(f"/proc/self/fd/{job.stacks_fd}", os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return  # no /proc: a second description with a position of its own cannot be had
-    os.lseek(fd, start, os.SEEK_SET)
-    faulthandler.enable(file=fd, all_threads=True)
-    faulthandler.register(signals.USR1, file=fd, all_threads=True, chain=False)
+    os.lseek(_stack_fd, 0, os.SEEK_END)
+    faulthandler.enable(file=_stack_fd, all_threads=True)
+    faulthandler.register(signals.USR1, file=_stack_fd, all_threads=True, chain=False)
+
+
+def _turn_to_own_stack(job: Job) -> None:
+    if _stack_fd < 0:
+        return
+    start = job.pair * STACK_BYTES
+    if os.pread(_stack_fd, 1, start) not in (b"", b"\0"):
+        os.pwrite(_stack_fd, bytes(STACK_BYTES), start)  # of the worker before
+    os.lseek(_stack_fd, start, os.SEEK_SET)
 
 
 def clean_main() -> None:

@@ -11,13 +11,14 @@ import fcntl
 import os
 import sys
 
+from shmrt import _native
 from shmrt.process.signals import KILL
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["explain", "launch_root"]
+__all__ = ["Launched", "explain", "launch"]
 
 # A collection during the imports would find nothing.
 _ENTER = "import gc, sys; gc.disable(); sys.path.append(sys.argv.pop()); from shmrt.supervise.root import main; main()"
@@ -31,12 +32,47 @@ _LIMITS = {  # what an answer of the kernel's is about
 }
 
 
-def launch_root(control: int, program: int) -> tuple[int, int]:
-    """posix_spawn of a root with these two descriptors, in a session of its own; its pid and a pidfd of it. Does not
-    wait for it.
+class Launched:
+    """A root whose interpreter starts: the program's end of its control socket, its pid and a pidfd of it."""
 
-    Raises OSError that names the limit to raise.
-    """
+    __slots__ = ("control", "pid", "pidfd")
+
+    def __init__(self, control: int, pid: int, pidfd: int) -> None:
+        self.control = control
+        self.pid = pid
+        self.pidfd = pidfd
+
+    def end(self) -> None:
+        """Nobody took it over."""
+        _native.pidfd_signal(self.pidfd, KILL)
+        try:
+            os.waitpid(self.pid, 0)
+        except ChildProcessError:
+            pass  # somebody else in the program waits for any child
+        os.close(self.pidfd)
+        os.close(self.control)
+
+
+def launch() -> Launched:
+    """Starts a root's process; does not wait for it. Raises OSError that names the limit to raise."""
+    opened: list[int] = []
+    try:
+        ours, theirs = _native.socketpair(False)
+        opened += [ours, theirs]
+        program = _native.pidfd_open(os.getpid())
+        opened.append(program)
+        pid, pidfd = _launch(theirs, program)
+        opened.remove(ours)
+        return Launched(ours, pid, pidfd)
+    except OSError as error:
+        raise explain(error, "the root supervisor could not be started") from error
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def _launch(control: int, program: int) -> tuple[int, int]:
+    """posix_spawn of a root with these two descriptors, in a session of its own; its pid and a pidfd of it."""
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     copies: list[int] = []
     try:
@@ -61,8 +97,6 @@ def launch_root(control: int, program: int) -> tuple[int, int]:
             os.kill(pid, KILL)
             os.waitpid(pid, 0)
             raise
-    except OSError as error:
-        raise explain(error, "the root supervisor could not be started") from error
     finally:
         for fd in copies:
             os.close(fd)

@@ -30,7 +30,7 @@ from shmrt.process.spawn import STACK_BYTES
 from shmrt.supervise.asking import Asking
 from shmrt.supervise.commands import Commands, Controlled
 from shmrt.supervise.kept import KeptMailboxes
-from shmrt.supervise.launch import explain, launch_root
+from shmrt.supervise.launch import Launched, launch
 from shmrt.supervise.protocol import FIRST_NESTED, Channel
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
@@ -81,10 +81,12 @@ class RootLink(Commands, Controlled, Asking):
         on_down: Callable[[str], None] | None,
         max_restarts: int,
         max_seconds: float,
+        launched: Launched | None,
     ) -> None:
         Commands.__init__(self)
         Asking.__init__(self)
         self._memory: Callable[[], tuple[_native.Slots, int]] | None = memory
+        self._launched = launched
         self.root_pid = 0
         self.generation = 0
         self.lost_owners: list[int] = []  # of blocks that nobody but this program can free
@@ -113,9 +115,11 @@ class RootLink(Commands, Controlled, Asking):
         on_down: Callable[[str], None] | None = None,
         max_restarts: int = 10,
         max_seconds: float = 60.0,
+        launched: Launched | None = None,
     ) -> RootLink:
-        """Starts the thread and the first root. `memory` makes the slots and the descriptor of the arena (or -1)."""
-        link = cls(memory, on_event, on_root_lost, on_down, max_restarts, max_seconds)
+        """Starts the thread and the first root, or takes over one that was launched, in any case. `memory` makes the
+        slots and the descriptor of the arena (or -1)."""
+        link = cls(memory, on_event, on_root_lost, on_down, max_restarts, max_seconds, launched)
         link._thread = threading.Thread(target=link._run, name="shmrt-link", daemon=True)
         try:
             with link._lock:
@@ -133,6 +137,8 @@ class RootLink(Commands, Controlled, Asking):
 
     def _undo_start(self) -> None:
         """There is no thread to serve a root with, no root, or no memory to give it."""
+        if self._launched is not None:
+            self._launched.end()
         assert self._thread is not None
         if self._thread.ident is not None:
             self._thread.join()
@@ -258,20 +264,9 @@ class RootLink(Commands, Controlled, Asking):
     # ---- the root's life --------------------------------------------------------------------------------------------
     def _start_root(self) -> None:
         """Starts a root's process and hands it the shared memory; does not wait for it."""
-        opened: list[int] = []
-        try:
-            ours, theirs = _native.socketpair(False)
-            opened += [ours, theirs]
-            own_pidfd = _native.pidfd_open(os.getpid())
-            opened.append(own_pidfd)
-            self.root_pid, self._root_pidfd = launch_root(theirs, own_pidfd)
-            opened.remove(ours)
-        except OSError as error:
-            raise explain(error, "the root supervisor could not be started") from error
-        finally:
-            for fd in opened:
-                os.close(fd)
-        self._channel = Channel(ours)
+        launched, self._launched = self._launched or launch(), None
+        self.root_pid, self._root_pidfd = launched.pid, launched.pidfd
+        self._channel = Channel(launched.control)
         if self._memory is not None:  # made while the first root's interpreter starts
             self.slots, self.arena_fd = self._memory()
             self._memory = None
