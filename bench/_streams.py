@@ -112,9 +112,7 @@ class Stream:
 
 
 @contextmanager
-def stream(
-    make: type[Channel], shape: tuple[int, int], kind: int | str, batch: bool = False
-) -> Iterator[Stream]:
+def stream(make: type[Channel], shape: tuple[int, int], kind: int | str, batch: bool = False) -> Iterator[Stream]:
     producers, consumers = shape
     payload = size_of(kind) * (BATCH if batch and make.batched == "list" else 1)
     channel = make(producers, consumers, payload, kind == "tuple")

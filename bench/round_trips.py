@@ -31,7 +31,9 @@ VIEWS = (
     Pivot("Small tuple, 99th percentile, µs", "p99_us", "mode", where={"payload": "tuple"}, better="less"),
     Pivot("64 bytes, median µs", "p50_us", "mode", where={"payload": 64}, better="less"),
     Pivot("Times the machine's own wake, parked", "of_wake", "payload", where={"mode": "parked"}),
-    Plot("round-trips", "Round trip, hot", "p50_us", where={"mode": "hot", "payload": "tuple"}, y_label="µs", log_y=True),
+    Plot(
+        "round-trips", "Round trip, hot", "p50_us", where={"mode": "hot", "payload": "tuple"}, y_label="µs", log_y=True
+    ),
 )
 
 

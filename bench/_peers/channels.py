@@ -304,9 +304,7 @@ class PosixQueue(BytesChannel):
         for slots in (min(slots_for(payload), 400_000 // (room + 64)), 10, 4):
             name = f"/shmrt-bench-{os.getpid()}-{next(_numbers)}"
             try:
-                self._queue = posix_ipc.MessageQueue(
-                    name, posix_ipc.O_CREX, max_messages=slots, max_message_size=room
-                )
+                self._queue = posix_ipc.MessageQueue(name, posix_ipc.O_CREX, max_messages=slots, max_message_size=room)
             except (OSError, ValueError, posix_ipc.Error):
                 continue
             self._queue.unlink()  # the descriptor is inherited; a name could be left behind

@@ -88,6 +88,8 @@ class Shmrt(OfExecutor):
         super().__init__(workers)
         import shmrt
 
+        self._runtime = shmrt.Runtime()  # of its own, so that its root ends with it and is in nobody else's figures
+        self._runtime.__enter__()
         self._pool = shmrt.Pool(workers, **options)
 
     def map_unordered(self, fn: Fn, items: Iterable[Any]) -> Iterable[Any]:
@@ -101,6 +103,10 @@ class Shmrt(OfExecutor):
 
     def submit_limited(self, fn: Fn, item: Any, seconds: float) -> Any:
         return self._pool.options(timeout=seconds).submit(fn, item)
+
+    def close(self) -> None:
+        self._pool.shutdown()
+        self._runtime.__exit__(None, None, None)
 
 
 class Standard(OfExecutor):

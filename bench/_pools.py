@@ -1,0 +1,53 @@
+"""Runs the same measurement on every pool that is here: light ones in turns, heavy ones (ray, dask) once, at the end.
+
+Opening ray or dask takes seconds and leaves processes that use CPU, so all their turns are done on one opening, with
+nothing else open.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from bench._peers import present
+from bench._peers.pools import POOLS, PoolPeer
+from bench._work import wait_a_little
+
+Take = Callable[[PoolPeer, int], None]
+"""Measures one turn, whose number it gets, on an open, warm pool."""
+
+
+def warm(pool: PoolPeer) -> None:
+    """Every worker has done something, as far as one can make it."""
+    items = range(pool.workers * 2)
+    if pool.can("submit"):
+        for handle in [pool.submit(wait_a_little, item) for item in items]:  # type: ignore[attr-defined]
+            pool.result(handle)  # type: ignore[attr-defined]
+    else:
+        list(pool.map(wait_a_little, items))  # type: ignore[attr-defined]
+
+
+def in_turns(
+    take: Take, workers: int, turns: int, heavy: bool, verbs: tuple[str, ...] = (), pools: Any = POOLS
+) -> Iterator[dict[str, Any]]:
+    """Yields a row for each pool that is missing; calls `take` for the others. `verbs`: any of them is needed."""
+    wanted = [pool for pool in pools if not verbs or any(pool.can(verb) for verb in verbs)]
+    here, missing = present(wanted)
+    yield from missing
+    for turn in range(turns):
+        for make in here:
+            if not make.heavy:
+                gc.collect()
+                with make(workers) as pool:
+                    warm(pool)
+                    take(pool, turn)
+    for make in here:
+        if make.heavy:
+            if not heavy:
+                yield {"impl": make.impl, "skipped": "takes too long for this size"}
+                continue
+            with make(workers) as pool:
+                warm(pool)
+                for turn in range(turns):
+                    take(pool, turn)
