@@ -20,8 +20,8 @@ import numpy as np
 
 from bench import _machine
 from bench._measure import check, figure, rounded, sized
-from bench._peers import present
 from bench._peers import channels as ways
+from bench._peers import present
 from bench._views import Pivot
 
 SMOKE = {"sizes": [1 << 16], "turns": 1, "seconds": 0.01}

@@ -39,17 +39,34 @@ VIEWS = (
     ),
 )  # fmt: skip
 
-Started = Callable[[], object]
-Flow = Callable[[Iterable[Any], Started], Iterable[Any]]
+
+class Clock:
+    """Runs from when the first measured item may go in until the last one is out; what then ends is not measured."""
+
+    def __init__(self) -> None:
+        self._begin = self._end = 0.0
+
+    def start(self) -> None:
+        self._begin = time.perf_counter()
+
+    def stop(self) -> None:
+        self._end = self._end or time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self._end - self._begin
+
+
+Flow = Callable[[Iterable[Any], Clock], Iterable[Any]]
 HANDMADE = "multiprocessing.Queue, by hand"
 
 
-def gated(items: Iterable[Any], warm_up: list[Any], gate: threading.Event, started: Started) -> Iterator[Any]:
+def gated(items: Iterable[Any], warm_up: list[Any], gate: threading.Event, clock: Clock) -> Iterator[Any]:
     """The items, once what was put in to warm up has come out at the other end; then the clock starts."""
     yield from warm_up
     if not gate.wait(60):
         raise TimeoutError("what was put in to warm up did not come out")
-    started()
+    clock.start()
     yield from items
 
 
@@ -63,15 +80,16 @@ def ours(fn: Any, stages: int) -> Iterator[Flow]:
         for number in range(stages):
             pipe = pipe.map(fn, workers=1, name=f"stage {number}")
 
-        def flow(items: Iterable[Any], started: Started) -> Iterable[Any]:
+        def flow(items: Iterable[Any], clock: Clock) -> Iterable[Any]:
             gate = threading.Event()
             source = iter(items)
             warm_up = list(itertools.islice(source, 4))
-            with pipe.run(gated(source, warm_up, gate, started)) as run:
+            with pipe.run(gated(source, warm_up, gate, clock)) as run:
                 for number, item in enumerate(run, 1):
                     yield item
                     if number == len(warm_up):
                         gate.set()
+                clock.stop()
 
         yield flow
 
@@ -88,8 +106,8 @@ def by_hand(fn: Any, stages: int) -> Iterator[Flow]:
     for process in processes:
         process.start()
 
-    def flow(items: Iterable[Any], started: Started) -> Iterable[Any]:
-        started()
+    def flow(items: Iterable[Any], clock: Clock) -> Iterable[Any]:
+        clock.start()
         items = list(items)
         feeder = threading.Thread(target=lambda: [queues[0].put(item) for item in items])
         feeder.start()
@@ -114,8 +132,8 @@ def of_pool(make: Any, verb: str) -> Any:
         with make(stages) as pool:
             warm(pool)
 
-            def flow(items: Iterable[Any], started: Started) -> Iterable[Any]:
-                started()
+            def flow(items: Iterable[Any], clock: Clock) -> Iterable[Any]:
+                clock.start()
                 for _ in range(stages):
                     items = getattr(pool, verb)(fn, items)
                 return items
@@ -133,8 +151,8 @@ def of_futures(make: Any) -> Any:
         with make(stages) as pool:
             warm(pool)
 
-            def flow(items: Iterable[Any], started: Started) -> Iterable[Any]:
-                started()
+            def flow(items: Iterable[Any], clock: Clock) -> Iterable[Any]:
+                clock.start()
                 handles = list(items)
                 for _ in range(stages):
                     handles = [pool.submit(fn, item) for item in handles]
@@ -160,20 +178,16 @@ def one_turn(opened: Any, item: str, stages: int, array_bytes: int, seconds: flo
     array = np.ones(array_bytes // 8)
 
     def timed(count: int) -> float:
-        begin = [0.0]
-
-        def started() -> None:
-            begin[0] = time.perf_counter()
-
+        clock = Clock()
         if item == "number":
-            total = sum(flow(range(count), started))
+            total = sum(flow(range(count), clock))
             expected = count * (count - 1) // 2 + count * stages
         else:
-            total = sum(float(found[-1]) for found in flow((array for _ in range(count)), started))
+            total = sum(float(found[-1]) for found in flow((array for _ in range(count)), clock))
             expected = count * 2.0**stages
-        taken = time.perf_counter() - begin[0]
+        clock.stop()
         check(total, expected, "sum of what came out")
-        return taken
+        return clock.seconds
 
     with opened(fn, stages) as flow:
         count = sized(timed, seconds, 16, most if item == "number" else min(most, 1000))
