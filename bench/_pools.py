@@ -28,6 +28,37 @@ def warm(pool: PoolPeer) -> None:
         list(pool.map(wait_a_little, items))  # type: ignore[attr-defined]
 
 
+def ask(pool: Any, fn: Any, item: Any) -> Any:
+    """One task and its result; of a pool that only maps, a map of one item."""
+    if pool.can("submit"):
+        return pool.result(pool.submit(fn, item))
+    return next(iter(pool.map(fn, [item])))
+
+
+class LostError(Exception):
+    """No outcome came in time."""
+
+
+def outcome(pool: Any, handle: Any, seconds: float) -> Any:
+    """The result, or the task's error, or LostError if there is none within the time. Packages say so differently."""
+    if hasattr(handle, "wait") and hasattr(handle, "ready"):  # multiprocessing, mpire
+        handle.wait(seconds)
+        if not handle.ready():
+            raise LostError
+        return handle.get()
+    if pool.package == "ray":
+        ready, _ = pool.wait(handle, seconds)
+        if not ready:
+            raise LostError
+        return pool.result(handle)
+    try:
+        return handle.result(seconds)
+    except TimeoutError:
+        if handle.done():
+            raise
+        raise LostError from None
+
+
 def in_turns(
     take: Take, workers: int, turns: int, heavy: bool, verbs: tuple[str, ...] = (), pools: Any = POOLS
 ) -> Iterator[dict[str, Any]]:

@@ -70,7 +70,5 @@ def sleep_at(number: int) -> int:
 def hold_the_gil(number: int) -> int:
     """Number 0 stays in one C call that does not let go of the interpreter."""
     if number == 0:
-        import re
-
-        re.match(r"(a+)+$", "a" * 64 + "b")
+        sum(range(1 << 50))
     return number

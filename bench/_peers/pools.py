@@ -327,6 +327,9 @@ class Ray(PoolPeer):
     def result(self, handle: Any) -> Any:
         return self._ray.get(handle, timeout=RESULT_S)
 
+    def wait(self, handle: Any, seconds: float) -> Any:
+        return self._ray.wait([handle], timeout=seconds)
+
     def map(self, fn: Fn, items: Iterable[Any]) -> Iterable[Any]:
         task = self._remote(fn).remote
         return self._ray.get([task(item) for item in items])  # type: ignore[no-any-return]
