@@ -14,15 +14,16 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from bench._apart import GivenUpError, apart
 from bench._measure import figure
 from bench._peers import present
 from bench._peers.pools import POOLS
-from bench._pools import outcome, warm
+from bench._pools import LostError, outcome, warm
 from bench._views import Table
 from bench._work import hold_the_gil, nothing, sleep_at
 from bench.one_death import is_usable
 
-SMOKE = {"limit_s": 0.1, "others": 10, "turns": 1, "patience_s": 10.0}
+SMOKE = {"limit_s": 0.1, "others": 10, "turns": 1, "patience_s": 8.0}
 FULL = {"limit_s": 0.5, "others": 40, "turns": 5, "patience_s": 10.0}
 
 VIEWS = (
@@ -43,27 +44,29 @@ VIEWS = (
 
 def one_turn(make: Any, work: Any, limit_s: float, others: int, patience_s: float) -> tuple[float, int, str, bool]:
     pool = make(2)
+    warm(pool)
+    begin = time.perf_counter()
+    hung = pool.submit_limited(work, 0, limit_s)
+    rest = [pool.submit(nothing, number) for number in range(others)]
     try:
-        warm(pool)
-        begin = time.perf_counter()
-        hung = pool.submit_limited(work, 0, limit_s)
-        rest = [pool.submit(nothing, number) for number in range(others)]
+        outcome(pool, hung, patience_s)
+        error = "none"
+    except LostError:
+        error = f"none in {patience_s:g} s"
+    except Exception as problem:
+        error = type(problem).__name__
+    noticed = time.perf_counter() - begin
+    done = 0
+    for handle in rest:
         try:
-            outcome(pool, hung, patience_s)
-            error = "none"
-        except Exception as problem:
-            error = type(problem).__name__
-        noticed = time.perf_counter() - begin
-        done = 0
-        for handle in rest:
-            try:
-                outcome(pool, handle, 0.05)
-                done += 1
-            except Exception:
-                break
-        return noticed, done, error, is_usable(pool, 3.0)
-    finally:
+            outcome(pool, handle, 0.05)
+            done += 1
+        except Exception:
+            break
+    usable = is_usable(pool, 3.0)
+    if usable:  # one that is not may hang in its close, and all its processes are killed then
         pool.close()
+    return noticed, done, error, usable
 
 
 def run(limit_s: float, others: int, turns: int, patience_s: float) -> Iterator[dict[str, Any]]:
@@ -73,12 +76,19 @@ def run(limit_s: float, others: int, turns: int, patience_s: float) -> Iterator[
         if not make.task_timeout:
             yield {"impl": make.impl, "task": "any", "error": "no time limit for a task: nobody notices"}
     found: dict[tuple[str, str], list[tuple[float, int, str, bool]]] = {}
+    given_up: dict[tuple[str, str], str] = {}
     for _ in range(turns):
         for make in here:
             if make.task_timeout:
                 for task, work in (("sleeps", sleep_at), ("holds the GIL", hold_the_gil)):
-                    one = one_turn(make, work, limit_s, others, patience_s)
-                    found.setdefault((make.impl, task), []).append(one)
+                    try:
+                        one = apart(one_turn, make, work, limit_s, others, patience_s, seconds=patience_s * 2)
+                    except GivenUpError as reason:
+                        given_up[make.impl, task] = str(reason)
+                    else:
+                        found.setdefault((make.impl, task), []).append(one)
+    for (impl, task), reason in given_up.items():
+        yield {"impl": impl, "task": task, "error": f"the pool hung: {reason}", "usable": False}
     for (impl, task), rows in found.items():
         yield {
             "impl": impl,

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from bench._apart import GivenUpError, apart
 from bench._measure import rounded
 from bench._peers import present
 from bench._peers.pools import POOLS
@@ -73,6 +74,16 @@ def is_usable(pool: Any, patience_s: float) -> bool:
         return False
 
 
+def one_death(make: Any, tasks: int, patience_s: float) -> dict[str, Any]:
+    pool = make(2)
+    warm(pool)
+    row = outcomes(pool, tasks, patience_s)
+    row["usable"] = is_usable(pool, patience_s)
+    if row["usable"] and not row["lost"]:  # else it may hang in its close; its processes are killed then
+        pool.close()
+    return row
+
+
 def run(tasks: int, patience_s: float, heavy: bool) -> Iterator[dict[str, Any]]:
     here, missing = present([pool for pool in POOLS if pool.can("submit")])
     yield from missing
@@ -80,10 +91,8 @@ def run(tasks: int, patience_s: float, heavy: bool) -> Iterator[dict[str, Any]]:
         if make.heavy and not heavy:
             yield {"impl": make.impl, "skipped": "takes too long for this size"}
             continue
-        pool = make(2)
+        patience = patience_s * (10 if make.heavy else 1)
         try:
-            warm(pool)
-            row = outcomes(pool, tasks, patience_s * (10 if make.heavy else 1))
-            yield {"impl": make.impl, **row, "usable": is_usable(pool, patience_s * (10 if make.heavy else 1))}
-        finally:
-            pool.close()
+            yield {"impl": make.impl, **apart(one_death, make, tasks, patience, seconds=60 + patience * 4)}
+        except GivenUpError as reason:
+            yield {"impl": make.impl, "errors": f"the pool hung: {reason}", "usable": False}
