@@ -25,7 +25,7 @@ from bench._peers import present
 from bench._views import Pivot
 
 SMOKE = {"sizes": [1 << 16], "turns": 1, "seconds": 0.01}
-FULL = {"sizes": [1 << 16, 1 << 20, 1 << 24], "turns": 5, "seconds": 0.25}
+FULL = {"sizes": [1 << 16, 1 << 20, 1 << 24], "turns": 3, "seconds": 0.2}
 
 VIEWS = (
     Pivot("Copied, GB/s by size", "gb_per_s", "size", where={"kind": "copied"}, better="more"),

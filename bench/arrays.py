@@ -24,7 +24,7 @@ from bench._views import Pivot
 from bench._work import first_and_last, scaled
 
 SMOKE = {"sizes": [4096, 1 << 20], "turns": 1, "seconds": 0.01, "heavy": False}
-FULL = {"sizes": [4096, 1 << 16, 1 << 20, 1 << 24], "turns": 3, "seconds": 0.2, "heavy": True}
+FULL = {"sizes": [4096, 1 << 16, 1 << 20, 1 << 24], "turns": 3, "seconds": 0.15, "heavy": True}
 
 VIEWS = (
     Pivot("To a worker, a number back: GB/s by size", "gb_per_s", "size", where={"back": "sum"}, better="more"),

@@ -18,7 +18,7 @@ from typing import Any
 from bench._measure import check, figure
 from bench._peers import present
 from bench._peers.pools import POOLS
-from bench._pools import ask
+from bench._pools import TOO_LONG, ask
 from bench._views import Table
 from bench._work import nothing
 
@@ -96,7 +96,7 @@ def run(runs: int, heavy_runs: int) -> Iterator[dict[str, Any]]:
                 found.setdefault(impl, []).append(taken)
     for impl, (times, _) in cases.items():
         if not times:
-            yield {"impl": impl, "skipped": "takes too long for this size"}
+            yield {"impl": impl, "skipped": TOO_LONG}
             continue
         first = figure("to_first_ms", [one[0] * 1e3 for one in found[impl]])
         yield {"impl": impl, "runs": times} | first | figure("whole_ms", [one[1] * 1e3 for one in found[impl]])

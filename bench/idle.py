@@ -19,13 +19,13 @@ from typing import Any
 from bench._measure import rounded
 from bench._peers import present
 from bench._peers.pools import POOLS
-from bench._pools import warm
+from bench._pools import TOO_LONG, warm
 from bench._processes import below, memory_mb, used
 from bench._views import Table
 from bench._work import pid_of_worker, wait_a_little
 
 SMOKE = {"seconds": 0.1, "rest": 0.1, "workers": 2, "heavy": False}
-FULL = {"seconds": 8.0, "rest": 1.0, "workers": 4, "heavy": True}
+FULL = {"seconds": 5.0, "rest": 1.0, "workers": 4, "heavy": True}
 
 VIEWS = (
     Table(
@@ -56,7 +56,7 @@ def run(seconds: float, rest: float, workers: int, heavy: bool) -> Iterator[dict
     yield from missing
     for make in here:
         if make.heavy and not heavy:
-            yield {"impl": make.impl, "skipped": "takes too long for this size"}
+            yield {"impl": make.impl, "skipped": TOO_LONG}
             continue
         before = set(below(os.getpid()))
         with make(workers) as pool:

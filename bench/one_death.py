@@ -18,7 +18,7 @@ from bench._apart import GivenUpError, apart
 from bench._measure import rounded
 from bench._peers import present
 from bench._peers.pools import POOLS
-from bench._pools import LostError, outcome, warm
+from bench._pools import TOO_LONG, LostError, failed, outcome, warm
 from bench._views import Table
 from bench._work import die_at, nothing
 
@@ -89,10 +89,14 @@ def run(tasks: int, patience_s: float, heavy: bool) -> Iterator[dict[str, Any]]:
     yield from missing
     for make in here:
         if make.heavy and not heavy:
-            yield {"impl": make.impl, "skipped": "takes too long for this size"}
+            yield {"impl": make.impl, "skipped": TOO_LONG}
             continue
         patience = patience_s * (10 if make.heavy else 1)
         try:
             yield {"impl": make.impl, **apart(one_death, make, tasks, patience, seconds=60 + patience * 4)}
         except GivenUpError as reason:
             yield {"impl": make.impl, "errors": f"the pool hung: {reason}", "usable": False}
+        except RuntimeError as error:
+            if not make.heavy:
+                raise
+            yield failed(make.impl, error)

@@ -23,12 +23,12 @@ import numpy as np
 from bench import _peers
 from bench._measure import check, figure, rounded, sized
 from bench._peers.pools import CONTEXT, Dask, Multiprocessing, Ray, Standard
-from bench._pools import warm
+from bench._pools import TOO_LONG, failed, warm
 from bench._views import Pivot, Plot
 from bench._work import add_one, scaled
 
 SMOKE = {"stages": [1, 3], "array_bytes": 1 << 16, "turns": 1, "seconds": 0.01, "most": 500, "heavy": False}
-FULL = {"stages": [1, 3, 5], "array_bytes": 1 << 18, "turns": 3, "seconds": 0.4, "most": 100_000, "heavy": True}
+FULL = {"stages": [1, 3, 5], "array_bytes": 1 << 18, "turns": 3, "seconds": 0.3, "most": 100_000, "heavy": True}
 
 VIEWS = (
     Pivot("Small items/s by stages", "per_s", "stages", where={"item": "number"}, better="more"),
@@ -203,7 +203,7 @@ def run(
         here, missing = _peers.present([adapter])
         yield from missing
         if here and is_heavy and not heavy:
-            yield {"impl": impl, "skipped": "takes too long for this size"}
+            yield {"impl": impl, "skipped": TOO_LONG}
         elif here:
             routes[impl] = (is_heavy, opened)
     found: dict[tuple[str, str, int], list[float]] = {}
@@ -211,8 +211,15 @@ def run(
         for item in ("number", "array"):
             for count in stages:
                 for impl, (is_heavy, opened) in routes.items():
-                    if not is_heavy or turn == 0:
+                    if is_heavy and turn > 0:
+                        continue
+                    try:
                         rate = one_turn(opened, item, count, array_bytes, seconds, most)
+                    except Exception as error:
+                        if not is_heavy:
+                            raise
+                        yield failed(impl, error)
+                    else:
                         found.setdefault((impl, item, count), []).append(rate)
     for (impl, item, count), rates in found.items():
         row = {"impl": impl, "item": item, "stages": count, **figure("per_s", rates)}

@@ -4,8 +4,8 @@ Milliseconds between the kill and the result of a task submitted right after it,
 it is killed, and has been for `rest` seconds. `MB` means that the dead worker held so much touched memory, `numpy` that
 the workers come from a template that has imported it, `spares=1` that a worker stands by. A pool that breaks is made
 anew, which its program must do, and that is in the time: `made anew` counts it. `hung` counts the kills after which no
-result came within `patience_s`: a worker of multiprocessing.Pool waits with the queue's lock held, and dies with it. Peers
-are killed less often, since each takes longer. Not measured: what was running is another question (one_death).
+result came within `patience_s`: a worker of multiprocessing.Pool waits with the queue's lock held, and dies with it.
+Peers are killed less often, since each takes longer. Not measured: the fate of a task that was running (one_death).
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from bench._apart import GivenUpError, apart
 from bench._measure import latency
 from bench._peers import present
-from bench._peers.pools import POOLS, Shmrt
-from bench._pools import LostError, outcome
+from bench._peers.pools import POOLS, Multiprocessing, Shmrt
+from bench._pools import TOO_LONG, failed, outcome
 from bench._views import Table
 from bench._work import pid_of_worker
 
@@ -37,9 +38,14 @@ VIEWS = (
             "kills": "kills",
             "made_anew": "made anew",
             "hung": "hung",
+            "errors": "errors on the way",
         },
     ),
 )
+
+ANSWER_S = 60.0
+OF_THE_TASK = ("WorkerCrashed", "WorkerCrashedError", "ProcessExpired")
+"""Errors that say that this one task is lost, and nothing else."""
 
 _held: list[bytearray] = []
 
@@ -53,21 +59,21 @@ def hold(megabytes: int) -> int:
 class Killed:
     """A pool of one worker whose worker is killed again and again."""
 
-    def __init__(self, make: Callable[[], Any], patience_s: float) -> None:
-        self._make, self._patience_s = make, patience_s
-        self.made_anew = self.hung = 0
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self.made_anew = 0
+        self.errors: set[str] = set()
         self._pool = make()
 
     def ask(self, fn: Callable[[int], int] = pid_of_worker, item: int = 0) -> int:
         for _ in range(100):
             try:
-                return int(outcome(self._pool, self._pool.submit(fn, item), self._patience_s))
-            except LostError:
-                self.hung += 1
+                return int(outcome(self._pool, self._pool.submit(fn, item), ANSWER_S))
             except Exception as error:  # the pool is broken, or this task fell to the killed worker
-                if type(error).__name__ in ("WorkerCrashed", "WorkerCrashedError", "ProcessExpired"):
+                self.errors.add(type(error).__name__)
+                if type(error).__name__ in OF_THE_TASK:
                     continue
-                self.made_anew += 1
+            self.made_anew += 1
             self._pool.close()
             self._pool = self._make()
         raise RuntimeError("a hundred attempts brought no result")
@@ -79,18 +85,21 @@ class Killed:
             if megabytes:
                 pid = self.ask(hold, megabytes)
             time.sleep(rest)
-            hung = self.hung
             os.kill(pid, signal.SIGKILL)
             begin = time.perf_counter()
             while (now := self.ask()) == pid:
                 pass
-            if self.hung == hung:
-                taken.append(time.perf_counter() - begin)
+            taken.append(time.perf_counter() - begin)
             pid = now
         return taken
 
     def close(self) -> None:
         self._pool.close()
+
+
+def kill_once(make: Callable[[], Any], rest: float) -> float:
+    """For a pool that may hang: what it is left in is not touched again."""
+    return Killed(make).times(1, rest, 0)[0]
 
 
 def run(kills: int, few: int, rest: float, megabytes: int, patience_s: float, heavy: bool) -> Iterator[dict[str, Any]]:
@@ -104,14 +113,27 @@ def run(kills: int, few: int, rest: float, megabytes: int, patience_s: float, he
     }
     for make in here:
         if make.heavy and not heavy:
-            yield {"impl": make.impl, "skipped": "takes too long for this size"}
+            yield {"impl": make.impl, "skipped": TOO_LONG}
+        elif make is Multiprocessing:
+            times: list[float] = []
+            for _ in range(few):
+                try:
+                    times.append(apart(kill_once, partial(make, 1), rest, seconds=patience_s + rest))
+                except GivenUpError:
+                    continue
+            row = {"impl": make.impl, "kills": few, "made_anew": 0, "hung": few - len(times)}
+            yield row | (latency([times], "ms") if times else {})
         elif make.package != "mpire":  # its workers start with the first call of a kind, and it ends with one death
             cases[make.impl] = (partial(make, 1), few if make.heavy else min(kills, few * 3), 0)
     for impl, (opened, count, memory) in cases.items():
-        killed = Killed(opened, patience_s if impl == "multiprocessing.Pool" else 60.0)
         try:
+            killed = Killed(opened)
             taken = killed.times(count, rest, memory)
-        finally:
             killed.close()
-        row = {"impl": impl, "kills": count, "made_anew": killed.made_anew, "hung": killed.hung}
-        yield row | (latency([taken], "ms") if taken else {})
+        except Exception as error:
+            if impl not in ("ray", "dask"):
+                raise
+            yield failed(impl, error)
+            continue
+        row = {"impl": impl, "kills": count, "made_anew": killed.made_anew, "hung": 0}
+        yield row | latency([taken], "ms") | {"errors": ", ".join(sorted(killed.errors)) or None}

@@ -19,7 +19,7 @@ from bench._views import Pivot
 from bench._work import burn
 
 SMOKE = {"workers": 2, "tasks": 64, "short_us": 50, "turns": 1, "heavy": False}
-FULL = {"workers": 2, "tasks": 1600, "short_us": 150, "turns": 5, "heavy": True}
+FULL = {"workers": 2, "tasks": 1600, "short_us": 150, "turns": 3, "heavy": True}
 
 VIEWS = (
     Pivot("Submitted one by one: share of the best plan", "of_best", "plan", where={"how": "submit"}, better="more"),

@@ -25,7 +25,7 @@ FULL = {
     "micros": [1, 5, 20, 100, 500, 2000, 10_000, 100_000],
     "wall": [20, 200],
     "turns": 3,
-    "seconds": 0.25,
+    "seconds": 0.15,
     "most": 20_000,
     "heavy": True,
 }

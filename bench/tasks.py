@@ -25,7 +25,7 @@ from bench._views import Pivot, Plot, Table
 from bench._work import nothing
 
 SMOKE = {"workers": 2, "turns": 1, "seconds": 0.01, "most": 1000, "round_trips": 20, "gap_s": 0.002, "heavy": False}
-FULL = {"workers": 2, "turns": 5, "seconds": 0.2, "most": 200_000, "round_trips": 2000, "gap_s": 0.002, "heavy": True}
+FULL = {"workers": 2, "turns": 3, "seconds": 0.15, "most": 200_000, "round_trips": 2000, "gap_s": 0.002, "heavy": True}
 
 VIEWS = (
     Pivot(

@@ -22,7 +22,7 @@ from bench._views import Pivot, Plot
 from bench._work import burn, nothing
 
 SMOKE = {"counts": [1, 3], "turns": 1, "seconds": 0.01}
-FULL = {"counts": [1, 2, 4, 8, 16], "turns": 3, "seconds": 0.25}
+FULL = {"counts": [1, 2, 4, 8, 16], "turns": 3, "seconds": 0.15}
 
 WORK_US = 200
 VIEWS = (
