@@ -1,12 +1,12 @@
 """Items through lines of 1, 3 and 5 stages, one process each: small ones, and arrays of 256 KiB.
 
-Items a second from an iterable in this process through every stage and back, in order. A stage adds one to a number, or
-gives back a new array of the same size. shmrt's `Pipeline` keeps the order, bounds what is in flight, and gives every
-output once when workers die. Beside it: processes in a row with a multiprocessing.Queue before each, which is what one
-writes by hand and which a death stops for ever; `imap` on `imap` of multiprocessing.Pool and `map` on `map` of
-concurrent.futures, with as many workers in all; tasks of ray and dask that take the futures of those before. The last
-two do not bound what is in flight. Results are added up and compared. Not
-measured: starting the workers, several in a stage, and uneven stages.
+Items a second from an iterable in this process through every stage and back, in order. A stage adds one to a number,
+or gives back a new array of the same size. shmrt's `Pipeline` keeps the order, bounds what is in flight, and gives
+every output once when workers die. Beside it: processes in a row with a multiprocessing.Queue before each, which is
+what one writes by hand and which a death stops for ever; `imap` on `imap` of multiprocessing.Pool and `map` on `map`
+of concurrent.futures, with as many workers in all; tasks of ray and dask that take the futures of those before. The
+last four do not bound what is in flight. Results are added up and compared. Not measured: starting the workers,
+several in a stage, and uneven stages.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bench._pools import TOO_LONG, failed, warm
 from bench._views import Pivot, Plot
 from bench._work import add_one, scaled
 
-SMOKE = {"stages": [1, 3], "array_bytes": 1 << 16, "turns": 1, "seconds": 0.01, "most": 500, "heavy": False}
+SMOKE = {"stages": [1, 2], "array_bytes": 1 << 16, "turns": 1, "seconds": 0.01, "most": 64, "heavy": False}
 FULL = {"stages": [1, 3, 5], "array_bytes": 1 << 18, "turns": 3, "seconds": 0.3, "most": 100_000, "heavy": True}
 
 VIEWS = (

@@ -1,10 +1,11 @@
 """Uneven tasks: most are short, a few are long, and a pool that hands out work too early leaves workers idle.
 
-`every 16th`: 150 microseconds, every 16th takes 16 times as long. `last`: all are short but the last, which takes a
-quarter as long as all of them. `first`: the long one comes first, and
-what a pool put behind it on the same worker waits for it. Efficiency is the work's own CPU time over what the workers
-had until the last result; `of_best` compares with the best that any plan can reach for these tasks, since a long last
-one cannot be divided. Tasks are submitted one by one, or by the package's unordered map. Results are added up.
+`every 16th`: 150 microseconds, every 16th takes 16 times as long. `first` and `last`: the first or the last one takes
+a quarter as long as all the short ones together, so that what a pool put behind it on the same worker waits for it.
+Efficiency is the work's own CPU time over what the workers had until the last result; `of_best` compares with a plan
+that gives each task, in order, to the worker that is free first, since a long last one cannot be divided. Tasks are
+submitted one by one, or by the package's maps. Results are added up. Not measured: waits for input and output, which
+a pool could fill.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The cost of more workers: 1 to 16, on as many CPUs as there are, which on most machines is fewer.
 
-Tasks that do nothing and tasks that burn 200 microseconds of CPU time, per second, submitted one by one, by the number
-of workers. `of_cpus` is the share of the CPUs that the work itself got: what is missing went to the pool, the program
-and the scheduler. With more workers than CPUs a good pool stays level. Median of the turns; results are added up.
-`idle_pss_mb` is the memory of all its processes but the program's, shared pages divided among those that share them.
+Tasks that do nothing and tasks that burn 200 microseconds of CPU time, per second, submitted one by one, by the
+number of workers. `of_cpus` is the share of the CPUs that the work itself got: what is missing went to the pool, the
+program and the scheduler. With more workers than CPUs a good pool stays level. `idle_pss_mb` is the memory of all its
+processes but the program's, shared pages divided among those that share them. Median of the turns; results are added
+up. Not measured: ray and dask, which take seconds for each number, and pinning.
 """
 
 from __future__ import annotations
