@@ -120,7 +120,8 @@ def pivot(view: Pivot, rows: Rows) -> Iterator[str]:
 
 def against(view: Pivot, by_place: dict[tuple[Any, Any], dict[str, Any]], names: list[Any], column: Any) -> str:
     """How much better the best of ours is than the best of theirs."""
-    ours, theirs = [], []
+    ours: list[float] = []
+    theirs: list[float] = []
     for name in names:
         value = by_place.get((name, column), {}).get(view.value)
         if value:

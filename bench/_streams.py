@@ -108,7 +108,7 @@ class Stream:
         sent = [answer_of(*end) for end in self._producers]
         got = [answer_of(*end) for end in self._consumers]
         check(sum(total for _, total in got), sum(total for _, total in sent), "sum of what arrived")
-        return max(when for when, _ in got) - min(when for when, _ in sent)
+        return float(max(when for when, _ in got) - min(when for when, _ in sent))
 
 
 @contextmanager
@@ -117,8 +117,8 @@ def stream(make: type[Channel], shape: tuple[int, int], kind: int | str, batch: 
     payload = size_of(kind) * (BATCH if batch and make.batched == "list" else 1)
     channel = make(producers, consumers, payload, kind == "tuple")
     ends: list[tuple[Any, Any]] = []
-    starts = [(produce, (channel, number, kind, batch)) for number in range(producers)]
-    starts += [(consume, (channel, number, batch)) for number in range(consumers)]  # type: ignore[list-item]
+    starts: list[tuple[Any, tuple[Any, ...]]] = [(produce, (channel, at, kind, batch)) for at in range(producers)]
+    starts += [(consume, (channel, at, batch)) for at in range(consumers)]
     try:
         for target, args in starts:
             mine, its = CONTEXT.Pipe()

@@ -102,7 +102,7 @@ def iceoryx_take(channel: Any, size: int) -> Callable[[], float]:
     def take() -> float:
         while (sample := receive()) is None:
             pass
-        array = np.frombuffer(kind.from_address(sample.payload().data_ptr), "f8")
+        array: Any = np.ctypeslib.as_array(kind.from_address(sample.payload().data_ptr)).view("f8")
         return float(array[0] + array[-1])
 
     return take
@@ -120,7 +120,7 @@ def iceoryx(size: int, copied: bool) -> Ends:
             if copied:
                 ctypes.memmove(sample.payload().data_ptr, ordinary.ctypes.data, size)
             else:
-                marked(np.frombuffer(kind.from_address(sample.payload().data_ptr), "f8"))
+                marked(np.ctypeslib.as_array(kind.from_address(sample.payload().data_ptr)).view("f8"))
             sample.assume_init().send()
 
         return send
@@ -171,10 +171,12 @@ def one_turn(make: type[ways.Channel], size: int, kind: str, seconds: float) -> 
     def timed(count: int) -> float:
         for pipe in (ours[1], ours[0]):
             pipe.send(count)
-        answers = [pipe.recv() if pipe.poll(60) else check(None, 0, f"{make.impl} in 60 s") for pipe in ours]
-        finished, total = answers[1]
+        for pipe in ours:
+            check(pipe.poll(60), True, f"{make.impl} answers within 60 s")
+        started: float = ours[0].recv()
+        finished, total = ours[1].recv()
         check(total, 3.0 * count, f"{make.impl}, the sum of what was read")
-        return float(finished - answers[0])
+        return float(finished - started)
 
     try:
         for process in processes:

@@ -2,7 +2,7 @@
 
 A pool of two workers, `limit_s` for one task that sleeps for ever, or that stays in one C call which holds the
 interpreter's lock, while others behind it are short. `noticed_s` is from its submit to its error; `over_ms` what that
-is beyond the limit; `others_done` how many of the others had their result by then; `usable` whether one more task runs.
+is beyond the limit; `others_done` how many of those behind it had their result by then; `usable` whether one more task runs.
 Only shmrt, pebble and mpire can limit a task; on every other pool, and on these without a limit, nobody ever notices
 (rows that say so are not measured again: waiting for ever takes long). Median of the turns. Not measured: detection
 without a limit.
@@ -59,10 +59,10 @@ def one_turn(make: Any, work: Any, limit_s: float, others: int, patience_s: floa
     done = 0
     for handle in rest:
         try:
-            outcome(pool, handle, 0.05)
+            outcome(pool, handle, 0.01)
             done += 1
         except Exception:
-            break
+            continue
     usable = is_usable(pool, 3.0)
     if usable:  # one that is not may hang in its close, and all its processes are killed then
         pool.close()
@@ -89,8 +89,8 @@ def run(limit_s: float, others: int, turns: int, patience_s: float) -> Iterator[
                         given_up[make.impl, task] = str(reason)
                     else:
                         found.setdefault((make.impl, task), []).append(one)
-    for (impl, task), reason in given_up.items():
-        yield {"impl": impl, "task": task, "error": f"the pool hung: {reason}", "usable": False}
+    for (impl, task), why in given_up.items():
+        yield {"impl": impl, "task": task, "error": f"the pool hung: {why}", "usable": False}
     for (impl, task), rows in found.items():
         yield {
             "impl": impl,

@@ -106,10 +106,14 @@ def by_hand(fn: Any, stages: int) -> Iterator[Flow]:
     for process in processes:
         process.start()
 
+    def feed(items: list[Any]) -> None:
+        for item in items:
+            queues[0].put(item)
+
     def flow(items: Iterable[Any], clock: Clock) -> Iterable[Any]:
         clock.start()
         items = list(items)
-        feeder = threading.Thread(target=lambda: [queues[0].put(item) for item in items])
+        feeder = threading.Thread(target=feed, args=(items,))
         feeder.start()
         for _ in items:
             yield queues[-1].get()
@@ -184,7 +188,7 @@ def one_turn(opened: Any, item: str, stages: int, array_bytes: int, seconds: flo
             expected = count * (count - 1) // 2 + count * stages
         else:
             total = sum(float(found[-1]) for found in flow((array for _ in range(count)), clock))
-            expected = count * 2.0**stages
+            expected = count * 2**stages
         clock.stop()
         check(total, expected, "sum of what came out")
         return clock.seconds

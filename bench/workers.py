@@ -67,7 +67,7 @@ def run(counts: list[int], turns: int, seconds: float) -> Iterator[dict[str, Any
 
                         count = sized(timed, seconds, 16, 200_000)
                         values[at].append(count / timed(count))
-    for (impl, workers), (nothings, burns, memory) in found.items():
+    for (impl, workers), (nothings, burns, memories) in found.items():
         row = {"impl": impl, "workers": workers, **figure("nothing_per_s", nothings), **figure("burn_per_s", burns)}
         shares = [rate * WORK_US / 1e6 / min(cpus, workers) for rate in burns]
-        yield row | figure("of_cpus", shares, 3) | {"idle_pss_mb": rounded(min(memory), 3)}
+        yield row | figure("of_cpus", shares, 3) | {"idle_pss_mb": rounded(min(memories), 3)}
