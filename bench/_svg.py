@@ -77,7 +77,8 @@ def bars(title: str, unit: str, values: Mapping[str, float], ranges: Mapping[str
     every = [*values.values(), *(value for pair in ranges.values() for value in pair)]
     scale = Scale(every, left, right, log)
     bottom = top + each * len(values)
-    parts = [text(14, 24, f"{title} ({unit})" if unit else title, size=15)]
+    said = f"{unit}, logarithmic" if scale.log else unit
+    parts = [text(14, 24, f"{title} ({said})" if said else title, size=15)]
     for mark in scale.marks():
         x = scale.at(mark)
         parts.append(f'<path d="M{x} {top - 4}V{bottom}" stroke="#ddd"/>')

@@ -2,10 +2,10 @@
 
 A pool of two workers, `limit_s` for one task that sleeps for ever, or that stays in one C call which holds the
 interpreter's lock, while others behind it are short. `noticed_s` is from its submit to its error; `over_ms` what that
-is beyond the limit; `others_done` how many of those behind it had their result by then; `usable` whether one more task runs.
-Only shmrt, pebble and mpire can limit a task; on every other pool, and on these without a limit, nobody ever notices
-(rows that say so are not measured again: waiting for ever takes long). Median of the turns. Not measured: detection
-without a limit.
+is beyond the limit; `others_done` how many of those behind it had their result by then; `usable` whether one more
+task runs. A pool that does not come back is given up and its processes are killed. Only shmrt, pebble and mpire can
+limit a task; on every other pool, and on these without a limit, nobody ever notices (waiting for ever was not tried).
+Median of the turns. Not measured: detection without a limit.
 """
 
 from __future__ import annotations

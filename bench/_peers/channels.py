@@ -111,9 +111,7 @@ class ShmrtRing(Channel):
         super().__init__(producers, consumers, payload, objects)
         import shmrt
 
-        slots = slots_for(payload)
-        slot_bytes = 512 if payload <= 448 else min(payload + 64, 65536)
-        self._ring: Any = shmrt.Ring.create(shmrt.RingSpec(slots=slots, slot_bytes=slot_bytes))
+        self._ring: Any = shmrt.Ring.create(shmrt.RingSpec(slots=slots_for(payload)))
 
     def at_producer(self, index: int) -> Put:
         return self._ring.put  # type: ignore[no-any-return]
