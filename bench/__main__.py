@@ -22,6 +22,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -68,8 +69,6 @@ class _Limit:
     """Ends a process and its group when it takes too long."""
 
     def __init__(self, process: subprocess.Popen[bytes], seconds: float) -> None:
-        import threading
-
         self._process, self._fired = process, False
         self._timer = threading.Timer(seconds, self._fire)
         self._timer.daemon = True
