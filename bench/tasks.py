@@ -59,20 +59,9 @@ def as_completed(pool: Any, count: int) -> int:
 
 def in_asyncio(pool: Any, count: int) -> int:
     async def all_of_them() -> int:
-        return sum(await asyncio.gather(*[as_task(pool.awaited(nothing, number)) for number in range(count)]))
+        return sum(await asyncio.gather(*[pool.awaited(nothing, number) for number in range(count)]))
 
     return asyncio.run(all_of_them())
-
-
-def as_task(awaitable: Any) -> Any:
-    """gather takes futures, and futures of other kinds through a coroutine."""
-    if asyncio.isfuture(awaitable) or asyncio.iscoroutine(awaitable):
-        return awaitable
-
-    async def wait() -> Any:
-        return await awaitable
-
-    return wait()
 
 
 def call(pool: Any, count: int) -> int:

@@ -99,7 +99,8 @@ class Shmrt(OfExecutor):
         return self._pool.call(fn, item)
 
     def awaited(self, fn: Fn, item: Any) -> Awaitable[Any]:
-        return self._pool.submit(fn, item)  # type: ignore[no-any-return]
+        # `await future` works as well, and costs gather one task more.
+        return asyncio.wrap_future(self._pool.submit(fn, item))
 
     def submit_limited(self, fn: Fn, item: Any, seconds: float) -> Any:
         return self._pool.options(timeout=seconds).submit(fn, item)
