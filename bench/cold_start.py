@@ -18,7 +18,7 @@ from typing import Any
 from bench._measure import check, figure
 from bench._peers import present
 from bench._peers.pools import POOLS
-from bench._pools import TOO_LONG, ask
+from bench._pools import TOO_LONG, ask, failed
 from bench._views import Table
 from bench._work import nothing
 
@@ -92,11 +92,20 @@ def run(runs: int, heavy_runs: int) -> Iterator[dict[str, Any]]:
                         one_more_pool()
                         taken = start()
                 else:
-                    taken = start()
+                    try:
+                        taken = start()
+                    except Exception as error:
+                        if impl not in ("ray", "dask"):
+                            raise
+                        found.setdefault(impl, [])
+                        yield failed(impl, error)
+                        continue
                 found.setdefault(impl, []).append(taken)
     for impl, (times, _) in cases.items():
         if not times:
             yield {"impl": impl, "skipped": TOO_LONG}
+            continue
+        if not found[impl]:
             continue
         first = figure("to_first_ms", [one[0] * 1e3 for one in found[impl]])
         yield {"impl": impl, "runs": times} | first | figure("whole_ms", [one[1] * 1e3 for one in found[impl]])

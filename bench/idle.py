@@ -19,7 +19,7 @@ from typing import Any
 from bench._measure import rounded
 from bench._peers import present
 from bench._peers.pools import POOLS
-from bench._pools import TOO_LONG, warm
+from bench._pools import TOO_LONG, failed, warm
 from bench._processes import below, memory_mb, used
 from bench._views import Table
 from bench._work import pid_of_worker, wait_a_little
@@ -51,6 +51,32 @@ def workers_of(pool: Any) -> set[int]:
     return set(pool.map(pid_of_worker, range(pool.workers * 8)))
 
 
+def idle(make: Any, seconds: float, rest: float, workers: int) -> dict[str, Any]:
+    before = set(below(os.getpid()))
+    with make(workers) as pool:
+        warm(pool)
+        known = workers_of(pool)
+        time.sleep(rest)
+        children = [pid for pid in below(os.getpid()) if pid not in before]
+        cpu, switches = used([os.getpid(), *children])
+        begin = time.perf_counter()
+        time.sleep(seconds)
+        elapsed = time.perf_counter() - begin
+        cpu_after, switches_after = used([os.getpid(), *children])
+        memory = {pid: memory_mb(pid) for pid in children}
+    taken = {pid: cpu_after[pid] - cpu[pid] for pid in cpu}
+    own = [memory[pid]["uss"] for pid in children if pid in known]
+    return {
+        "processes": len(children),
+        "cpu_percent": round(sum(taken.values()) / 1e9 / elapsed * 100, 4),
+        "busiest_ms_in_10_s": round(max(taken.values()) / 1e6 / elapsed * 10, 3),
+        "wakeups_per_s": round((switches_after - switches) / elapsed, 2),
+        "worker_uss_mb": rounded(median(own), 3) if own else None,
+        "extra_mb": rounded(sum(memory[pid]["uss"] for pid in children if pid not in known), 3),
+        "pss_mb": rounded(sum(values["pss"] for values in memory.values()), 3),
+    }
+
+
 def run(seconds: float, rest: float, workers: int, heavy: bool) -> Iterator[dict[str, Any]]:
     here, missing = present(POOLS)
     yield from missing
@@ -58,27 +84,9 @@ def run(seconds: float, rest: float, workers: int, heavy: bool) -> Iterator[dict
         if make.heavy and not heavy:
             yield {"impl": make.impl, "skipped": TOO_LONG}
             continue
-        before = set(below(os.getpid()))
-        with make(workers) as pool:
-            warm(pool)
-            known = workers_of(pool)
-            time.sleep(rest)
-            children = [pid for pid in below(os.getpid()) if pid not in before]
-            cpu, switches = used([os.getpid(), *children])
-            begin = time.perf_counter()
-            time.sleep(seconds)
-            elapsed = time.perf_counter() - begin
-            cpu_after, switches_after = used([os.getpid(), *children])
-            memory = {pid: memory_mb(pid) for pid in children}
-        taken = {pid: cpu_after[pid] - cpu[pid] for pid in cpu}
-        own = [memory[pid]["uss"] for pid in children if pid in known]
-        yield {
-            "impl": make.impl,
-            "processes": len(children),
-            "cpu_percent": round(sum(taken.values()) / 1e9 / elapsed * 100, 4),
-            "busiest_ms_in_10_s": round(max(taken.values()) / 1e6 / elapsed * 10, 3),
-            "wakeups_per_s": round((switches_after - switches) / elapsed, 2),
-            "worker_uss_mb": rounded(median(own), 3) if own else None,
-            "extra_mb": rounded(sum(memory[pid]["uss"] for pid in children if pid not in known), 3),
-            "pss_mb": rounded(sum(values["pss"] for values in memory.values()), 3),
-        }
+        try:
+            yield {"impl": make.impl, **idle(make, seconds, rest, workers)}
+        except Exception as error:
+            if not make.heavy:
+                raise
+            yield failed(make.impl, error)
