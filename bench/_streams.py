@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import traceback
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -187,8 +188,18 @@ class Case:
 def in_turns(cases: list[Case], turns: int, seconds: float) -> Iterator[dict[str, Any]]:
     """The rows of cases that are measured in turns."""
     cases = [case for case in cases if case.fits()]
+    broken: set[int] = set()
     for _ in range(turns):
-        for case in cases:
-            case.measure(seconds)
-    for case in cases:
-        yield case.row()
+        for at, case in enumerate(cases):
+            if at not in broken:
+                try:
+                    case.measure(seconds)
+                except Exception as error:
+                    if case.make.package == "shmrt":
+                        raise
+                    broken.add(at)  # a peer's failure is a row, not the end of the others
+                    traceback.print_exc()
+                    yield {"impl": case.make.impl, "skipped": f"failed: {type(error).__name__}"}
+    for at, case in enumerate(cases):
+        if at not in broken:
+            yield case.row()
