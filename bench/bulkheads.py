@@ -23,9 +23,25 @@ from statistics import median
 from typing import Any
 
 import shmrt
+from bench._views import Table
 
 SMOKE = {"rounds": 1, "tasks": 20, "work_us": 200, "timeout_s": 0.1}
 FULL = {"rounds": 9, "tasks": 700, "work_us": 1000, "timeout_s": 0.2}
+
+VIEWS = (
+    Table(
+        "The healthy tenant's throughput",
+        {
+            "beside": "beside",
+            "ratio": "of alone",
+            "worst_ratio": "worst round",
+            "tasks_per_s": "tasks/s",
+            "p50_ms": "median, ms",
+            "p99_ms": "99th percentile, ms",
+            "bad_per_s": "bad ones/s",
+        },
+    ),
+)
 
 
 def work(micros: int) -> int:

@@ -1,30 +1,58 @@
-"""One call to a server in another process and its reply, beside a Pipe that carries the same question and answer.
+"""One call to a server in another process and its reply, beside what others use to ask a process something.
 
 Round trips of a request (name, arguments) and its answer (the argument, given back), one after the other. `hot`:
-the next call comes at once, so both sides still look when it arrives. `parked`: a millisecond lies between two calls,
-so the server sleeps and has to be woken, and so may the caller. Five runs of each, peers in turn; the figure is the
-median of their medians, `spread` the lowest and the highest. Not measured: many callers at once, large values, and
-what a server is for: the Pipe has no deadline, no bounded mailbox, and its caller waits for ever if the server dies.
+the next call comes at once, so both sides may still look when it arrives. `parked`: a millisecond lies between two
+calls, so the server sleeps and has to be woken, and so may the caller. `shmrt.Server` is `ref.echo(value)`,
+`shmrt.Calls` what lies below it. Peers: a Pipe with a loop that answers, a proxy of multiprocessing.Manager, pyzmq's
+REQ and REP with pickles, an actor of ray. Median of the turns' medians with the lowest and highest. Not measured: many
+callers at once, large values, and what a server is for: the peers but ray have no deadline, no bounded mailbox, no
+restart, and a caller of a Pipe or of REQ waits for ever if the server dies.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import statistics
+import pickle
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.managers import BaseManager
 from typing import Any
 
+import shmrt
+from bench._measure import check, latency
+from bench._peers import present
+from bench._peers.channels import CONTEXT
+from bench._views import Pivot, Plot
 from shmrt import _native
 
-SMOKE = {"hot_calls": 200, "parked_calls": 20, "runs": 1, "gap_s": 0.001}
-FULL = {"hot_calls": 20_000, "parked_calls": 500, "runs": 5, "gap_s": 0.001}
+SMOKE = {"hot": 200, "parked": 20, "turns": 1, "gap_s": 0.001, "heavy": False}
+FULL = {"hot": 10_000, "parked": 400, "turns": 5, "gap_s": 0.001, "heavy": True}
+
+VIEWS = (
+    Pivot("Call and reply, median µs", "p50_us", "mode", better="less", beside={"if_it_dies": "if the server dies"}),
+    Pivot("Call and reply, 99th percentile, µs", "p99_us", "mode", better="less"),
+    Plot("calls", "Call and reply, hot", "p50_us", where={"mode": "hot"}, y_label="µs", log_y=True),
+)
 
 SLOT = _native.SLOT_FIRST_WORKER
-CONTEXT = multiprocessing.get_context("fork")
 Call = Callable[[int], Any]
+
+
+class Echo(shmrt.Server):
+    @shmrt.call
+    def echo(self, value: int) -> int:
+        return value
+
+
+@contextmanager
+def over_server() -> Iterator[Call]:
+    with shmrt.Runtime():
+        ref = shmrt.start(Echo)
+        yield ref.echo
+        ref.stop()
 
 
 def serve_calls(slots: _native.Slots, mailbox: _native.Mailbox) -> None:
@@ -82,37 +110,110 @@ def over_pipe() -> Iterator[Call]:
     its.close()
 
 
-IMPLS = {"shmrt.Calls": over_calls, "multiprocessing.Pipe": over_pipe}
+class Plain:
+    def echo(self, value: int) -> int:
+        return value
 
 
-def measure(impl: str, count: int, gap_s: float) -> tuple[float, float]:
-    """The median and the 99th percentile of one run, in microseconds."""
+class Manager(BaseManager):
+    pass
+
+
+Manager.register("Plain", Plain)
+
+
+@contextmanager
+def over_manager() -> Iterator[Call]:
+    with Manager(ctx=CONTEXT) as manager:
+        yield manager.Plain().echo  # type: ignore[attr-defined]
+
+
+def serve_zmq(address: str) -> None:
+    import zmq
+
+    socket = zmq.Context().socket(zmq.REP)
+    socket.bind(address)
+    while (message := pickle.loads(socket.recv())) is not None:
+        _, args, _ = message
+        socket.send(pickle.dumps(args[0], 5))
+    socket.send(b"")
+
+
+@contextmanager
+def over_zmq() -> Iterator[Call]:
+    import zmq
+
+    place = tempfile.mkdtemp(prefix="shmrt-bench-")
+    server = CONTEXT.Process(target=serve_zmq, args=(f"ipc://{place}/call",))
+    server.start()
+    socket = zmq.Context().socket(zmq.REQ)
+    socket.connect(f"ipc://{place}/call")
+
+    def call(number: int) -> Any:
+        socket.send(pickle.dumps(("echo", (number,), None), 5))
+        return pickle.loads(socket.recv())
+
+    yield call
+    socket.send(pickle.dumps(None))
+    socket.recv()
+    server.join()
+    socket.close()
+    shutil.rmtree(place)
+
+
+@contextmanager
+def over_ray() -> Iterator[Call]:
+    from bench._peers.pools import Ray
+
+    with Ray(1) as pool:
+        import ray
+
+        actor = ray.remote(Plain).remote()
+        yield lambda number: ray.get(actor.echo.remote(number))
+        pool.result(actor.echo.remote(0))
+
+
+class Way:
+    def __init__(self, impl: str, package: str, opened: Any, if_it_dies: str) -> None:
+        self.impl, self.package, self.opened, self.if_it_dies = impl, package, opened, if_it_dies
+
+
+WAYS = (
+    Way("shmrt.Server", "shmrt", over_server, "ServerDown, and a restart if asked"),
+    Way("shmrt.Calls", "shmrt", over_calls, "ServerDown"),
+    Way("multiprocessing.Pipe", "multiprocessing", over_pipe, "EOFError if no copy of its end is open"),
+    Way("multiprocessing.Manager", "multiprocessing", over_manager, "EOFError"),
+    Way("pyzmq REQ/REP", "pyzmq", over_zmq, "waits for ever"),
+    Way("ray actor", "ray", over_ray, "RayActorError, and a restart if asked"),
+)
+
+
+def one_turn(opened: Any, count: int, gap_s: float, impl: str) -> list[float]:
     taken = []
-    with IMPLS[impl]() as call:
-        for number in range(count):
+    with opened() as call:
+        for number in range(count + 20):
             if gap_s:
                 time.sleep(gap_s)
             begin = time.perf_counter()
             answer = call(number)
-            taken.append(time.perf_counter() - begin)
+            now = time.perf_counter()
+            if number >= 20:  # the first ones warm up
+                taken.append(now - begin)
             if answer != number:
-                raise AssertionError(f"{impl} answered {answer!r}, not {number}")
-    taken.sort()
-    return taken[count // 2] * 1e6, taken[count * 99 // 100] * 1e6
+                check(answer, number, f"{impl}, an answer")
+    return taken
 
 
-def run(hot_calls: int, parked_calls: int, runs: int, gap_s: float) -> Iterator[dict[str, Any]]:
-    for mode, count, gap in (("hot", hot_calls, 0.0), ("parked", parked_calls, gap_s)):
-        found: dict[str, list[tuple[float, float]]] = {impl: [] for impl in IMPLS}
-        for _ in range(runs):
-            for impl in IMPLS:
-                found[impl].append(measure(impl, count, gap))
-        for impl, rows in found.items():
-            medians = [row[0] for row in rows]
-            yield {
-                "impl": impl,
-                "mode": mode,
-                "p50_us": round(statistics.median(medians), 1),
-                "spread_us": [round(min(medians), 1), round(max(medians), 1)],
-                "p99_us": round(statistics.median(row[1] for row in rows), 1),
-            }
+def run(hot: int, parked: int, turns: int, gap_s: float, heavy: bool) -> Iterator[dict[str, Any]]:
+    here, missing = present(WAYS)  # type: ignore[type-var]
+    yield from missing
+    found: dict[tuple[Any, str], list[list[float]]] = {}
+    for turn in range(turns):
+        for mode, count, gap in (("hot", hot, 0.0), ("parked", parked, gap_s)):
+            for way in here:
+                if way.package != "ray":
+                    found.setdefault((way, mode), []).append(one_turn(way.opened, count, gap, way.impl))
+                elif heavy and turn == 0:
+                    found.setdefault((way, mode), []).append(one_turn(way.opened, min(count, 1000), gap, way.impl))
+    for (way, mode), rounds in found.items():
+        yield {"impl": way.impl, "mode": mode, **latency(rounds), "if_it_dies": way.if_it_dies}

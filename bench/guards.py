@@ -16,10 +16,16 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from bench._views import Pivot
 from shmrt import Bulkhead, CircuitBreaker, CircuitOpen, Overloaded, Pool, RateLimit, Runtime, runtimes
 
 SMOKE = {"calls": 200, "repeats": 2, "trips": 2}
 FULL = {"calls": 20_000, "repeats": 40, "trips": 200}
+
+VIEWS = (
+    Pivot("Added to a call, ns", "ns", "impl", rows="what"),
+    Pivot("Trip, seen by another process, µs", "p50_us", "impl", rows="what"),
+)
 
 Loop = Callable[[int], float]
 

@@ -13,8 +13,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from bench._views import Table
+
 SMOKE = {"runs": 2}
 FULL = {"runs": 40}
+
+VIEWS = (Table("Milliseconds", {"impl": "what", "added_ms": "added, ms", "ms": "in all, ms", "min_ms": "least, ms"}),)
 
 COMMANDS = {
     "bare": ["-c", "pass"],

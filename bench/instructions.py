@@ -24,10 +24,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench._views import Table
 from shmrt import _native
 
 SMOKE = {"count": 128}
 FULL = {"count": 640}
+
+VIEWS = (
+    Table(
+        "Instructions of one pass",
+        {"path": "path", "native": "in the extension", "all": "in all", "of_recorded": "of those recorded"},
+    ),
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = Path(__file__).with_suffix(".toml")

@@ -1,16 +1,15 @@
-"""From SIGKILL of the only worker to the next result, and what else was in flight.
+"""From SIGKILL of the only worker to the next result.
 
-Milliseconds between the kill and the result of a task submitted right after it, median and p99 over `kills`; the worker
-is idle when it is killed, and has been for `rest` seconds. `1024 MB` means that the dead worker held so much touched
-memory, `numpy` that the workers come from a template that has imported it. The peers cannot do this:
-ProcessPoolExecutor is broken for good by one death (its row is the time to notice and make a new pool),
-multiprocessing.Pool replaces an idle worker at its next poll.
+Milliseconds between the kill and the result of a task submitted right after it, over `kills`; the worker is idle when
+it is killed, and has been for `rest` seconds. `MB` means that the dead worker held so much touched memory, `numpy` that
+the workers come from a template that has imported it, `spares=1` that a worker stands by. A pool that breaks is made
+anew, which its program must do, and that is in the time: `made anew` counts it. `hung` counts the kills after which no
+result came within `patience_s`: a worker of multiprocessing.Pool waits with the queue's lock held, and dies with it.
+Peers are killed less often, since each takes longer. Not measured: the fate of a task that was running (one_death).
 """
 
 from __future__ import annotations
 
-import concurrent.futures
-import multiprocessing
 import os
 import signal
 import time
@@ -18,10 +17,35 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import shmrt
+from bench._apart import GivenUpError, apart
+from bench._measure import latency
+from bench._peers import present
+from bench._peers.pools import POOLS, Multiprocessing, Shmrt
+from bench._pools import TOO_LONG, failed, outcome
+from bench._views import Table
+from bench._work import pid_of_worker
 
-SMOKE = {"kills": 3, "rest": 0.02, "megabytes": 32}
-FULL = {"kills": 100, "rest": 0.1, "megabytes": 1024}
+SMOKE = {"kills": 3, "few": 1, "rest": 0.02, "megabytes": 32, "patience_s": 1.0, "heavy": False}
+FULL = {"kills": 60, "few": 8, "rest": 0.1, "megabytes": 1024, "patience_s": 2.0, "heavy": True}
+
+VIEWS = (
+    Table(
+        "From the kill to the next result",
+        {
+            "impl": "pool",
+            "p50_ms": "median, ms",
+            "p99_ms": "99th percentile, ms",
+            "kills": "kills",
+            "made_anew": "made anew",
+            "hung": "hung",
+            "errors": "errors on the way",
+        },
+    ),
+)
+
+ANSWER_S = 60.0
+OF_THE_TASK = ("WorkerCrashed", "WorkerCrashedError", "ProcessExpired")
+"""Errors that say that this one task is lost, and nothing else."""
 
 _held: list[bytearray] = []
 
@@ -32,56 +56,84 @@ def hold(megabytes: int) -> int:
     return os.getpid()
 
 
-def row(name: str, taken: list[float]) -> dict[str, Any]:
-    taken.sort()
-    return {
-        "impl": name,
-        "p50_ms": round(taken[len(taken) // 2] * 1e3, 2),
-        "p99_ms": round(taken[len(taken) * 99 // 100] * 1e3, 2),
+class Killed:
+    """A pool of one worker whose worker is killed again and again."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self.made_anew = 0
+        self.errors: set[str] = set()
+        self._pool = make()
+
+    def ask(self, fn: Callable[[int], int] = pid_of_worker, item: int = 0) -> int:
+        for _ in range(100):
+            try:
+                return int(outcome(self._pool, self._pool.submit(fn, item), ANSWER_S))
+            except Exception as error:  # the pool is broken, or this task fell to the killed worker
+                self.errors.add(type(error).__name__)
+                if type(error).__name__ in OF_THE_TASK:
+                    continue
+            self.made_anew += 1
+            self._pool.close()
+            self._pool = self._make()
+        raise RuntimeError("a hundred attempts brought no result")
+
+    def times(self, kills: int, rest: float, megabytes: int) -> list[float]:
+        taken = []
+        pid = self.ask()
+        for _ in range(kills):
+            if megabytes:
+                pid = self.ask(hold, megabytes)
+            time.sleep(rest)
+            os.kill(pid, signal.SIGKILL)
+            begin = time.perf_counter()
+            while (now := self.ask()) == pid:
+                pass
+            taken.append(time.perf_counter() - begin)
+            pid = now
+        return taken
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+def kill_once(make: Callable[[], Any], rest: float) -> float:
+    """For a pool that may hang: what it is left in is not touched again."""
+    return Killed(make).times(1, rest, 0)[0]
+
+
+def run(kills: int, few: int, rest: float, megabytes: int, patience_s: float, heavy: bool) -> Iterator[dict[str, Any]]:
+    here, missing = present([pool for pool in POOLS if pool.can("submit") and pool is not Shmrt])
+    yield from missing
+    cases: dict[str, tuple[Callable[[], Any], int, int]] = {
+        "shmrt.Pool": (partial(Shmrt, 1, max_attempts=3), kills, 0),
+        f"shmrt.Pool {megabytes} MB": (partial(Shmrt, 1, max_attempts=3), min(kills, 30), megabytes),
+        "shmrt.Pool numpy": (partial(Shmrt, 1, max_attempts=3, preload=("numpy",)), kills, 0),
+        "shmrt.Pool spares=1": (partial(Shmrt, 1, max_attempts=3, spares=1), kills, 0),
     }
-
-
-def killed(ask: Callable[[], int], kills: int, rest: float, prepare: Callable[[], int] | None = None) -> list[float]:
-    taken = []
-    pid = ask()
-    for _ in range(kills):
-        if prepare is not None:
-            prepare()
-        time.sleep(rest)
-        os.kill(pid, signal.SIGKILL)
-        begin = time.perf_counter()
-        while True:
-            now = ask()
-            if now != pid:
-                break
-        taken.append(time.perf_counter() - begin)
-        pid = now
-    return taken
-
-
-def run(kills: int, rest: float, megabytes: int) -> Iterator[dict[str, Any]]:
-    cases: dict[str, dict[str, Any]] = {
-        "shmrt.Pool": {},
-        f"shmrt.Pool {megabytes} MB": {},
-        "shmrt.Pool numpy": {"preload": ("numpy",)},
-        "shmrt.Pool spares=1": {"spares": 1},
-    }
-    for name, options in cases.items():
-        with shmrt.Pool(1, max_attempts=3, **options) as pool:
-            fill = partial(pool.call, hold, megabytes) if name.endswith("MB") else None
-            yield row(name, killed(partial(pool.call, os.getpid), kills, rest, fill))
-
-    context = multiprocessing.get_context("fork")
-    peer = concurrent.futures.ProcessPoolExecutor(1, context)
-
-    def ask_peer() -> int:
-        nonlocal peer
+    for make in here:
+        if make.heavy and not heavy:
+            yield {"impl": make.impl, "skipped": TOO_LONG}
+        elif make is Multiprocessing:
+            times: list[float] = []
+            for _ in range(few):
+                try:
+                    times.append(apart(kill_once, partial(make, 1), rest, seconds=patience_s + rest))
+                except GivenUpError:
+                    continue
+            row = {"impl": make.impl, "kills": few, "made_anew": 0, "hung": few - len(times)}
+            yield row | (latency([times], "ms") if times else {})
+        elif make.package != "mpire":  # its workers start with the first call of a kind, and it ends with one death
+            cases[make.impl] = (partial(make, 1), few if make.heavy else min(kills, few * 3), 0)
+    for impl, (opened, count, memory) in cases.items():
         try:
-            return peer.submit(os.getpid).result()
-        except concurrent.futures.BrokenExecutor:
-            peer.shutdown()
-            peer = concurrent.futures.ProcessPoolExecutor(1, context)
-            return peer.submit(os.getpid).result()
-
-    yield row("ProcessPoolExecutor, made anew", killed(ask_peer, kills, rest))
-    peer.shutdown()
+            killed = Killed(opened)
+            taken = killed.times(count, rest, memory)
+            killed.close()
+        except Exception as error:
+            if impl not in ("ray", "dask"):
+                raise
+            yield failed(impl, error)
+            continue
+        row = {"impl": impl, "kills": count, "made_anew": killed.made_anew, "hung": 0}
+        yield row | latency([taken], "ms") | {"errors": ", ".join(sorted(killed.errors)) or None}

@@ -17,10 +17,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from bench._views import Table
 from shmrt import Child, DynamicSupervisor, Runtime, ServerDown, Supervisor
 
 SMOKE = {"rounds": 3}
 FULL = {"rounds": 100}
+
+VIEWS = (Table("Milliseconds", {"impl": "what", "p50_ms": "median, ms", "p99_ms": "99th percentile, ms"}),)
 
 MANY = {"max_restarts": 1_000_000, "max_seconds": 1.0}
 

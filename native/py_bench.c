@@ -1,11 +1,14 @@
-/* py_bench.c -- how long a cache line takes from one CPU to another and back.
+/* py_bench.c -- how long a cache line takes from one CPU to another and back, and how long a wake does.
  *
- * Every figure that two processes make together is worth only what this one says at the same time: on a shared
- * machine it moves by a factor of several. A forked child answers a word in a page that both map; both are pinned.
+ * Every figure that two processes make together is worth only what these say at the same time: on a shared
+ * machine they move by a factor of several. A forked child answers a word in a page that both map; both are pinned.
+ * For the cache line both look all the time; for the wake both sleep until the other's FUTEX_WAKE.
  *
- * Bytes: two words, SHMRT_LINE apart. `ping` is written by the caller only, `pong` by the child only.
- * Edges: P1 ping store -> child's ping load; P2 pong store -> caller's pong load. The words carry nothing else.
- * If the child dies, the caller sees its pong no more: it gives up after a second and says so. If the caller dies,
+ * Bytes: four words, SHMRT_LINE apart. `ping` and `call` are written by the caller only, `pong` and `reply` by the
+ * child only.
+ * Edges: P1 ping store -> child's ping load; P2 pong store -> caller's pong load; P3 and P4 the same for call and
+ * reply. The words carry nothing else.
+ * If the child dies, the caller sees its pong no more: it gives up after ten seconds and says so. If the caller dies,
  * the child is ended by its parent-death signal.
  */
 #ifndef _GNU_SOURCE
@@ -28,10 +31,15 @@
 struct shmrt_bench_page {
 	_Alignas(SHMRT_LINE) _Atomic uint64_t ping;
 	_Alignas(SHMRT_LINE) _Atomic uint64_t pong;
+	_Alignas(SHMRT_LINE) _Atomic uint32_t call;
+	_Alignas(SHMRT_LINE) _Atomic uint32_t reply;
 };
 
+typedef void answer_fn(struct shmrt_bench_page *page);
+typedef bool ask_fn(struct shmrt_bench_page *page, uint64_t number);
+
 #define SAMPLES 101
-#define PATIENCE_NS UINT64_C(1000000000)
+#define PATIENCE_NS UINT64_C(10000000000) /* a machine with much else to do may leave the child waiting */
 
 static int pin(int cpu) {
 	cpu_set_t set;
@@ -48,15 +56,12 @@ static int first_two(const cpu_set_t *allowed, int cpus[2]) {
 	return found;
 }
 
-static void answer(struct shmrt_bench_page *page, pid_t parent, int cpu) {
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent || pin(cpu) < 0)
-		_exit(1);
+static void answer_awake(struct shmrt_bench_page *page) {
 	uint64_t seen = 0;
 	for (;;) {
 		uint64_t now = atomic_load_explicit(&page->ping, memory_order_acquire); /* P1 */
 		if (now == UINT64_MAX)
-			_exit(0);
+			return;
 		if (now != seen) {
 			seen = now;
 			atomic_store_explicit(&page->pong, seen, memory_order_release); /* P2 */
@@ -65,7 +70,7 @@ static void answer(struct shmrt_bench_page *page, pid_t parent, int cpu) {
 }
 
 /* One round trip. False when no answer came within the patience. */
-static bool ask(struct shmrt_bench_page *page, uint64_t number) {
+static bool ask_awake(struct shmrt_bench_page *page, uint64_t number) {
 	atomic_store_explicit(&page->ping, number, memory_order_release); /* P1 */
 	uint64_t spins = 0, end = 0;
 	while (atomic_load_explicit(&page->pong, memory_order_acquire) != number) { /* P2 */
@@ -80,12 +85,45 @@ static bool ask(struct shmrt_bench_page *page, uint64_t number) {
 	return true;
 }
 
+static void answer_asleep(struct shmrt_bench_page *page) {
+	uint32_t seen = 0;
+	for (;;) {
+		uint32_t now = atomic_load_explicit(&page->call, memory_order_acquire); /* P3 */
+		if (now == UINT32_MAX)
+			return;
+		if (now == seen) {
+			if (shmrt_futex_wait(&page->call, seen, SHMRT_FOREVER) == SHMRT_SYSTEM)
+				return;
+			continue;
+		}
+		seen = now;
+		atomic_store_explicit(&page->reply, seen, memory_order_release); /* P4 */
+		(void)shmrt_futex_wake(&page->reply, 1);
+	}
+}
+
+/* As ask_awake, but the caller sleeps until it is woken, as the child did. */
+static bool ask_asleep(struct shmrt_bench_page *page, uint64_t number) {
+	atomic_store_explicit(&page->call, (uint32_t)number, memory_order_release); /* P3 */
+	(void)shmrt_futex_wake(&page->call, 1);
+	uint64_t end = shmrt_now_ns() + PATIENCE_NS;
+	for (;;) {
+		uint32_t now = atomic_load_explicit(&page->reply, memory_order_acquire); /* P4 */
+		if (now == (uint32_t)number)
+			return true;
+		if (shmrt_now_ns() > end)
+			return false;
+		if (shmrt_futex_wait(&page->reply, now, (int64_t)PATIENCE_NS) == SHMRT_SYSTEM)
+			return false;
+	}
+}
+
 static int by_value(const void *one, const void *two) {
 	double a = *(const double *)one, b = *(const double *)two;
 	return (a > b) - (a < b);
 }
 
-static bool measure(struct shmrt_bench_page *page, long rounds, double *median) {
+static bool measure(struct shmrt_bench_page *page, ask_fn *ask, long rounds, double *median) {
 	double samples[SAMPLES];
 	long each = rounds / SAMPLES > 0 ? rounds / SAMPLES : 1;
 	uint64_t number = 0;
@@ -103,11 +141,7 @@ static bool measure(struct shmrt_bench_page *page, long rounds, double *median) 
 	return true;
 }
 
-PyDoc_STRVAR(ping_pong_doc, "ping_pong_ns(rounds, /)\n--\n\n"
-	"Median nanoseconds for a cache line to go to another CPU and back. Needs two CPUs.");
-
-static PyObject *ping_pong_ns(PyObject *module, PyObject *argument) {
-	(void)module;
+static PyObject *between_two_cpus(PyObject *argument, answer_fn *answer, ask_fn *ask) {
 	long rounds = PyLong_AsLong(argument);
 	if (rounds == -1 && PyErr_Occurred())
 		return NULL;
@@ -124,8 +158,13 @@ static PyObject *ping_pong_ns(PyObject *module, PyObject *argument) {
 	if (page == MAP_FAILED)
 		return PyErr_SetFromErrno(PyExc_OSError);
 	pid_t parent = getpid(), child = fork();
-	if (child == 0)
-		answer(page, parent, cpus[1]);
+	if (child == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != parent || pin(cpus[1]) < 0)
+			_exit(1);
+		answer(page);
+		_exit(0);
+	}
 	if (child < 0) {
 		munmap(page, sizeof(*page));
 		return PyErr_SetFromErrno(PyExc_OSError);
@@ -134,8 +173,10 @@ static PyObject *ping_pong_ns(PyObject *module, PyObject *argument) {
 	bool answered = false;
 	Py_BEGIN_ALLOW_THREADS;
 	if (pin(cpus[0]) == 0)
-		answered = measure(page, rounds, &median);
+		answered = measure(page, ask, rounds, &median);
 	atomic_store_explicit(&page->ping, UINT64_MAX, memory_order_release); /* P1: the word to end */
+	atomic_store_explicit(&page->call, UINT32_MAX, memory_order_release); /* P3: likewise */
+	(void)shmrt_futex_wake(&page->call, 1);
 	if (!answered)
 		kill(child, SIGKILL);
 	while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
@@ -144,12 +185,29 @@ static PyObject *ping_pong_ns(PyObject *module, PyObject *argument) {
 	Py_END_ALLOW_THREADS;
 	munmap(page, sizeof(*page));
 	if (!answered)
-		return PyErr_Format(PyExc_TimeoutError, "the other CPU did not answer for a second");
+		return PyErr_Format(PyExc_TimeoutError, "the other CPU did not answer for ten seconds");
 	return PyFloat_FromDouble(median);
+}
+
+PyDoc_STRVAR(ping_pong_doc, "ping_pong_ns(rounds, /)\n--\n\n"
+	"Median nanoseconds for a cache line to go to another CPU and back. Needs two CPUs.");
+
+static PyObject *ping_pong_ns(PyObject *module, PyObject *argument) {
+	(void)module;
+	return between_two_cpus(argument, answer_awake, ask_awake);
+}
+
+PyDoc_STRVAR(wake_doc, "wake_round_trip_ns(rounds, /)\n--\n\n"
+	"Median nanoseconds to wake a process that sleeps on another CPU and be woken by it. Needs two CPUs.");
+
+static PyObject *wake_round_trip_ns(PyObject *module, PyObject *argument) {
+	(void)module;
+	return between_two_cpus(argument, answer_asleep, ask_asleep);
 }
 
 static PyMethodDef bench_methods[] = {
 	{"ping_pong_ns", ping_pong_ns, METH_O, ping_pong_doc},
+	{"wake_round_trip_ns", wake_round_trip_ns, METH_O, wake_doc},
 	{NULL, NULL, 0, NULL},
 };
 

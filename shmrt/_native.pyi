@@ -45,6 +45,7 @@ class ManualFutureSource:
 # native/py_bench.c
 
 def ping_pong_ns(rounds: int, /) -> float: ...
+def wake_round_trip_ns(rounds: int, /) -> float: ...
 
 # native/py_message.c, py_block.c, py_arena.c, py_ring.c, py_ring_messages.c
 

@@ -34,12 +34,14 @@ class _Watch:
         if name != self.name:
             return None
         sys.meta_path.remove(self)
-        from importlib.machinery import PathFinder
-
-        spec = PathFinder.find_spec(name, path)
-        if spec is not None:
-            self.loader, spec.loader = spec.loader, self  # type: ignore[assignment]
-        return spec
+        for finder in list(sys.meta_path):  # another one of us, or of an editable install, may know it
+            find = getattr(finder, "find_spec", None)
+            spec = None if find is None else find(name, path, target)
+            if spec is not None:
+                if spec.loader is not None:
+                    self.loader, spec.loader = spec.loader, self
+                return spec
+        return None
 
     def create_module(self, spec: Any) -> Any:
         return self.loader.create_module(spec)

@@ -14,6 +14,7 @@ import os
 import sys
 
 from shmrt.process.after_import import after_import
+from shmrt.process.warning_filters import apply_filters, describe_filters
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
@@ -54,26 +55,6 @@ def _foreign(things: list[object]) -> list[tuple[int, bytes]]:
     return found
 
 
-def _warning_filters() -> list[tuple[Any, ...]] | bytes | None:
-    """The filters as plain rows where they are simple, which spares each worker the import of pickle."""
-    import _warnings
-
-    rows = []
-    for action, message, category, module, line in _warnings.filters:
-        plain = message is None and (module is None or isinstance(module, str)) and category.__module__ == "builtins"
-        if not plain:
-            break
-        rows.append((action, None, category.__name__, module, line))
-    else:
-        return rows
-    import pickle
-
-    try:
-        return pickle.dumps(list(_warnings.filters))
-    except Exception:
-        return None  # a filter with a class that has no importable name
-
-
 def _umask() -> int:
     # Reading through /proc changes nothing; setting and restoring would be seen by other threads.
     try:
@@ -102,7 +83,7 @@ def describe() -> dict[str, Any]:
         "environment": {bytes(key): bytes(value) for key, value in os.environb.items()},
         "umask": _umask(),
         "warn_options": list(sys.warnoptions),
-        "warning_filters": _warning_filters(),
+        "warning_filters": describe_filters(),
         "argv": [str(word) for word in getattr(sys, "argv", [""])],
         "prefix": (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix),
         "executable": sys.executable,
@@ -142,7 +123,8 @@ def apply(description: dict[str, Any], threads: int | None = None) -> None:
     _apply_path_hooks(get("path_hooks"))
     if get("path_hooks"):
         sys.path_importer_cache.clear()  # what they would find must not be hidden by what was found without them
-    _apply_warnings(description)
+    sys.warnoptions[:] = get("warn_options")
+    apply_filters(get("warning_filters"))
     if get("has_site"):
         _add_builtins()
 
@@ -181,29 +163,6 @@ def _apply_path_hooks(described: list[tuple[int, bytes]]) -> None:
         hook = _load_hook(data)
         if hook is not None and hook not in sys.path_hooks:
             sys.path_hooks.insert(min(position, len(sys.path_hooks)), hook)
-
-
-def _apply_warnings(description: dict[str, Any]) -> None:
-    sys.warnoptions[:] = description["warn_options"]
-    described = description["warning_filters"]
-    if described is None:
-        return
-    import _warnings
-
-    if isinstance(described, bytes):
-        import pickle
-
-        filters = pickle.loads(described)
-    else:
-        import builtins
-
-        rows: list[tuple[str, None, str, str | None, int]] = described
-        filters = [(action, None, getattr(builtins, name), module, line) for action, _, name, module, line in rows]
-    if list(_warnings.filters) != filters:
-        _warnings.filters[:] = filters
-        changed = getattr(_warnings, "_filters_mutated", None) or getattr(_warnings, "_filters_mutated_lock_held", None)
-        if changed is not None:
-            changed()
 
 
 def _add_builtins() -> None:
