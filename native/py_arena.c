@@ -38,6 +38,7 @@ static PyObject *arena_wrap(struct shmrt_arena *arena, const struct stat *status
 	self->inode = status->st_ino;
 	self->device = status->st_dev;
 	self->held_bytes = 0;
+	memset(self->lent, 0, sizeof(self->lent));
 	self->next = mapped;
 	mapped = self;
 	return (PyObject *)self;
@@ -231,6 +232,23 @@ static PyObject *arena_reclaim_of(ShmrtArena *self, PyObject *owner) {
 	return PyLong_FromUnsignedLongLong(shmrt_arena_reclaim(&self->arena, (uint32_t)who, NULL, NULL));
 }
 
+static PyObject *arena_blocks_of(ShmrtArena *self, PyObject *pid) {
+	long who = PyLong_AsLong(pid);
+	if (who == -1 && PyErr_Occurred())
+		return NULL;
+	/* acquire: the words below it are reserved (edge A4 of the arena) */
+	uint64_t high = atomic_load_explicit(&self->arena.shared->granules_high, memory_order_acquire), count = 0;
+	if (high > self->arena.granule_count)
+		high = self->arena.granule_count;
+	for (uint64_t index = 0; index < high * SHMRT_BLOCKS_PER_GRANULE; index++) {
+		enum shmrt_block_state state;
+		uint32_t generation, owner;
+		shmrt_arena_state(&self->arena, index, &state, &generation, &owner);
+		count += state != SHMRT_BLOCK_FREE && state != SHMRT_BLOCK_SENT && owner != 0 && shmrt_owner_pid(owner) == who;
+	}
+	return PyLong_FromUnsignedLongLong(count);
+}
+
 static PyObject *arena_check(ShmrtArena *self, PyObject *nothing) {
 	(void)nothing;
 	return PyBool_FromLong(shmrt_arena_check(&self->arena) == SHMRT_OK);
@@ -261,6 +279,7 @@ static PyMethodDef arena_methods[] = {
 	{"trim", (PyCFunction)arena_trim, METH_VARARGS, "trim(keep_bytes=0) -> bytes given back to the system"},
 	{"reclaim_dead", (PyCFunction)arena_reclaim_dead, METH_NOARGS, "free what dead processes held -> how many"},
 	{"reclaim_of", (PyCFunction)arena_reclaim_of, METH_O, "reclaim_of(owner_id): free what that dead process held -> how many"},
+	{"blocks_of", (PyCFunction)arena_blocks_of, METH_O, "blocks_of(pid) -> how many blocks that process holds; what it has sent and nobody has taken is not counted"},
 	{"check", (PyCFunction)arena_check, METH_NOARGS, "whether all words are ones that correct writers leave"},
 	{0},
 };

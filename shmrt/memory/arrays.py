@@ -13,6 +13,7 @@ also if one of them is killed.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from operator import index
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
 __all__ = ["empty"]
+
+
+def _arena() -> Any:
+    """Where the payloads of the current runtime are: only what lies there goes to its workers by reference."""
+    runtimes = sys.modules.get("shmrt.runtimes")
+    runtime = None if runtimes is None else runtimes.innermost()
+    return getattr(runtime, "_arena", None) or _native.Arena.default()
 
 
 def empty(
@@ -54,5 +62,5 @@ def empty(
         return np.empty(lengths, kind, order)  # type: ignore[call-overload, no-any-return]
     if size >= 2**63:
         raise ValueError(f"shape={shape!r} of {kind} takes {size} bytes, more than any memory holds")
-    block: Any = _native.Arena.default().allocate(size)
+    block: Any = _arena().allocate(size)
     return np.ndarray(lengths, kind, block, 0, None, order)  # type: ignore[arg-type]
