@@ -25,22 +25,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from shmrt import Runtime
 from shmrt.examples import tiles
 from shmrt.examples.tiles_images import pictures
-from shmrt.examples.tiles_verdict import Calm, Kill, Look, Stop, Verdict, judge
+from shmrt.examples.tiles_verdict import Calm, Kill, Look, Stop, Verdict, is_full, judge
 from shmrt.process.death import stat_fields
 from shmrt.process.sizes import memory_of
 
 __all__ = ["LIMIT", "run"]
 
 LIMIT = 64 << 20
-REST_S = 0.5
-"""How long nothing may move before the pipeline counts as being at rest."""
+LOOKS = 5
+"""How often it is looked at, at least, while all is at rest."""
 TICK_S = 0.02
 PATIENCE_S = 120.0
 """How long a busy machine is given for each step."""
@@ -72,7 +72,7 @@ def run(
     found, whence = pictures(input, seed=seed)
     cutter = tiles.Cutter(found, seed)
     with Runtime(name=name or f"tiles-{os.getpid()}", shm_limit=limit) as runtime:
-        stage = Stage(runtime, cutter, tiles.stages(workers, slots), say, stop or threading.Event())
+        stage = Stage(runtime, cutter, workers, slots, limit, say, stop or threading.Event())
         try:
             index, calm = stage.calm(count)
             other, trouble = stage.under_fire(count, stop_s, kills)
@@ -106,9 +106,24 @@ class Stage:
     """The runtime, and what is run on it."""
 
     def __init__(
-        self, runtime: Runtime, cutter: tiles.Cutter, pipe: Any, say: Callable[[str], None], over: threading.Event
+        self,
+        runtime: Runtime,
+        cutter: tiles.Cutter,
+        workers: int | None,
+        slots: int,
+        limit: int,
+        say: Callable[[str], None],
+        over: threading.Event,
     ) -> None:
-        self.runtime, self.cutter, self.pipe, self.say, self.over = runtime, cutter, pipe, say, over
+        self.runtime, self.cutter, self.slots, self.limit, self.say, self.over = (
+            runtime,
+            cutter,
+            slots,
+            limit,
+            say,
+            over,
+        )
+        self.pipe = tiles.stages(workers, slots)
         self.arena: Any = runtime._arena
 
     def calm(self, count: int) -> tuple[tiles.Index, Calm]:
@@ -167,14 +182,6 @@ def steady_after(came: list[float]) -> float:
     return came[first] - came[0]
 
 
-class Held(NamedTuple):
-    """What stands still while the last worker does: it may only change while the rings still fill."""
-
-    given: int
-    came: int
-    rings: tuple[int, ...]
-
-
 class Trouble(threading.Thread):
     """Stops the last worker, lets it go on, and kills it while it holds memory."""
 
@@ -206,7 +213,6 @@ class Trouble(threading.Thread):
             pass
         except BaseException as error:
             self.mistake = error
-            self.stage.over.set()
         finally:
             self.done.set()
 
@@ -219,37 +225,34 @@ class Trouble(threading.Thread):
                 raise TimeoutError(f"tiles: {what} did not come within {PATIENCE_S:g} s")
             time.sleep(TICK_S / 10)
 
-    def look(self) -> tuple[Held, Look]:
+    def rings(self) -> tuple[tuple[int, ...], bool]:
+        """How many tiles each ring holds, and whether all is at rest: nobody but the last worker has anything to do."""
         report = self.flow.report
         into = [*(stage["in"] for stage in report.stages), report.out]
         rings = tuple(one - following for one, following in pairwise(into))  # done ones wait there for the next ring
-        held = Held(self.source.given, len(self.index), rings)
+        idle = self.source.given == into[0] and not any(stage["pending"] for stage in report.stages[:-1])
+        return rings, idle and is_full(rings, self.stage.slots, self.stage.limit)
+
+    def look(self) -> Look:
         stats = self.stage.arena.stats()
         pages = os.fstat(self.stage.arena.fd).st_blocks * 512
-        return held, Look(held.rings, stats["bytes_used"], pages, self.stage.memory())
+        return Look(self.rings()[0], self.source.given, stats["bytes_used"], pages, self.stage.memory())
 
     def stopped(self) -> Stop:
-        pid = self.index.worker
-        before = self.restarts()
-        began = time.monotonic()
+        pid, before, began = self.index.worker, self.restarts(), time.monotonic()
+        looks: list[Look] = []
         with frozen(pid, self.until):
-            looks: list[Look] = []
-            last, since = None, began
-            while True:
-                held, look = self.look()
-                now = time.monotonic()
-                if held != last:
-                    last, since, looks = held, now, []
-                elif now - since >= REST_S:
-                    looks.append(look)
-                if len(looks) >= 3 and now - began >= self.stop_s:
+            while not self.stage.over.is_set():
+                rings, at_rest = self.rings()
+                if looks or at_rest:
+                    looks.append(self.look())
+                now = time.monotonic() - began
+                if now >= self.stop_s + (0.0 if len(looks) >= LOOKS else PATIENCE_S):
                     break
-                if self.stage.over.is_set() or now > began + self.stop_s + PATIENCE_S:
-                    break
-                self.stage.say(f"stopped  {now - began:.1f} s, rings {', '.join(map(str, held.rings))}")
+                self.stage.say(f"stopped  {now:.1f} s, rings {', '.join(map(str, rings))}")
                 time.sleep(TICK_S)
         seconds, came = time.monotonic() - began, len(self.index)
-        self.until(lambda: len(self.index) >= came + 2 * (last or held).rings[-1] + 1, "tiles after the stop")
+        self.until(lambda: len(self.index) > came + 2 * rings[-1], "tiles after the stop")
         return Stop(seconds, looks, self.restarts() - before, self.index.worker == pid, len(self.index) - came)
 
     def killed(self, number: int) -> Kill:

@@ -34,6 +34,7 @@ class Look(NamedTuple):
     processes."""
 
     rings: tuple[int, ...]
+    given: int
     used: int
     pages: int
     memory: int
@@ -107,11 +108,12 @@ class Verdict(NamedTuple):
         )
 
 
-def room(slots: int, limit: int, stages: int) -> range:
-    """How many tiles a ring holds when it is full. A stage has its part of a quarter of the limit, and one tile may
-    pass it; what goes along with a tile counts a little."""
-    part = limit // (4 * stages)
-    return range(min(slots, max(1, part // (BYTES + 8192))), min(slots, part // BYTES + 1) + 1)
+def is_full(rings: tuple[int, ...], slots: int, limit: int) -> bool:
+    """Each ring holds its `slots`, or what fits its part of a quarter of the limit, which one tile may pass; what goes
+    along with a tile counts a little."""
+    part = limit // (4 * len(rings))
+    least, most = min(slots, max(1, part // (BYTES + 8192))), min(slots, part // BYTES + 1)
+    return all(least <= count <= most for count in rings)
 
 
 def judge(
@@ -134,9 +136,8 @@ def judge(
     expected = {
         "answers": [one["digest"] for one in summaries] == serial,
         "copies": all(one["copies"] == 0 for one in summaries),
-        "full": bool(looks)
-        and all(count in room(slots, limit, len(look.rings)) for look in looks for count in look.rings),
-        "memory": len({(look.used, look.pages) for look in looks}) == 1 and max(pages) <= limit,
+        "full": bool(looks) and all(is_full(look.rings, slots, limit) for look in looks),
+        "memory": len({look[:-1] for look in looks}) == 1 and max(pages) <= limit,
         "alive": stop.restarts == 0 and stop.same_worker,
         "resumed": stop.resumed > 0,
         "reclaimed": all(kill.held > 0 and not kill.early for kill in kills),
