@@ -40,7 +40,7 @@ static int take_blocks(struct shmrt_hub *hub, struct shmrt_payload *payload, uin
 		bool returned = reference->flags & SHMRT_REFERENCE_RETURNED;
 		if (returned && !is_argument_of(task, reference))
 			return SHMRT_CORRUPT;
-		reference->flags &= ~SHMRT_REFERENCE_RETURNED;
+		reference->flags &= ~(uint32_t)SHMRT_REFERENCE_RETURNED;
 		int result = shmrt_arena_move(&hub->arena, reference->block, reference->generation, SHMRT_BLOCK_SENT,
 					      returned ? hub->owner : sender, SHMRT_BLOCK_HELD, hub->owner);
 		struct shmrt_block block;
@@ -48,8 +48,8 @@ static int take_blocks(struct shmrt_hub *hub, struct shmrt_payload *payload, uin
 			result = shmrt_arena_resolve(&hub->arena, reference, &block);
 		if (result != SHMRT_OK)
 			return result;
-		if (!pressed)
-			continue;
+		if (!pressed || shmrt_arena_sharer(&hub->arena, reference->block, reference->generation) == hub->owner)
+			continue; /* of what the program looks at anyway a copy would free nothing */
 		/* Receivers hold much already: copy out, so that senders always find room again. */
 		if (payload->copies == NULL)
 			payload->copies = calloc(payload->block_count, sizeof(uint8_t *));

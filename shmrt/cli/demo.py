@@ -132,8 +132,14 @@ def tiles(arguments: argparse.Namespace, screen: Screen) -> int:
             hint="it stops and kills its last worker itself: --stop and --kills say how",
             code=2,
         )
+    from shmrt.examples.tiles_images import pictures
     from shmrt.examples.tiles_run import run
 
+    if arguments.input is not None:
+        try:
+            pictures(arguments.input)
+        except (OSError, ValueError) as error:
+            raise CliError(str(error), code=2) from None
     name = f"tiles-{os.getpid()}"
     notes = [
         f"tiles: {arguments.tiles} tiles, {arguments.stop:g} s of stop, {arguments.kills} kills, seed {arguments.seed}",
