@@ -65,7 +65,7 @@ static int freeze(struct shmrt_encoder *encoder, PyObject *array) {
 	return failed ? -1 : 0;
 }
 
-/* The result of a task names a block of its arguments. What was lent to the task is its sender's all the time; what became
+/* The result of a task names a block of its arguments (one that this process lent to others meanwhile is lent on instead). What was lent to the task is its sender's all the time; what became
  * this process's is given away. Either way nobody here may look at it any more: py_publish.c sees to that. */
 static bool try_return(const ShmrtBlock *block, const struct shmrt_message *message, struct shmrt_block_reference *reference,
 		       enum shmrt_block_state *state) {
@@ -91,7 +91,7 @@ bool shmrt_message_try_reference(struct shmrt_encoder *encoder, const Py_buffer 
 	struct shmrt_block_reference reference = {
 		.block = block->index, .size = *offset + (uint64_t)view->len, .generation = block->generation};
 	enum shmrt_block_state state = SHMRT_BLOCK_HELD;
-	if (block->returnable && encoder->returns) {
+	if (block->returnable && encoder->returns && !block->shared) {
 		reference.flags = block->read_only ? SHMRT_REFERENCE_READ_ONLY : 0;
 		if (!try_return(block, message, &reference, &state))
 			return false;

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pool_tasks as tasks
 import pytest
-from pool_tasks import LIMIT_S
+from pool_tasks import LIMIT_S, until
 
 import shmrt
 from shmrt import Pipeline, Pool, RingSpec, Runtime, _native
@@ -66,8 +66,8 @@ def used(runtime: Runtime) -> int:
     return int(arena.stats()["blocks_used"])
 
 
-def wait_for_owner(block: Any, pid: int) -> None:
-    while block.owner_pid != pid:
+def wait_until_let_go(block: Any, pid: int) -> None:
+    while block.owner_pid == pid:
         os.sched_yield()
 
 
@@ -124,6 +124,16 @@ def fail_first(array: Any, path: str) -> Any:
     if not os.path.exists(path):
         open(path, "w").close()
         raise Wrong(array)
+    return array
+
+
+def through_another(array: Any) -> tuple[Any, bool]:
+    with Pool(1) as inner:
+        got = inner.submit(keep_for_the_task, array).result(LIMIT_S)
+        return array, bool((got == 7).all())
+
+
+def keep_for_the_task(array: Any) -> Any:
     return array
 
 
@@ -202,11 +212,26 @@ def test_what_a_worker_has_kept_stays_its_senders(runtime: Runtime, ends: str, a
             pool.submit(let_go).result(LIMIT_S)
         else:
             os.kill(pid, signal.SIGKILL)
-        wait_for_owner(block_of(array), os.getpid())
+        wait_until_let_go(block_of(array), pid)
+        assert block_of(array).owner_pid == os.getpid()
         churn()
         assert (array == 7).all()
         del array
     assert used(runtime) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_a_worker_returns_what_it_lent_to_its_own_pool(runtime: Runtime, attempts: int) -> None:
+    """Whether the program looks at it meanwhile, too, or not."""
+    with Pool(1) as pool:
+        array = make(7)
+        got, same_inside = pool.options(max_attempts=attempts).submit(through_another, array).result(LIMIT_S)
+        assert same_inside and (got == 7).all()
+        got, same_inside = pool.options(max_attempts=attempts).submit(through_another, make(7)).result(LIMIT_S)
+        assert same_inside and (got == 7).all()
+        del got, array
+        until(lambda: used(runtime) == 0)
 
 
 def test_an_argument_in_an_exception_stays_an_argument(runtime: Runtime, tmp_path: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -271,6 +272,16 @@ def test_what_a_ring_may_hold() -> None:
     assert is_full((part, part), 10_000, LIMIT) and is_full((part + 1, part), 10_000, LIMIT)
     assert not is_full((part // 2, part), 10_000, LIMIT) and not is_full((part + 2, part), 10_000, LIMIT)
     assert is_full((1, 1, 1, 1), 16, 1 << 20)
+
+
+# ---- the page
+
+
+def test_the_pages_example_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "pipeline-tiles.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(example, "docs/pipeline-tiles.md", "exec"), {"__name__": "example"})
+    assert capsys.readouterr().out.strip() == example.rsplit("# ", 1)[1].strip()
 
 
 # ---- the command
