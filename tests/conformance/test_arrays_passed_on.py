@@ -295,7 +295,7 @@ def line(pipe: Pipeline, attempts: int) -> Pipeline:
 @pytest.mark.parametrize("attempts", [1, 3])
 @pytest.mark.parametrize("origin", ["source", "stage"])
 def test_no_stage_copies(runtime: Runtime, origin: str, attempts: int) -> None:
-    count = 60
+    count = 24
     pipe = Pipeline("line") if origin == "source" else Pipeline("line").map(made, name="made")
     with line(pipe, attempts).run(written(count) if origin == "source" else range(count)) as run:
         for number, (least, most, seen) in enumerate(run):
@@ -309,7 +309,7 @@ def test_no_stage_copies_while_workers_are_killed(runtime: Runtime) -> None:
     seed = secrets.randbelow(2**31)
     print(f"seed {seed}")
     rng = random.Random(seed)
-    count, killed = 150, 0
+    count, killed = 80, 0
     with line(Pipeline("line"), 50).run(written(count)) as run:
         for number, (least, most, seen) in enumerate(run):
             assert least == most == number % 251 and len(set(seen)) == 1 and None not in seen, (number, seen)
