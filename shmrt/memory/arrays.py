@@ -35,8 +35,9 @@ __all__ = ["empty"]
 def _arena() -> Any:
     """Where the payloads of the current runtime are: only what lies there goes to its workers by reference."""
     runtimes = sys.modules.get("shmrt.runtimes")
-    runtime = None if runtimes is None else runtimes.innermost()
-    return getattr(runtime, "_arena", None) or _native.Arena.default()
+    if runtimes is None or not runtimes._current:
+        return _native.Arena.default()
+    return getattr(runtimes.innermost(), "_arena", None) or _native.Arena.default()
 
 
 def empty(
