@@ -20,7 +20,11 @@ PyTypeObject *shmrt_arena_type;
 static ShmrtArena *mapped; /* every living Arena, linked by ->next */
 static PyObject *default_arena;
 
+/* What `with Runtime()` made current; NULL: the default one. Only what lies there goes to that runtime by reference. */
+static PyObject *current_arena;
+
 static void adopt_after_fork(void) {
+	current_arena = NULL; /* the parent's runtime is not ours; its reference stays with what we inherited */
 	for (ShmrtArena *arena = mapped; arena != NULL; arena = arena->next)
 		arena->owner = shmrt_owner_self();
 }
@@ -190,6 +194,20 @@ static PyObject *arena_class_default(PyObject *type, PyObject *nothing) {
 	return shmrt_arena_default();
 }
 
+static PyObject *arena_class_current(PyObject *type, PyObject *nothing) {
+	(void)type;
+	(void)nothing;
+	return current_arena != NULL ? Py_NewRef(current_arena) : shmrt_arena_default();
+}
+
+static PyObject *arena_class_use(PyObject *type, PyObject *arena) {
+	(void)type;
+	if (arena != Py_None && Py_TYPE(arena) != shmrt_arena_type)
+		return PyErr_Format(PyExc_TypeError, "use() takes an Arena or None, not %.100s", Py_TYPE(arena)->tp_name);
+	Py_XSETREF(current_arena, arena == Py_None ? NULL : Py_NewRef(arena));
+	Py_RETURN_NONE;
+}
+
 static PyObject *arena_set_default(ShmrtArena *self, PyObject *nothing) {
 	(void)nothing;
 	if (shmrt_arena_set_default((PyObject *)self) < 0)
@@ -273,6 +291,8 @@ static PyMethodDef arena_methods[] = {
 	{"create", arena_class_create, METH_O | METH_CLASS, "create(limit_bytes) -> Arena in a segment of its own"},
 	{"attach", arena_class_attach, METH_VARARGS | METH_CLASS, "attach(fd, offset=0) -> Arena; the one there if mapped"},
 	{"default", arena_class_default, METH_NOARGS | METH_CLASS, "default() -> Arena of this process"},
+	{"current", arena_class_current, METH_NOARGS | METH_CLASS, "current() -> Arena of the current runtime"},
+	{"use", arena_class_use, METH_O | METH_CLASS, "use(arena): the current one from now on; None: the default"},
 	{"set_default", (PyCFunction)arena_set_default, METH_NOARGS, "make it the default of this process"},
 	{"allocate", (PyCFunction)arena_allocate, METH_O, "allocate(size) -> Block held by this process"},
 	{"stats", (PyCFunction)arena_stats, METH_NOARGS, "limit, reserved, blocks_free, blocks_used, bytes_used"},

@@ -18,7 +18,6 @@ else, where the worker has put the array by, and for the second mention of the s
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from operator import index
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -30,14 +29,6 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
 __all__ = ["empty"]
-
-
-def _arena() -> Any:
-    """Where the payloads of the current runtime are: only what lies there goes to its workers by reference."""
-    runtimes = sys.modules.get("shmrt.runtimes")
-    if runtimes is None or not runtimes._current:
-        return _native.Arena.default()
-    return getattr(runtimes.innermost(), "_arena", None) or _native.Arena.default()
 
 
 def empty(
@@ -68,5 +59,5 @@ def empty(
         return np.empty(lengths, kind, order)  # type: ignore[call-overload, no-any-return]
     if size >= 2**63:
         raise ValueError(f"shape={shape!r} of {kind} takes {size} bytes, more than any memory holds")
-    block: Any = _arena().allocate(size)
+    block: Any = _native.Arena.current().allocate(size)
     return np.ndarray(lengths, kind, block, 0, None, order)  # type: ignore[arg-type]
