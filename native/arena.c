@@ -278,9 +278,7 @@ int shmrt_arena_free(struct shmrt_arena *arena, uint64_t index, uint32_t generat
 	uint64_t granule_word = atomic_load_explicit(&arena->granule_words[index / SHMRT_BLOCKS_PER_GRANULE],
 						     memory_order_relaxed);
 	uint64_t expected = shmrt_block_pack(state, generation, owner);
-	uint64_t kept = state == SHMRT_BLOCK_KEPT
-				? 0
-				: shmrt_arena_share_on(arena, index, shmrt_granule_class_of(granule_word), generation);
+	uint64_t kept = shmrt_arena_heir(arena, index, shmrt_granule_class_of(granule_word), expected);
 	if (SHMRT_UNLIKELY(kept != 0))
 		return shmrt_arena_hand_over(arena, index, expected, kept) ? SHMRT_OK : SHMRT_STALE;
 	if (!shmrt_word_swap(&arena->block_words[index], expected, shmrt_block_next_free(expected))) /* edge A2 */

@@ -93,6 +93,9 @@ SHMRT_MUST_USE bool shmrt_arena_share(struct shmrt_arena *, uint64_t block, uint
 /* Lets go: frees the block if it came back, else whoever has it will. Nothing else of the caller's may name it. */
 void shmrt_arena_unshare(struct shmrt_arena *, uint64_t block, uint32_t generation, uint32_t owner);
 
+/* Who keeps a share of it, or 0. While somebody does, to free the block gives no memory back. */
+uint32_t shmrt_arena_sharer(const struct shmrt_arena *, uint64_t block, uint32_t generation);
+
 /* Frees every block and claimed granule that names `owner`, except blocks for which keep(context,
  * block, generation) is true. Only when that process is gone and what it published was taken.
  * Returns how many. Idempotent; may run beside anybody's alloc. */

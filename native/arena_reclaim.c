@@ -44,9 +44,7 @@ static uint64_t reclaim_blocks(struct shmrt_arena *arena, uint64_t granule, stru
 			continue;
 		if (keep != NULL && keep(context, index, shmrt_block_generation_of(word)))
 			continue;
-		uint64_t kept = shmrt_block_state_of(word) == SHMRT_BLOCK_KEPT
-					? 0
-					: shmrt_arena_share_on(arena, index, class_index, shmrt_block_generation_of(word));
+		uint64_t kept = shmrt_arena_heir(arena, index, class_index, word);
 		count += kept != 0 ? shmrt_arena_hand_over(arena, index, word, kept)
 				   : shmrt_word_swap(&arena->block_words[index], word, shmrt_block_next_free(word));
 	}

@@ -32,6 +32,14 @@ bool shmrt_arena_share(struct shmrt_arena *arena, uint64_t index, uint32_t gener
 	return true;
 }
 
+uint32_t shmrt_arena_sharer(const struct shmrt_arena *arena, uint64_t index, uint32_t generation) {
+	const _Atomic uint64_t *share = share_word(arena, index);
+	/* acquire: it was stored before the block was sent (A1) */
+	uint64_t word = share == NULL ? 0 : atomic_load_explicit(share, memory_order_acquire);
+	bool kept = shmrt_block_state_of(word) == SHMRT_BLOCK_KEPT && shmrt_block_generation_of(word) == generation;
+	return kept ? shmrt_word_owner(word) : 0;
+}
+
 void shmrt_arena_unshare(struct shmrt_arena *arena, uint64_t index, uint32_t generation, uint32_t owner) {
 	_Atomic uint64_t *share = share_word(arena, index);
 	if (share == NULL)

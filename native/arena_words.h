@@ -115,6 +115,12 @@ static inline uint64_t shmrt_arena_share_on(const struct shmrt_arena *arena, uin
 	uint64_t word = atomic_load_explicit(share, memory_order_acquire);
 	return shmrt_block_state_of(word) == SHMRT_BLOCK_KEPT && shmrt_block_generation_of(word) == generation ? word : 0;
 }
+/* What a block in this state goes to instead of FREE: the share on it, or 0. One that came back to its own sharer (KEPT) is
+ * freed by that; one that its receiver went on looking at (KEPT, too) goes to the sharer like any other. */
+static inline uint64_t shmrt_arena_heir(const struct shmrt_arena *arena, uint64_t index, uint32_t class_index, uint64_t word) {
+	uint64_t kept = shmrt_arena_share_on(arena, index, class_index, shmrt_block_generation_of(word));
+	return kept == word ? 0 : kept;
+}
 /* Instead of freeing: the block goes to the share's owner, then the share is cleared. Had the owner let go
  * meanwhile, the block is freed here. Died in between: the owner frees both. */
 static inline bool shmrt_arena_hand_over(struct shmrt_arena *arena, uint64_t index, uint64_t expected, uint64_t kept) {

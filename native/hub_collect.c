@@ -1,13 +1,33 @@
 /* hub_collect.c -- from result lanes to outcomes and notes.
  *
- * A record is copied out, its blocks are taken (SENT|worker -> HELD|us), and only then is it stepped over; the lane's space
- * is given back in one go. A worker that died leaves what it committed, which is delivered like any other.
+ * A record is copied out, its blocks are taken (SENT|worker -> HELD|us; arguments that a task returns, SENT|us -> HELD|us),
+ * and only then is it stepped over; the lane's space is given back in one go. A worker that died leaves what it committed,
+ * which is delivered like any other.
  */
 #include "hub_chunk.h"
 
-static int take_blocks(struct shmrt_hub *hub, struct shmrt_payload *payload, uint32_t sender) {
+static bool is_argument_of(const struct shmrt_task *task, const struct shmrt_block_reference *reference) {
+	for (uint16_t i = 0; i < task->arguments.block_count; i++)
+		if (task->arguments.blocks[i].block == reference->block && task->arguments.blocks[i].generation == reference->generation)
+			return true;
+	return false;
+}
+
+/* Blocks that a task returns were ours all the time. Of a result that nobody wants any more they stay the arguments'. */
+static void forget_returned(struct shmrt_payload *payload) {
+	uint16_t kept = 0;
+	for (uint16_t i = 0; i < payload->block_count; i++)
+		if ((payload->blocks[i].flags & SHMRT_REFERENCE_RETURNED) == 0)
+			payload->blocks[kept++] = payload->blocks[i];
+	payload->block_count = kept;
+}
+
+/* task: whose result it is; NULL if it is none, or nobody's any more. */
+static int take_blocks(struct shmrt_hub *hub, struct shmrt_payload *payload, uint32_t sender, const struct shmrt_task *task) {
 	struct shmrt_arena_stats stats;
 	bool pressed = false;
+	if (task == NULL)
+		forget_returned(payload);
 	if (payload->block_count) {
 		uint64_t reserved = atomic_load_explicit(&hub->arena.shared->reserved_granules, memory_order_relaxed); /* a hint */
 		pressed = reserved * SHMRT_GRANULE_BYTES > hub->arena.limit_bytes / 2;
@@ -18,15 +38,19 @@ static int take_blocks(struct shmrt_hub *hub, struct shmrt_payload *payload, uin
 	}
 	for (uint16_t i = 0; i < payload->block_count; i++) {
 		struct shmrt_block_reference *reference = &payload->blocks[i];
+		bool returned = reference->flags & SHMRT_REFERENCE_RETURNED;
+		if (returned && !is_argument_of(task, reference))
+			return SHMRT_CORRUPT;
+		reference->flags &= ~(uint32_t)SHMRT_REFERENCE_RETURNED;
 		int result = shmrt_arena_move(&hub->arena, reference->block, reference->generation, SHMRT_BLOCK_SENT,
-					      sender, SHMRT_BLOCK_HELD, hub->owner);
+					      returned ? hub->owner : sender, SHMRT_BLOCK_HELD, hub->owner);
 		struct shmrt_block block;
 		if (result == SHMRT_OK)
 			result = shmrt_arena_resolve(&hub->arena, reference, &block);
 		if (result != SHMRT_OK)
 			return result;
-		if (!pressed)
-			continue;
+		if (!pressed || shmrt_arena_sharer(&hub->arena, reference->block, reference->generation) == hub->owner)
+			continue; /* of what the program looks at anyway a copy would free nothing */
 		/* Receivers hold much already: copy out, so that senders always find room again. */
 		if (payload->copies == NULL)
 			payload->copies = calloc(payload->block_count, sizeof(uint8_t *));
@@ -43,13 +67,25 @@ static int take_blocks(struct shmrt_hub *hub, struct shmrt_payload *payload, uin
 }
 
 static int read_message(struct shmrt_hub *hub, const struct shmrt_record_header *header, const uint8_t *body,
-			uint32_t sender, struct shmrt_payload *payload) {
+			uint32_t sender, const struct shmrt_task *task, struct shmrt_payload *payload) {
 	uint64_t references = (uint64_t)header->block_count * sizeof(struct shmrt_block_reference);
 	if (sizeof(*header) + references + header->inline_size > header->size)
 		return SHMRT_CORRUPT;
 	int result = shmrt_payload_set(payload, body + references, header->inline_size, header->flags,
 				       (const struct shmrt_block_reference *)(const void *)body, header->block_count);
-	return result == SHMRT_OK ? take_blocks(hub, payload, sender) : result;
+	return result == SHMRT_OK ? take_blocks(hub, payload, sender, task) : result;
+}
+
+/* A task that failed may have put by what it was given; then it cannot run again, and its error stands. */
+static bool has_arguments(struct shmrt_hub *hub, const struct shmrt_task *task) {
+	for (uint16_t i = 0; i < task->arguments.block_count; i++) {
+		enum shmrt_block_state state;
+		uint32_t generation, owner;
+		shmrt_arena_state(&hub->arena, task->arguments.blocks[i].block, &state, &generation, &owner);
+		if (state != SHMRT_BLOCK_SENT || owner != hub->owner || generation != task->arguments.blocks[i].generation)
+			return false;
+	}
+	return true;
 }
 
 /* A chunk's outcomes, or the one of an item that came by itself. CORRUPT, or whatever reading it said. */
@@ -57,7 +93,7 @@ static int more_of_chunk(struct shmrt_hub *hub, struct shmrt_hub_worker *worker,
 			 const struct shmrt_record_header *header, const uint8_t *body) {
 	if (header->kind == SHMRT_RECORD_RESULT || header->kind == SHMRT_RECORD_ERROR) {
 		struct shmrt_payload *payload = shmrt_hub__take_alone(task, header->kind == SHMRT_RECORD_ERROR);
-		return payload ? read_message(hub, header, body, worker->owner, payload) : SHMRT_CORRUPT;
+		return payload ? read_message(hub, header, body, worker->owner, NULL, payload) : SHMRT_CORRUPT;
 	}
 	int result = header->kind == SHMRT_RECORD_PART ? shmrt_hub__take_part(task, header, body) : SHMRT_CORRUPT;
 	if (result == SHMRT_OK && header->claim & 1) {
@@ -80,7 +116,7 @@ static void outcome_of(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *wor
 		 * for its stack. It stays in the lane until its worker is dead. */
 		pool->stale++;
 		struct shmrt_payload stale = {0};
-		if (read_message(hub, header, body, worker->owner, &stale) == SHMRT_OK)
+		if (read_message(hub, header, body, worker->owner, NULL, &stale) == SHMRT_OK)
 			shmrt_hub__blocks_free(hub, &stale, SHMRT_BLOCK_HELD, hub->owner);
 		shmrt_payload_clear(&stale);
 		return;
@@ -101,8 +137,8 @@ static void outcome_of(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *wor
 	}
 	task->begun++;
 	bool again = header->kind == SHMRT_RECORD_ERROR && header->attempt /* the worker's word: in retry_on */ &&
-		     task->begun < task->max_attempts && !(task->flags & SHMRT_TASK_KILL);
-	if (read_message(hub, header, body, worker->owner, &task->result) != SHMRT_OK) {
+		     task->begun < task->max_attempts && !(task->flags & SHMRT_TASK_KILL) && has_arguments(hub, task);
+	if (read_message(hub, header, body, worker->owner, header->kind == SHMRT_RECORD_RESULT ? task : NULL, &task->result) != SHMRT_OK) {
 		/* Bytes no correct worker leaves: treat it as that worker's failure, not as ours. */
 		shmrt_payload_clear(&task->result);
 		task->crash.worker = atomic_load_explicit(&worker->slot->worker, memory_order_relaxed); /* fixed for this epoch */
@@ -155,7 +191,7 @@ bool shmrt_hub__drain(struct shmrt_hub_pool *pool, uint32_t offset, uint32_t mos
 				pool->log_dropped++;
 			struct shmrt_payload dropped = {0};
 			struct shmrt_payload *payload = note ? &note->payload : &dropped;
-			if (read_message(pool->hub, &header, body, worker->owner, payload) != SHMRT_OK)
+			if (read_message(pool->hub, &header, body, worker->owner, NULL, payload) != SHMRT_OK)
 				pool->stale++;
 			if (note == NULL) {
 				shmrt_hub__blocks_free(pool->hub, payload, SHMRT_BLOCK_HELD, pool->hub->owner);

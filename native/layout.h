@@ -235,8 +235,10 @@ struct shmrt_block_reference {
 	uint64_t block;      /* index into the arena's block words */
 	uint64_t size;       /* bytes used */
 	uint32_t generation; /* must equal the word's, else the reference is stale */
-	uint32_t flags;      /* bit 0: read-only for the receiver */
+	uint32_t flags;      /* bit 0: read-only for the receiver; bit 1: SHMRT_REFERENCE_RETURNED */
 };
+#define SHMRT_REFERENCE_READ_ONLY 1
+#define SHMRT_REFERENCE_RETURNED 2 /* in a result: a block of this task's own arguments, which is its sender's already */
 _Static_assert(sizeof(struct shmrt_block_reference) == 24, "shared layout changed");
 
 /* ---- arena (arena.h) ---------------------------------------------------------------------------- */

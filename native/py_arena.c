@@ -20,7 +20,11 @@ PyTypeObject *shmrt_arena_type;
 static ShmrtArena *mapped; /* every living Arena, linked by ->next */
 static PyObject *default_arena;
 
+/* What `with Runtime()` made current; NULL: the default one. Only what lies there goes to that runtime by reference. */
+static PyObject *current_arena;
+
 static void adopt_after_fork(void) {
+	current_arena = NULL; /* the parent's runtime is not ours; its reference stays with what we inherited */
 	for (ShmrtArena *arena = mapped; arena != NULL; arena = arena->next)
 		arena->owner = shmrt_owner_self();
 }
@@ -38,6 +42,7 @@ static PyObject *arena_wrap(struct shmrt_arena *arena, const struct stat *status
 	self->inode = status->st_ino;
 	self->device = status->st_dev;
 	self->held_bytes = 0;
+	memset(self->lent, 0, sizeof(self->lent));
 	self->next = mapped;
 	mapped = self;
 	return (PyObject *)self;
@@ -189,6 +194,20 @@ static PyObject *arena_class_default(PyObject *type, PyObject *nothing) {
 	return shmrt_arena_default();
 }
 
+static PyObject *arena_class_current(PyObject *type, PyObject *nothing) {
+	(void)type;
+	(void)nothing;
+	return current_arena != NULL ? Py_NewRef(current_arena) : shmrt_arena_default();
+}
+
+static PyObject *arena_class_use(PyObject *type, PyObject *arena) {
+	(void)type;
+	if (arena != Py_None && Py_TYPE(arena) != shmrt_arena_type)
+		return PyErr_Format(PyExc_TypeError, "use() takes an Arena or None, not %.100s", Py_TYPE(arena)->tp_name);
+	Py_XSETREF(current_arena, arena == Py_None ? NULL : Py_NewRef(arena));
+	Py_RETURN_NONE;
+}
+
 static PyObject *arena_set_default(ShmrtArena *self, PyObject *nothing) {
 	(void)nothing;
 	if (shmrt_arena_set_default((PyObject *)self) < 0)
@@ -231,6 +250,23 @@ static PyObject *arena_reclaim_of(ShmrtArena *self, PyObject *owner) {
 	return PyLong_FromUnsignedLongLong(shmrt_arena_reclaim(&self->arena, (uint32_t)who, NULL, NULL));
 }
 
+static PyObject *arena_blocks_of(ShmrtArena *self, PyObject *pid) {
+	long who = PyLong_AsLong(pid);
+	if (who == -1 && PyErr_Occurred())
+		return NULL;
+	/* acquire: the words below it are reserved (edge A4 of the arena) */
+	uint64_t high = atomic_load_explicit(&self->arena.shared->granules_high, memory_order_acquire), count = 0;
+	if (high > self->arena.granule_count)
+		high = self->arena.granule_count;
+	for (uint64_t index = 0; index < high * SHMRT_BLOCKS_PER_GRANULE; index++) {
+		enum shmrt_block_state state;
+		uint32_t generation, owner;
+		shmrt_arena_state(&self->arena, index, &state, &generation, &owner);
+		count += state != SHMRT_BLOCK_FREE && state != SHMRT_BLOCK_SENT && owner != 0 && shmrt_owner_pid(owner) == who;
+	}
+	return PyLong_FromUnsignedLongLong(count);
+}
+
 static PyObject *arena_check(ShmrtArena *self, PyObject *nothing) {
 	(void)nothing;
 	return PyBool_FromLong(shmrt_arena_check(&self->arena) == SHMRT_OK);
@@ -255,12 +291,15 @@ static PyMethodDef arena_methods[] = {
 	{"create", arena_class_create, METH_O | METH_CLASS, "create(limit_bytes) -> Arena in a segment of its own"},
 	{"attach", arena_class_attach, METH_VARARGS | METH_CLASS, "attach(fd, offset=0) -> Arena; the one there if mapped"},
 	{"default", arena_class_default, METH_NOARGS | METH_CLASS, "default() -> Arena of this process"},
+	{"current", arena_class_current, METH_NOARGS | METH_CLASS, "current() -> Arena of the current runtime"},
+	{"use", arena_class_use, METH_O | METH_CLASS, "use(arena): the current one from now on; None: the default"},
 	{"set_default", (PyCFunction)arena_set_default, METH_NOARGS, "make it the default of this process"},
 	{"allocate", (PyCFunction)arena_allocate, METH_O, "allocate(size) -> Block held by this process"},
 	{"stats", (PyCFunction)arena_stats, METH_NOARGS, "limit, reserved, blocks_free, blocks_used, bytes_used"},
 	{"trim", (PyCFunction)arena_trim, METH_VARARGS, "trim(keep_bytes=0) -> bytes given back to the system"},
 	{"reclaim_dead", (PyCFunction)arena_reclaim_dead, METH_NOARGS, "free what dead processes held -> how many"},
 	{"reclaim_of", (PyCFunction)arena_reclaim_of, METH_O, "reclaim_of(owner_id): free what that dead process held -> how many"},
+	{"blocks_of", (PyCFunction)arena_blocks_of, METH_O, "blocks_of(pid) -> how many blocks that process holds; what it has sent and nobody has taken is not counted"},
 	{"check", (PyCFunction)arena_check, METH_NOARGS, "whether all words are ones that correct writers leave"},
 	{0},
 };

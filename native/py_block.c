@@ -24,7 +24,8 @@ static ShmrtBlock *block_make(ShmrtArena *arena, uint64_t size, enum shmrt_block
 	self->state = state;
 	self->exports = self->writable_exports = 0;
 	self->counted = 0;
-	self->read_only = self->sendable = self->shared = false;
+	self->read_only = self->made_here = self->returnable = self->shared = false;
+	self->next_lent = NULL;
 	self->disowned = true; /* until it has a block */
 	return self;
 }
@@ -81,19 +82,44 @@ PyObject *shmrt_py_block_allocate(ShmrtArena *arena, uint64_t size) {
 	self->generation = block.generation;
 	self->data = block.data;
 	self->disowned = false;
-	self->sendable = true;
+	self->made_here = true;
 	return (PyObject *)self;
 }
 
 bool shmrt_py_block_lend(ShmrtBlock *block) {
 	struct shmrt_arena *arena = &block->arena->arena;
-	if (!block->sendable || block->disowned || block->owner != shmrt_owner_self() || block->writable_exports > 0)
+	if (block->disowned || block->owner != shmrt_owner_self() || block->writable_exports > 0)
 		return false;
 	if (!shmrt_arena_share(arena, block->index, block->generation, block->owner))
 		return false;
+	if (!block->shared) {
+		ShmrtBlock **bucket = &block->arena->lent[block->index % SHMRT_LENT_BUCKETS];
+		block->next_lent = *bucket;
+		*bucket = block;
+	}
 	block->shared = true;
 	block->read_only = true;
 	return true;
+}
+
+PyObject *shmrt_py_block_came_back(ShmrtArena *arena, const struct shmrt_block_reference *reference) {
+	ShmrtBlock *block = arena->lent[reference->block % SHMRT_LENT_BUCKETS];
+	while (block != NULL && (block->index != reference->block || block->generation != reference->generation))
+		block = block->next_lent;
+	if (block == NULL || block->owner != shmrt_owner_self() || reference->size > block->size)
+		return NULL;
+	/* The share inherits it. */
+	if (shmrt_arena_free(&arena->arena, block->index, block->generation, SHMRT_BLOCK_HELD, block->owner) != SHMRT_OK)
+		return NULL;
+	return Py_NewRef((PyObject *)block);
+}
+
+static void forget_lent(ShmrtBlock *block) {
+	ShmrtBlock **link = &block->arena->lent[block->index % SHMRT_LENT_BUCKETS];
+	while (*link != NULL && *link != block)
+		link = &(*link)->next_lent;
+	if (*link != NULL)
+		*link = block->next_lent;
 }
 
 Py_ssize_t shmrt_py_block_exports(PyObject *block) { return ((ShmrtBlock *)block)->exports; }
@@ -102,6 +128,8 @@ void shmrt_py_block_disown(PyObject *block) { ((ShmrtBlock *)block)->disowned = 
 
 static void block_dealloc(ShmrtBlock *self) {
 	PyTypeObject *type = Py_TYPE(self);
+	if (self->shared)
+		forget_lent(self);
 	if (!self->disowned && self->owner == shmrt_owner_self()) {
 		struct shmrt_arena *arena = &self->arena->arena;
 		if (self->shared)
@@ -156,7 +184,19 @@ static PyObject *block_read_only(ShmrtBlock *self, void *closure) {
 	return PyBool_FromLong(self->read_only);
 }
 
+static PyObject *block_number(ShmrtBlock *self, void *closure) {
+	(void)closure;
+	return PyLong_FromUnsignedLongLong(self->index);
+}
+
+static PyObject *block_generation(ShmrtBlock *self, void *closure) {
+	(void)closure;
+	return PyLong_FromUnsignedLong(self->generation);
+}
+
 static PyGetSetDef block_attributes[] = {
+	{"number", (getter)block_number, NULL, "which block of the arena, the same in every process", NULL},
+	{"generation", (getter)block_generation, NULL, "how often it was given back before", NULL},
 	{"state", (getter)block_state, NULL, "what the block's word says now", NULL},
 	{"owner_pid", (getter)block_owner, NULL, "the process that the block's word names now, or 0", NULL},
 	{"readonly", (getter)block_read_only, NULL, "whether buffers taken from now on are read-only", NULL},
@@ -191,5 +231,5 @@ void shmrt_py_block_adopt(PyObject *object, enum shmrt_block_state state, uint32
 	ShmrtBlock *block = (ShmrtBlock *)object;
 	block->state = state;
 	block->owner = owner;
-	block->disowned = false;
+	block->disowned = block->returnable = false;
 }

@@ -4,7 +4,7 @@
 
 #include "py_message.h"
 
-typedef struct {
+typedef struct ShmrtBlock {
 	PyObject_HEAD
 	ShmrtArena *arena; /* owned: the memory stays mapped while a view is alive */
 	uint64_t index;
@@ -17,8 +17,10 @@ typedef struct {
 	Py_ssize_t exports, writable_exports;
 	bool read_only;
 	bool disowned; /* somebody else frees it */
-	bool sendable; /* made by shmrt.empty: may go by reference */
-	bool shared;   /* went by reference: this process keeps a share (arena.h) */
+	bool made_here;  /* by shmrt.empty; else it was received */
+	bool returnable; /* an argument of the task that runs: its result may name it instead of a copy */
+	bool shared;     /* went by reference: this process keeps a share (arena.h) */
+	struct ShmrtBlock *next_lent; /* of the arena's: those that keep a share */
 } ShmrtBlock;
 
 extern PyTypeObject *shmrt_block_type, *shmrt_arena_type;
@@ -27,6 +29,9 @@ extern PyTypeObject *shmrt_block_type, *shmrt_arena_type;
 PyObject *shmrt_py_block_allocate(ShmrtArena *arena, uint64_t size);
 /* Makes the block ready to be sent by reference: HELD by this process with a share kept. False: copy instead. */
 bool shmrt_py_block_lend(ShmrtBlock *block);
+/* The Block that this process lent and still looks at, if the reference is to it: what came back is given to its share, so
+ * that it can be lent again. New reference; NULL: none. */
+PyObject *shmrt_py_block_came_back(ShmrtArena *arena, const struct shmrt_block_reference *reference);
 
 
 /* ---- the blocks of a message that was taken (py_blocks.c) ---- */

@@ -91,8 +91,8 @@ struct shmrt_copy {
 };
 /* All of them, `total` bytes; releases the GIL for 1 MiB or more. */
 void shmrt_copy_all(const struct shmrt_copy *copies, size_t count, uint64_t total);
-/* Sends the buffer's own block if it is a whole array of shmrt.empty; false: it has to be copied. */
-bool shmrt_message_try_reference(struct shmrt_encoder *, const Py_buffer *view, ShmrtArena *arena,
-				 struct shmrt_block_reference *reference);
+/* Adds the buffer's own block to the message if it may go by reference; false: it has to be copied. */
+bool shmrt_message_try_reference(struct shmrt_encoder *, const Py_buffer *view, ShmrtArena *arena, struct shmrt_message *message,
+				 uint64_t *offset);
 
 #endif

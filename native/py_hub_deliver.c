@@ -4,6 +4,7 @@
  * completed by whoever comes first; those of watched ones wait in `deferred` for the dispatcher thread, as completing them
  * runs user code.
  */
+#include "py_block.h"
 #include "py_chunk.h"
 
 /* ---- handing over ---- */
@@ -99,7 +100,7 @@ PyObject *shmrt_py_hub_decode_payload(ShmrtHub *self, struct shmrt_payload *payl
 	for (; made < count; made++) {
 		if (payload->copies && payload->copies[made])
 			buffers[made] = PyByteArray_FromStringAndSize((char *)payload->copies[made], (Py_ssize_t)payload->blocks[made].size);
-		else
+		else if ((buffers[made] = shmrt_py_block_came_back(self->arena, &payload->blocks[made])) == NULL)
 			buffers[made] = shmrt_py_block_new(self->arena, &payload->blocks[made], SHMRT_BLOCK_HELD, self->hub.owner,
 							   payload->blocks[made].flags & 1);
 		if (buffers[made] == NULL)

@@ -15,6 +15,7 @@
 
 #define SHMRT_OUT_OF_BAND_MIN 2048 /* smaller buffers are copied into the inline bytes */
 #define SHMRT_MESSAGE_BLOCKS_MAX 1024
+#define SHMRT_LENT_BUCKETS 64
 
 /* ---- arenas: one Python object per mapped arena in this process (py_arena.c) ---- */
 typedef struct ShmrtArena {
@@ -23,6 +24,7 @@ typedef struct ShmrtArena {
 	uint32_t owner;           /* owner id this process writes into block words */
 	uint64_t inode, device;   /* identity of the segment, for recognising an arena already mapped */
 	uint64_t held_bytes;      /* of blocks received and still viewed by this process */
+	struct ShmrtBlock *lent[SHMRT_LENT_BUCKETS]; /* by block: those that this process keeps a share of; borrowed */
 	struct ShmrtArena *next;  /* the other arenas of this process */
 } ShmrtArena;
 
@@ -61,6 +63,9 @@ struct shmrt_encoder { /* re-usable; zero-initialise */
 	const void **seen_set; /* open addressing, once there are more than 8 */
 	size_t seen_capacity;
 	PyObject *frozen; /* list of arrays that finish made read-only because they go by reference */
+	/* What is sent was received, and nobody else has it: arrays that arrived writable go by reference, too, and are frozen. */
+	bool passes_on;
+	bool returns;     /* a result: arrays of the task's own arguments go by reference (SHMRT_REFERENCE_RETURNED) */
 };
 void shmrt_encoder_reset(struct shmrt_encoder *); /* keeps the byte memory */
 void shmrt_encoder_clear(struct shmrt_encoder *);
@@ -83,10 +88,10 @@ struct shmrt_message {
 	uint16_t flags;
 	uint16_t block_count;
 	struct shmrt_block_reference *blocks; /* from PyMem_Malloc, or NULL */
-	enum shmrt_block_state *states;       /* WRITING (copied into) or HELD (sent by reference); per block */
+	enum shmrt_block_state *states;       /* WRITING (copied into), HELD (sent by reference), SENT (by another: returned) */
 };
 /* Turns what was encoded into a message whose inline bytes are at most inline_max: big buffers and an
- * over-long body are copied into blocks (WRITING|owner); views of shmrt.empty arrays of the same arena go by reference.
+ * over-long body are copied into blocks (WRITING|owner); arrays that lie in the same arena go by reference (py_message_arrays.c).
  * SHMRT_OK, SHMRT_NO_SPACE (shortage filled in, nothing taken: wait and call again) or SHMRT_TOO_LARGE;
  * SHMRT_SYSTEM with a Python exception set. Releases the GIL while copying 1 MiB or more. */
 int shmrt_message_finish(struct shmrt_encoder *, ShmrtArena *arena, uint64_t inline_max, struct shmrt_message *, struct shmrt_shortage *);

@@ -4,7 +4,8 @@
  *   inline body, a block per big buffer;  body in the first block, a block per big buffer;
  *   one block that holds body and buffers, for messages of many buffers in small slots.
  * Blocks are WRITING|owner until the transport commits them: who dies before leaves nothing that outlives him.
- * An array of shmrt.empty is not copied: its block is HELD|owner, with a share kept for the sender's own view.
+ * An array that lies in a block already is not copied: its block is HELD|owner, with a share kept for the sender's own view,
+ * or, where a task returns what it was lent, SENT by another, whose it stays.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -117,10 +118,9 @@ static int place_buffers(struct shmrt_encoder *encoder, ShmrtArena *arena, const
 			continue;
 		}
 		entry->place = (uint32_t)message->block_count + 1;
-		if (shmrt_message_try_reference(encoder, view, arena, &message->blocks[message->block_count])) {
-			message->states[message->block_count++] = SHMRT_BLOCK_HELD;
+		if (shmrt_message_try_reference(encoder, view, arena, message, &entry->offset))
 			continue;
-		}
+		entry->offset = 0;
 		uint8_t *at;
 		int outcome = take_block(arena, (uint64_t)view->len, message, &at, shortage);
 		if (outcome != SHMRT_OK)

@@ -3,6 +3,8 @@
  * Nothing between reserve and commit releases the GIL, so other threads of the worker may publish log records. Died before
  * the commit: nothing was published, and the blocks name a dead owner. Died after: it is delivered.
  */
+#include "py_block.h"
+#include "py_codec.h"
 #include "py_worker.h"
 
 /* ---- bells ---- */
@@ -75,6 +77,8 @@ int shmrt_worker_publish(WorkerLoop *self, uint8_t kind, uint64_t id, uint32_t a
 	if (record == NULL)
 		return -1;
 	for (uint16_t i = 0; i < message->block_count; i++) {
+		if (message->states[i] == SHMRT_BLOCK_SENT)
+			continue; /* the task's argument: the hub's all the time */
 		int moved = shmrt_arena_move(&self->arena->arena, message->blocks[i].block, message->blocks[i].generation,
 					     message->states[i], self->arena->owner, SHMRT_BLOCK_SENT, self->arena->owner);
 		SHMRT_ASSERT(moved == SHMRT_OK); /* we own it */
@@ -90,6 +94,19 @@ int shmrt_worker_publish(WorkerLoop *self, uint8_t kind, uint64_t id, uint32_t a
 		memcpy(body, message->blocks, references);
 	memcpy(body + references, message->inline_bytes, message->inline_size);
 	shmrt_lane_commit(&self->results);
+	return 0;
+}
+
+#define SHORTAGES_MAX 200
+
+/* Others hold the memory; the hub copies out when it is short, so room comes. */
+static int wait_for_room(WorkerLoop *self) {
+	shmrt_slot_phase_set(self->slot, SHMRT_PHASE_BLOCKED);
+	shmrt_bell_arm(&self->slot->bell);
+	shmrt_bell_ring(&self->control->slots[self->hub_slot].bell);
+	if (shmrt_worker_sleep(self, INT64_C(10000000)) < 0)
+		return -1;
+	shmrt_slot_phase_set(self->slot, SHMRT_PHASE_ENCODE);
 	return 0;
 }
 
@@ -110,17 +127,12 @@ int shmrt_worker_finish_message(WorkerLoop *self, struct shmrt_encoder *encoder,
 			shmrt_raise_too_large(shortage.needed ? shortage.needed : encoder->size, self->arena->arena.limit_bytes);
 			return -1;
 		}
-		if (result != SHMRT_NO_SPACE || tries >= 200) {
+		if (result != SHMRT_NO_SPACE || tries >= SHORTAGES_MAX) {
 			shmrt_raise_shortage(&shortage);
 			return -1;
 		}
-		/* Others hold the memory; the hub copies out when it is short, so room comes. */
-		shmrt_slot_phase_set(self->slot, SHMRT_PHASE_BLOCKED);
-		shmrt_bell_arm(&self->slot->bell);
-		shmrt_bell_ring(&self->control->slots[self->hub_slot].bell);
-		if (shmrt_worker_sleep(self, INT64_C(10000000)) < 0)
+		if (wait_for_room(self) < 0)
 			return -1;
-		shmrt_slot_phase_set(self->slot, SHMRT_PHASE_ENCODE);
 	}
 }
 
@@ -169,6 +181,96 @@ int shmrt_worker_publish_object(WorkerLoop *self, uint8_t kind, uint64_t id, uin
 	return result;
 }
 
+/* ---- results that name arguments ---- */
+
+static void set_returnable(const struct shmrt_worker_arguments *arguments, bool returnable) {
+	for (uint16_t i = 0; i < arguments->header->block_count; i++)
+		((ShmrtBlock *)arguments->buffers[i])->returnable = returnable;
+}
+
+/* The argument that block `at` of the message is; NULL: it is none. */
+static ShmrtBlock *argument_of(const struct shmrt_worker_arguments *arguments, const struct shmrt_message *message, uint16_t at) {
+	for (uint16_t i = 0; message->states[at] == SHMRT_BLOCK_SENT && i < arguments->header->block_count; i++)
+		if (((ShmrtBlock *)arguments->buffers[i])->index == message->blocks[at].block)
+			return (ShmrtBlock *)arguments->buffers[i];
+	return NULL;
+}
+
+static int copy_instead(WorkerLoop *self, struct shmrt_message *message, uint16_t at, const ShmrtBlock *seen) {
+	struct shmrt_block fresh;
+	struct shmrt_shortage shortage = {0};
+	uint64_t size = message->blocks[at].size;
+	for (int tries = 0;; tries++) {
+		int result = shmrt_arena_alloc(&self->arena->arena, size, self->arena->owner, &fresh, &shortage);
+		if (result == SHMRT_OK)
+			break;
+		if (result != SHMRT_NO_SPACE || tries >= SHORTAGES_MAX) {
+			shmrt_raise_shortage(&shortage);
+			return -1;
+		}
+		if (wait_for_room(self) < 0)
+			return -1;
+	}
+	memcpy(fresh.data, seen->data, size);
+	message->blocks[at] = (struct shmrt_block_reference){.block = fresh.block, .size = size, .generation = fresh.generation};
+	message->states[at] = SHMRT_BLOCK_WRITING;
+	return 0;
+}
+
+/* The value is gone. What nobody here looks at any more is given up; what the task has put by is copied for the result. */
+static int give_up_arguments(WorkerLoop *self, const struct shmrt_worker_arguments *arguments, struct shmrt_message *message) {
+	for (uint16_t at = 0; at < message->block_count; at++) {
+		ShmrtBlock *block = argument_of(arguments, message, at);
+		if (block == NULL)
+			continue;
+		if (Py_REFCNT(block) > 1 || block->exports > 0) {
+			if (copy_instead(self, message, at, block) < 0)
+				return -1;
+		} else if (arguments->movable) {
+			block->disowned = true;
+			message->states[at] = SHMRT_BLOCK_HELD;
+		}
+	}
+	return 0;
+}
+
+static bool names_arguments(const struct shmrt_message *message) {
+	for (uint16_t at = 0; at < message->block_count; at++)
+		if (message->states[at] == SHMRT_BLOCK_SENT)
+			return true;
+	return false;
+}
+
+int shmrt_worker_publish_result(WorkerLoop *self, const struct shmrt_worker_arguments *arguments, PyObject **value) {
+	struct shmrt_message message;
+	shmrt_encoder_reset(&self->encoder);
+	set_returnable(arguments, true);
+	self->encoder.returns = true;
+	int result = shmrt_encode(&self->encoder, *value);
+	if (result == 0)
+		result = shmrt_worker_finish_message(self, &self->encoder, &message);
+	self->encoder.returns = false;
+	set_returnable(arguments, false);
+	if (result < 0)
+		return -1;
+	if (message.flags & SHMRT_MESSAGE_HAS_PICKLE)
+		result = shmrt_worker_verify(self, &message, *value);
+	if (result == 0 && names_arguments(&message)) {
+		shmrt_encoder_release_buffers(&self->encoder, 0);
+		Py_CLEAR(*value);
+		result = give_up_arguments(self, arguments, &message);
+	}
+	if (result == 0 && !arguments->movable)
+		shmrt_worker_keep_or_leave(self, arguments->header, arguments->body, arguments->buffers);
+	if (result == 0)
+		result = shmrt_worker_publish(self, SHMRT_RECORD_RESULT, arguments->header->id, 0, &message);
+	shmrt_encoder_release_buffers(&self->encoder, 0); /* else it would hold them until the next result */
+	shmrt_message_clear(&message, self->arena, result < 0);
+	return result;
+}
+
+/* ---- exceptions ---- */
+
 PyObject *shmrt_worker_pack_exception(WorkerLoop *self, PyObject *retry_on, uint32_t *again) {
 	PyObject *type, *value, *traceback;
 	*again = 0;
@@ -194,9 +296,13 @@ PyObject *shmrt_worker_pack_exception(WorkerLoop *self, PyObject *retry_on, uint
 	return packed;
 }
 
-int shmrt_worker_publish_exception(WorkerLoop *self, uint8_t kind, uint64_t id, PyObject *retry_on) {
+int shmrt_worker_publish_exception(WorkerLoop *self, uint8_t kind, uint64_t id, PyObject *retry_on,
+				   const struct shmrt_worker_arguments *arguments) {
 	uint32_t again;
 	PyObject *packed = shmrt_worker_pack_exception(self, retry_on, &again);
+	/* Its traceback, gone now, looked at the arguments, which the task may need again. */
+	if (arguments != NULL && !arguments->movable)
+		shmrt_worker_keep_or_leave(self, arguments->header, arguments->body, arguments->buffers);
 	int result = packed ? shmrt_worker_publish_object(self, kind, id, again, packed, true) : -1;
 	Py_XDECREF(packed);
 	return result;

@@ -116,6 +116,7 @@ struct call_options {
 	uint32_t max_attempts;
 	int32_t priority, affinity;
 	uint8_t flags;
+	bool passes_on;
 	PyObject *retry_on;
 };
 
@@ -136,6 +137,7 @@ static PyObject *submit(ShmrtPoolCore *self, const struct call_options *options,
 	struct shmrt_task *task = NULL;
 	PyObject *future = NULL;
 	shmrt_encoder_reset(encoder);
+	encoder->passes_on = options->passes_on;
 	if (shmrt_encode_call(encoder, args, nargs, kwnames) < 0)
 		goto done;
 	task = shmrt_hub_task_new(&hub->hub);
@@ -173,6 +175,8 @@ static PyObject *submit(ShmrtPoolCore *self, const struct call_options *options,
 done:
 	if (task)
 		shmrt_hub_task_free(&hub->hub, task);
+	if (encoder->buffer_count > 0)
+		shmrt_encoder_reset(encoder); /* else it would hold the last arrays until the next submit */
 	if (shared)
 		self->encoding = false;
 	else
@@ -195,21 +199,23 @@ PyObject *shmrt_py_pool_submit(ShmrtPoolCore *self, PyObject *const *args, Py_ss
 	return submit(self, &options, args[0], args + 1, nargs - 1, kwnames);
 }
 
-/* submit_with((timeout_ns, deadline_ns, max_attempts, priority, affinity, retry_on, retry_timeout), fn, *args, **kwargs) */
+/* submit_with((timeout_ns, deadline_ns, max_attempts, priority, affinity, retry_on, flags), fn, *args, **kwargs)
+ * flags: 1 (or True) runs a task again that ran out of time; 2: the arguments' arrays were received, and nobody else has them */
 PyObject *shmrt_py_pool_submit_with(ShmrtPoolCore *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
 	struct call_options options = {0};
 	long long timeout_ns, deadline_ns;
-	int retry_timeout;
+	int flags;
 	if (nargs < 2 || !PyTuple_Check(args[0]) || !PyCallable_Check(args[1])) {
 		PyErr_SetString(PyExc_TypeError, "submit_with() needs an options tuple and a callable");
 		return NULL;
 	}
-	if (!PyArg_ParseTuple(args[0], "LLIiiOp", &timeout_ns, &deadline_ns, &options.max_attempts, &options.priority, &options.affinity,
-			      &options.retry_on, &retry_timeout))
+	if (!PyArg_ParseTuple(args[0], "LLIiiOi", &timeout_ns, &deadline_ns, &options.max_attempts, &options.priority, &options.affinity,
+			      &options.retry_on, &flags))
 		return NULL;
 	options.timeout_ns = timeout_ns < 0 ? SHMRT_FOREVER : timeout_ns;
 	options.deadline_ns = deadline_ns < 0 ? SHMRT_FOREVER : deadline_ns;
 	options.inherits = deadline_ns != -1; /* -1: none at all, whatever the task that submits has; -2: none of its own */
-	options.flags = retry_timeout ? SHMRT_TASK_RETRY_TIMEOUT : 0;
+	options.flags = flags & 1 ? SHMRT_TASK_RETRY_TIMEOUT : 0;
+	options.passes_on = flags & 2;
 	return submit(self, &options, args[1], args + 2, nargs - 2, kwnames);
 }

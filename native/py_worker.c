@@ -89,7 +89,7 @@ static PyObject *loop_request_stop(WorkerLoop *self, PyObject *Py_UNUSED(ignored
 
 static PyObject *loop_start_failed(WorkerLoop *self, PyObject *exception) {
 	PyErr_SetObject((PyObject *)Py_TYPE(exception), exception);
-	if (shmrt_worker_publish_exception(self, SHMRT_RECORD_START_FAILED, 0, NULL) < 0)
+	if (shmrt_worker_publish_exception(self, SHMRT_RECORD_START_FAILED, 0, NULL, NULL) < 0)
 		return NULL;
 	shmrt_bell_ring(&self->control->slots[self->hub_slot].bell);
 	Py_RETURN_NONE;

@@ -38,7 +38,8 @@ static inline void shmrt_worker_release_buffers(PyObject **buffers, uint16_t cou
 	while (count)
 		Py_DECREF(buffers[--count]);
 }
-/* Views that outlive a task which may run again: their blocks become KEPT by us, so the sender does not re-use them. */
+/* Views that outlive a task which may run again: their blocks become KEPT by us, so the sender does not re-use them. Before
+ * the commit: after it the sender re-uses what is SENT. */
 void shmrt_worker_keep_or_leave(WorkerLoop *self, const struct shmrt_record_header *header, const uint8_t *body,
 				PyObject **buffers);
 /* Keeps a function record as it came. -1 with MemoryError. */
@@ -78,7 +79,18 @@ int shmrt_worker_verify(WorkerLoop *self, const struct shmrt_message *message, P
 int shmrt_worker_publish_object(WorkerLoop *self, uint8_t kind, uint64_t id, uint32_t attempt, PyObject *object, bool verified);
 /* The exception that is set, packed for the program, new reference; *again: it is named in retry_on. NULL with an exception. */
 PyObject *shmrt_worker_pack_exception(WorkerLoop *self, PyObject *retry_on, uint32_t *again);
-/* The exception that is set becomes this record. Never fails but by a signal handler or a corrupt lane. */
-int shmrt_worker_publish_exception(WorkerLoop *self, uint8_t kind, uint64_t id, PyObject *retry_on);
+/* What a task was given: its record, and a Block for each of the record's blocks. movable: they became this process's. */
+struct shmrt_worker_arguments {
+	const struct shmrt_record_header *header;
+	const uint8_t *body;
+	PyObject **buffers;
+	bool movable;
+};
+/* The result of that task. What lies in its arguments goes by reference: the value is dropped then, before the commit. */
+int shmrt_worker_publish_result(WorkerLoop *self, const struct shmrt_worker_arguments *arguments, PyObject **value);
+/* The exception that is set becomes this record. Never fails but by a signal handler or a corrupt lane. arguments: of the
+ * task that raised it, or NULL. */
+int shmrt_worker_publish_exception(WorkerLoop *self, uint8_t kind, uint64_t id, PyObject *retry_on,
+				   const struct shmrt_worker_arguments *arguments);
 
 #endif

@@ -104,6 +104,7 @@ int shmrt_worker_run_task(WorkerLoop *self, const struct shmrt_record_header *he
 	PyObject *buffers[SHMRT_MESSAGE_BLOCKS_MAX], *retry_on = NULL, *value = NULL;
 	bool received = header->block_count <= SHMRT_MESSAGE_BLOCKS_MAX &&
 			shmrt_worker_receive_blocks(self, header, body, movable, buffers) == 0;
+	struct shmrt_worker_arguments arguments = {header, body, buffers, movable};
 	if (received)
 		value = call_function(self, header, body, buffers, &retry_on);
 	else if (!PyErr_Occurred())
@@ -115,27 +116,25 @@ int shmrt_worker_run_task(WorkerLoop *self, const struct shmrt_record_header *he
 		return 1; /* the process ends with that code, and the task with it */
 	}
 	shmrt_slot_phase_set(self->slot, SHMRT_PHASE_ENCODE);
-	if (received && !movable)
-		shmrt_worker_keep_or_leave(self, header, body, buffers); /* before the commit: after it the sender re-uses what is SENT */
 	int result;
 	if (value) {
-		result = shmrt_worker_publish_object(self, SHMRT_RECORD_RESULT, header->id, 0, value, false);
+		result = shmrt_worker_publish_result(self, &arguments, &value);
 		if (result < 0 && PyErr_Occurred() && shmrt_lane_has_uncommitted(&self->results))
 			shmrt_lane_abort(&self->results);
 		if (result < 0 && PyErr_ExceptionMatches(PyExc_SystemExit)) {
 			/* sys.exit in its reduction is sys.exit in the task: raised in the program it would end that. */
 			PyObject *type, *error, *traceback;
 			PyErr_Fetch(&type, &error, &traceback);
-			Py_DECREF(value);
+			Py_XDECREF(value);
 			shmrt_worker_release_buffers(buffers, header->block_count);
 			PyErr_Restore(type, error, traceback);
 			return 1;
 		}
+		Py_CLEAR(value);
 		if (result < 0)
-			result = shmrt_worker_publish_exception(self, SHMRT_RECORD_ERROR, header->id, retry_on);
-		Py_DECREF(value);
+			result = shmrt_worker_publish_exception(self, SHMRT_RECORD_ERROR, header->id, retry_on, &arguments);
 	} else
-		result = shmrt_worker_publish_exception(self, SHMRT_RECORD_ERROR, header->id, retry_on);
+		result = shmrt_worker_publish_exception(self, SHMRT_RECORD_ERROR, header->id, retry_on, received ? &arguments : NULL);
 	if (received)
 		shmrt_worker_release_buffers(buffers, header->block_count);
 	shmrt_worker_end(self, start_ns, 1);

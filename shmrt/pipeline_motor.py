@@ -343,7 +343,13 @@ class Motor:
         fn, load = (run_chunk, effect.items) if effect.token is None else (run_more, effect.token)
         try:
             future = self._pools[effect.node].submit_stage(
-                fn, stage.name, load, affinity=effect.lane, timeout=stage.timeout, max_attempts=effect.max_attempts
+                fn,
+                stage.name,
+                load,
+                affinity=effect.lane,
+                timeout=stage.timeout,
+                max_attempts=effect.max_attempts,
+                passes_on=work.passes_on,
             )
         except Exception as error:
             # An item that does not pickle fails alone: the machine sends the others of its chunk again without it.

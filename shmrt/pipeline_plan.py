@@ -26,6 +26,8 @@ class Work:
 
     stage: Stage
     key: Stage | None
+    passes_on: bool = False
+    """Its items were made by workers of this run: nobody in the program has them but the run."""
 
     @property
     def kind(self) -> str:
@@ -39,6 +41,7 @@ def make_plan(stages: Sequence[Stage], memory: int = 2**40) -> tuple[list[Node],
     nodes: list[Node] = []
     works: list[Work | None] = []
     keyed = False  # a key_by came just before
+    made = False  # a worker made the items: the source's own, which a filter passes on, are the user's
     place = 0
     while place < len(stages):
         stage = stages[place]
@@ -66,7 +69,8 @@ def make_plan(stages: Sequence[Stage], memory: int = 2**40) -> tuple[list[Node],
                 key_row=key_row,
             )
         )
-        works.append(Work(stage, key))
+        works.append(Work(stage, key, made))
+        made = made or stage.kind in ("map", "flat_map")
         keyed = key is not None or stage.kind == "key_by"
     return nodes, works
 

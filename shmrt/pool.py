@@ -201,12 +201,16 @@ class Pool(_native.PoolFront, Executor):
         affinity: int | None = None,
         timeout: float | None = None,
         max_attempts: int = 3,
+        passes_on: bool = False,
     ) -> Any:
-        """What a pipeline stage submits: `affinity` pins the task to one logical worker, in order."""
+        """What a pipeline stage submits: `affinity` pins the task to one logical worker, in order. passes_on: its
+        arrays came from a worker and nobody else has them, so they go on by reference, and are read-only from then
+        on."""
         options = TaskOptions(
             timeout=timeout, inherits=False, max_attempts=max_attempts, affinity=-1 if affinity is None else affinity
         )
-        return self._core.submit_with(options.packed(), fn, *args)
+        packed = options.packed()
+        return self._core.submit_with((*packed[:-1], 2) if passes_on else packed, fn, *args)
 
     def map(
         self,

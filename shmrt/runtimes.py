@@ -87,6 +87,12 @@ def innermost() -> Runtime | None:
         return next((runtime for runtime in reversed(_current) if runtime._is_mine), None)
 
 
+def _use_arena() -> None:
+    """What `shmrt.empty` makes lies where the current runtime's payloads are; the caller has the lock."""
+    runtime = innermost()
+    _native.Arena.use(None if runtime is None else runtime._arena)
+
+
 def current() -> Runtime:
     """The program's current runtime: the innermost `with Runtime()`, else the default one, started now if need be.
 
@@ -305,6 +311,7 @@ class Runtime(RuntimeEvents, RuntimePools, RuntimeHealth):
         self.start()
         with _lock:
             _current.append(self)
+            _use_arena()
         _native.guards_moved()
         return self
 
@@ -314,6 +321,7 @@ class Runtime(RuntimeEvents, RuntimePools, RuntimeHealth):
         with _lock:
             if self in _current:
                 _current.remove(self)
+            _use_arena()
         _native.guards_moved()
         try:
             if kind is None:

@@ -1,4 +1,4 @@
-"""`demo dedup`, `demo kvstore` and `demo logmine`: the flagship examples under fire, each ending in a verdict."""
+"""`demo dedup`, `kvstore`, `logmine` and `tiles`: the flagship examples under fire, each ending in a verdict."""
 
 from __future__ import annotations
 
@@ -25,20 +25,29 @@ call's. Ctrl-C ends it early and in order; the verdict is then about what was do
 logmine mines text of this machine with the regular expressions of many tenants. One of them backtracks for ever, one
 wants more memory than there is, one crashes its parser. Deadlines, breakers, bulkheads and quarantine keep them from
 the others: the verdict says whether those got the answers of a serial run and kept their throughput, and tells what
-happened in order. A busy machine gets up to a minute more to show it."""
+happened in order. A busy machine gets up to a minute more to show it.
+
+tiles describes pieces of pictures with numpy (which it needs), in 64 MiB of shared memory and without copying one.
+First in calm; then its last worker is stopped for some seconds and killed a few times while it holds memory. The
+verdict says whether the rings filled and memory stood still, nobody was taken for dead, no memory was given back before
+its time, and the answer is a serial run's."""
 
 SAMPLE = 500
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("example", choices=("dedup", "kvstore", "logmine"), metavar="dedup|kvstore|logmine")
+    parser.add_argument(
+        "example", choices=("dedup", "kvstore", "logmine", "tiles"), metavar="dedup|kvstore|logmine|tiles"
+    )
     parser.add_argument("--workers", type=kinds.workers, metavar="N", help="of the pool or stage (default: the CPUs)")
     parser.add_argument(
         "--chaos", type=kinds.chaos, metavar="kill=RATE", help="deaths a second (default: dedup kill=10, others none)"
     )
     parser.add_argument("--seed", type=kinds.seed, help="of sample and chaos (default: a new one, which is printed)")
     parser.add_argument("--seconds", type=kinds.duration, metavar="TIME", help="default: kvstore 10s, logmine 15s")
-    parser.add_argument("--input", metavar="DIR", help="what dedup or logmine reads (default: files of this machine)")
+    parser.add_argument(
+        "--input", metavar="DIR", help="what dedup, logmine or tiles reads (default: files of this machine)"
+    )
     parser.add_argument("--poison", type=int, choices=range(0, 21), default=3, metavar="N", help="0 to 20, default 3")
     dedup = parser.add_argument_group("dedup")
     dedup.add_argument("--all", action="store_true", help=f"every file, not a sample of {SAMPLE}")
@@ -48,6 +57,14 @@ def options(parser: argparse.ArgumentParser) -> None:
     mine = parser.add_argument_group("logmine")
     mine.add_argument("--tenants", type=int, choices=range(4, 27), default=8, metavar="N", help="4 to 26, default 8")
     mine.add_argument("--least", type=share, default=0.9, metavar="SHARE", help="of their throughput, default 0.9")
+    cut = parser.add_argument_group("tiles")
+    cut.add_argument(
+        "--tiles", type=int, choices=range(32, 100_001), default=400, metavar="N", help="32 to 100000, default 400"
+    )
+    cut.add_argument("--stop", type=kinds.duration, default=5.0, metavar="TIME", help="of the last worker, default 5s")
+    cut.add_argument("--kills", type=int, choices=range(0, 10), default=3, metavar="N", help="0 to 9, default 3")
+    cut.add_argument("--ring-slots", type=kinds.ring_slots, metavar="N", help="tiles that a stage holds, default 16")
+    cut.add_argument("--shm-limit", type=kinds.shm_limit, metavar="SIZE", help="bytes of shared memory, default 64MiB")
 
 
 def share(text: str) -> float:
@@ -65,7 +82,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     if arguments.seed is None:
         arguments.seed = secrets.randbelow(2**31)
     examples: dict[str, Callable[[argparse.Namespace, Screen], int]]
-    examples = {"dedup": dedup, "kvstore": kvstore, "logmine": logmine}
+    examples = {"dedup": dedup, "kvstore": kvstore, "logmine": logmine, "tiles": tiles}
     return examples[arguments.example](arguments, screen)
 
 
@@ -100,6 +117,56 @@ def logmine(arguments: argparse.Namespace, screen: Screen) -> int:
     show(verdict, screen, holds=verdict.holds)
     if number is not None and not verdict.wrong:  # too early for the rest
         raise CliError("", code=128 + number, signal=number)
+    return 0 if verdict.holds else 1
+
+
+def tiles(arguments: argparse.Namespace, screen: Screen) -> int:
+    import importlib.util
+    import os
+
+    if importlib.util.find_spec("numpy") is None:
+        raise CliError("demo tiles needs numpy, and it is not installed", hint="pip install numpy", code=3)
+    if arguments.chaos is not None:
+        raise CliError(
+            "--chaos is not for tiles",
+            hint="it stops and kills its last worker itself: --stop and --kills say how",
+            code=2,
+        )
+    from shmrt.examples.tiles_images import pictures
+    from shmrt.examples.tiles_run import run
+
+    if arguments.input is not None:
+        try:
+            pictures(arguments.input)
+        except (OSError, ValueError) as error:
+            raise CliError(str(error), code=2) from None
+    name = f"tiles-{os.getpid()}"
+    notes = [
+        f"tiles: {arguments.tiles} tiles, {arguments.stop:g} s of stop, {arguments.kills} kills, seed {arguments.seed}",
+        f"watch it: python -m shmrt --name {name} status",
+    ]
+    given = {"slots": arguments.ring_slots, "limit": arguments.shm_limit}
+
+    def go(stop: Any) -> Any:
+        return run(
+            arguments.tiles,
+            arguments.stop,
+            arguments.kills,
+            arguments.seed,
+            input=arguments.input,
+            workers=arguments.workers,
+            name=name,
+            stop=stop,
+            progress=every(1 if screen.terminal else 20, screen.progress),
+            **{key: value for key, value in given.items() if value is not None},
+        )
+
+    verdict, number = staged(go, arguments, screen, "its run", notes)
+    if verdict is None:
+        signum = number or signal.SIGTERM
+        text = f"{signum.name}: stopped before the end, so there is no verdict"
+        raise CliError(text, code=128 + signum, signal=signum)
+    show(verdict, screen, holds=verdict.holds)
     return 0 if verdict.holds else 1
 
 

@@ -6,8 +6,13 @@
 
 Sending such an array (whole: a slice that begins elsewhere is copied) makes it read-only, and the array that
 `empty` returned if it is a view of that; the receiver's is read-only, too. Other views of the same memory keep
-their own flag and must not be written to any more. The memory is used again only when neither side looks at it,
-also if one of them is killed.
+their own flag and must not be written to any more. The memory is used again only when nobody looks at it, also if
+somebody is killed.
+
+It lies in the memory of the current runtime, whose `shm_limit` bounds it. A worker that returns an array that it was
+given, or a part of it, and a receiver that sends a read-only one on, copy nothing either; between the stages of a
+pipeline no array is copied that a stage gave. It stays a copy where the sender's own view is still out with somebody
+else, where the worker has put the array by, and for the second mention of the same memory in one message.
 """
 
 from __future__ import annotations
@@ -54,5 +59,5 @@ def empty(
         return np.empty(lengths, kind, order)  # type: ignore[call-overload, no-any-return]
     if size >= 2**63:
         raise ValueError(f"shape={shape!r} of {kind} takes {size} bytes, more than any memory holds")
-    block: Any = _native.Arena.default().allocate(size)
+    block: Any = _native.Arena.current().allocate(size)
     return np.ndarray(lengths, kind, block, 0, None, order)  # type: ignore[arg-type]

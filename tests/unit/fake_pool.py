@@ -100,6 +100,7 @@ class FakePool:
         affinity: int | None = None,
         timeout: float | None = None,
         max_attempts: int = 3,
+        passes_on: bool = False,
         on_partial: Any = None,
     ) -> FakeFuture:
         task = cloudpickle.dumps((fn, args))

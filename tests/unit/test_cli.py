@@ -86,7 +86,7 @@ USAGE = [
     (["run", "nonsense"], ["'nonsense' is not MODULE:OBJECT"]),
     (["run", "a b:c"], ["is not MODULE:OBJECT"]),
     (["demo"], ["dedup"]),
-    (["demo", "tiles"], ["'tiles'"]),
+    (["demo", "mosaic"], ["'mosaic'"]),
     (["demo", "dedup", "--input", "/no/such/dir"], ["/no/such/dir"]),
     *(
         ([*("run", "x:y", "--workers"), value], ["workers", value])
