@@ -45,7 +45,7 @@ def due(place: Any) -> None:
 
 
 def report(place: Any) -> bool:
-    """Tells what there is to tell of `place`; whether there was anything. For a place that goes away: nobody will come."""
+    """Whether there was anything to report. For a place that goes away, since nobody will come any more."""
     tell = _way(place)
     news = None if tell is None else place._overload()
     if tell is None or news is None:
