@@ -138,6 +138,7 @@ def environment(tree: Path, reports: Path) -> dict[str, str]:
         "UBSAN_OPTIONS": f"print_stacktrace=1:log_path={reports}/ubsan",
         "PYTHONMALLOC": "malloc",  # objects are blocks of the sanitizer, too
         "SHMRT_SANITIZED_RUN": "1",
+        "SHMRT_TEST_LIMIT_S": "600",
     }
 
 
