@@ -150,7 +150,7 @@ def run(tree: Path, reports: Path, arguments: list[str]) -> int:
 
 
 def run_alone(tree: Path, reports: Path, name: str) -> dict[str, Any]:
-    """One file of tests: a row of the table, as it will be kept."""
+    """One file of tests: a row of the table, as it will be kept, less its commit."""
     said = proof.STORE / "sanitizers" / f"{Path(name).stem}.log"
     said.parent.mkdir(parents=True, exist_ok=True)
     counts = reports / "counts.xml"
@@ -180,7 +180,6 @@ def run_alone(tree: Path, reports: Path, name: str) -> dict[str, Any]:
     wrong = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
     return {
         "test": name,
-        "commit": proof.commit(),
         "tests": tests,
         "passed": tests - skipped - wrong,
         "skipped": skipped,
@@ -190,12 +189,12 @@ def run_alone(tree: Path, reports: Path, name: str) -> dict[str, Any]:
     }
 
 
-def run_each(tree: Path, reports: Path, names: list[str]) -> list[str]:
+def run_each(tree: Path, reports: Path, names: list[str], commit: str) -> list[str]:
     """Each file alone; what is wrong with them."""
     bad, writing = [], Lock()
 
     def one(name: str) -> None:
-        row = run_alone(tree, reports / name.replace("/", "."), name)
+        row = {"commit": commit} | run_alone(tree, reports / name.replace("/", "."), name)
         with writing:
             print(row, flush=True)
             before = [old for old in proof.found_before("sanitizers") if old["test"] != name]
@@ -226,12 +225,13 @@ def main(arguments: list[str]) -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="shmrt-sanitized-") as temporary:
         kept = os.environ.get("SHMRT_SANITIZED")
+        commit = proof.commit()  # of what is copied now
         tree = build(Path(kept).absolute() if kept else Path(temporary))
         reports = Path(temporary) / REPORTS
         if arguments and arguments[0] != "each":
             bad = [f"pytest ended with {status}"] if (status := run(tree, reports, arguments)) != 0 else []
         else:
-            bad = run_each(tree, reports, arguments[1:] or files(tree))
+            bad = run_each(tree, reports, arguments[1:] or files(tree), commit)
         found = sorted(path for path in reports.rglob("*") if path.is_file())
         for path in found:
             print(f"\n--- {path.name}\n{path.read_text(errors='replace')}")
