@@ -42,6 +42,8 @@ import proof  # noqa: E402
 COPIED = ("shmrt", "tests", "native", "docs", "bench", "README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml")
 CHECKS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g"]
 REPORTS = "reports"
+EXIT_STATUS = 86
+"""Of a process that was found at fault."""
 FORKS, FORKS_LIBRARY = "tests/native/sanitizer_forks.c", "shmrt/_sanitizer_forks.so"
 WATCHDOG_S = 1200
 """For one file of tests."""
@@ -127,7 +129,7 @@ def environment(tree: Path, reports: Path) -> dict[str, str]:
         "allocator_may_return_null=1",
         f"log_path={reports}/asan",
         "detect_leaks=0",
-        "exitcode=86",
+        f"exitcode={EXIT_STATUS}",
         "use_sigaltstack=0",
         "verify_asan_link_order=0",  # what lets processes fork comes before it
     ]
@@ -141,6 +143,15 @@ def environment(tree: Path, reports: Path) -> dict[str, str]:
         "SHMRT_SANITIZED_RUN": "1",
         "SHMRT_TEST_LIMIT_S": "600",
     }
+
+
+def bites(tree: Path, reports: Path) -> bool:
+    """Whether a process that writes behind a block of Python's leaves a report."""
+    wrong = "import shmrt._native, ctypes; block = ctypes.create_string_buffer(100); ctypes.memset(block, 1, 101)"
+    ended = subprocess.run(
+        [sys.executable, "-c", wrong], cwd=tree, env=environment(tree, reports), check=False
+    ).returncode
+    return ended == EXIT_STATUS and any("heap-buffer-overflow" in path.read_text() for path in reports.iterdir())
 
 
 def run(tree: Path, reports: Path, arguments: list[str]) -> int:
@@ -227,6 +238,11 @@ def main(arguments: list[str]) -> int:
         kept = os.environ.get("SHMRT_SANITIZED")
         commit = proof.commit()  # of what is copied now
         tree = build(Path(kept).absolute() if kept else Path(temporary))
+        if not bites(tree, Path(temporary) / "bite"):
+            print(
+                "a write behind a block goes unnoticed: nothing that is run here would prove anything", file=sys.stderr
+            )
+            return 1
         reports = Path(temporary) / REPORTS
         if arguments and arguments[0] != "each":
             bad = [f"pytest ended with {status}"] if (status := run(tree, reports, arguments)) != 0 else []
