@@ -169,7 +169,8 @@ def leave_badly() -> Any:
 
 
 @pytest.mark.slow
-def test_every_worker_that_ends_by_itself_leaves_its_value(tmp_path: Path) -> None:
+def test_every_worker_that_ends_by_itself_leaves_its_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shmrt.pool_opened._GRACE_S", LIMIT_S)  # they import this file before they leave
     path = str(tmp_path / "left")
 
     def leave_here() -> str:
