@@ -54,6 +54,7 @@ NO_TESTS = 5  # pytest's exit status where all are for hand runs only
 ADDRESSES = "bounds the address space, of which a sanitizer takes terabytes"
 NOT_HERE = {
     "tests/unit/test_native_c.py": "has sanitized builds of its own",
+    "tests/unit/test_native_threads.py": "has builds with ThreadSanitizer, which no process can have beside this one",
     "tests/crash/test_worker_steps.py": "counts instructions of the shipped code: here most would be the sanitizer's",
     "tests/conformance/test_memory_limits.py::test_little_address_space": ADDRESSES,
     "tests/conformance/test_memory_limits.py::test_too_little_address_space_is_told": ADDRESSES,

@@ -184,12 +184,16 @@ def table(titles: list[str], rows: list[list[object]]) -> str:
 
 def sanitized(rows: list[dict[str, Any]]) -> str:
     """What the sanitizers said, in two sentences. No page is made of a run that was not clean."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import sanitize
+
     wrong = [row for row in rows if row["reports"] or row["ended"] != "well"]
     assert not wrong, f"not clean under the sanitizers: {wrong}"
     passed, skipped = (sum(row[key] for row in rows) for key in ("passed", "skipped"))
     commits = ", ".join(sorted({row["commit"] for row in rows}))
     return (
-        f"{len(rows)} files of tests (commits {commits}), {passed:,} tests passed, {skipped} skipped: "
+        f"{len(rows)} of {len(sanitize.files(sanitize.ROOT))} files of tests (commits {commits}), "
+        f"{passed:,} tests passed, {skipped} skipped: "
         "0 reports. What is left out, and why, is listed in `tests/sanitize.py`; the C tests have sanitized builds of "
         "their own, which the default test run makes.\n"
     )
