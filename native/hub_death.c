@@ -344,7 +344,8 @@ static void watch_age(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *work
 		bool worn = options->max_tasks_per_worker && worker->sent >= options->max_tasks_per_worker;
 		bool fat = options->max_rss_bytes &&
 			   atomic_load_explicit(&slot->rss_bytes, memory_order_relaxed) > options->max_rss_bytes; /* an estimate */
-		if (!old && !worn && !fat)
+		/* Whoever did nothing yet goes on: a limit that workers pass before they are ready lets each serve once. */
+		if (worker->sent == 0 || (!old && !worn && !fat))
 			return;
 		worker->retiring = pool->retires = true;
 	}

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Tell = Callable[[tuple[Any, ...]], object]
 
-__all__ = ["due"]
+__all__ = ["due", "report"]
 
 PERIOD_S = 1.02  # a little more than between two reports of a place
 
@@ -40,12 +40,12 @@ _follower = 0  # the process whose thread follows; 0: none does
 
 def due(place: Any) -> None:
     """Reports what there is to tell of `place`, and goes on until there is no more."""
-    if _report(place):
+    if report(place):
         _follow(place)
 
 
-def _report(place: Any) -> bool:
-    """Whether there was anything."""
+def report(place: Any) -> bool:
+    """Whether there was anything to report. For a place that goes away, since nobody will come any more."""
     tell = _way(place)
     news = None if tell is None else place._overload()
     if tell is None or news is None:
@@ -58,11 +58,6 @@ def _report(place: Any) -> bool:
         measured = {"count": sum(news), "refused": refused, "dropped": dropped, "expired": expired}
         tell(("notice", "overload", measured, _about(place)))
     return True
-
-
-def rest(place: Any) -> None:
-    """What nobody will come to tell any more: the place goes away."""
-    _report(place)
 
 
 def _about(place: Any) -> dict[str, Any]:
@@ -130,7 +125,7 @@ def _run() -> None:
         for key, reference in list(_followed.items()):
             place = reference()
             try:
-                more = place is not None and _report(place)
+                more = place is not None and report(place)
             except Exception:  # its runtime has ended
                 more = False
             if not more and _followed.get(key) is reference:

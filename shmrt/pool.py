@@ -67,8 +67,9 @@ class Pool(_native.PoolFront, Executor):
     max_workers: how many at once; None is the usable CPUs (affinity and cgroup quota), inside a worker at
     least 1. mp_context is accepted and ignored. initializer(*initargs) runs in each worker before its first task; a
     failing one is a start failure. max_tasks_per_child, max_rss (bytes or "512MiB"), max_age (seconds): a worker that
-    passes one is replaced, the new one first. max_attempts: how often a task may be begun when its worker
-    dies of it (1: never twice). task_timeout: seconds a task may run. spares: workers kept ready beyond max_workers.
+    passes one is replaced, the new one first, but not before it was given a task. max_attempts: how often a task may be
+    begun when its worker dies of it (1: never twice). task_timeout: seconds a task may run. spares: workers kept ready
+    beyond max_workers.
     preload: module names imported once in a template that workers are forked from. max_restarts within max_seconds
     breaks the pool; None never does. threads_per_worker bounds BLAS and OpenMP threads. max_pending: how many tasks may
     be accepted and not done; then `submit` blocks or raises `Overloaded` by on_full. seed fixes their randomness.

@@ -133,7 +133,7 @@ class Admission:
             from shmrt import overloads
 
             self._told_ns = 0
-            overloads.rest(self)
+            overloads.report(self)
 
     def _overload(self) -> tuple[int, int, int] | bool | None:
         """For `overloads`."""

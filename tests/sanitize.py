@@ -1,17 +1,19 @@
 """Runs the Python tests on an extension built with AddressSanitizer and UndefinedBehaviorSanitizer.
 
-    python tests/sanitize.py                                  # every file that can run so, one after the other: hours
-    python tests/sanitize.py tests/conformance/test_ring.py   # pytest's own arguments, as they are
+    python tests/sanitize.py                                  # every file that can run so, two at a time: hours
+    python tests/sanitize.py each tests/unit/test_codec.py    # these files
+    python tests/sanitize.py tests/unit/test_codec.py -k big  # pytest's own arguments, as they are
     SHMRT_SANITIZED=/var/tmp/sanitized python tests/sanitize.py ...   # builds there once, and uses it again
 
 The tree is copied first, so that the extension in use is not touched. Whatever process of a test reports something,
-also one whose output nobody reads, leaves a file; the run ends with these, and with 1 if there is any.
+also one whose output nobody reads, leaves a file; the run ends with these, and with 1 if there is any. The first two
+write down what they found, file by file, in build/proof/sanitizers.json, for docs/proof.md; what pytest said is
+beside it, in build/proof/sanitizers. What is run again takes the place of what was found before.
 
-Not run: what counts instructions or bytes of address space (a sanitizer changes both), and the C tests, which have
-sanitized builds of their own (tests/unit/test_native_c.py). A crash that a test wants stays a crash: the sanitizers
-do not catch SIGSEGV and its like. Leaks are not looked for: CPython itself keeps what it allocates until the end.
-A process that is forked while another thread allocates may hang in the sanitizer's own lock, which it does not release
-in the child; a file that takes longer than WATCHDOG_S is ended with all that it started, and named: run it again.
+Not run: NOT_HERE. A crash that a test wants stays a crash: the sanitizers do not catch SIGSEGV and its like. Leaks are
+not looked for: CPython itself keeps what it allocates until the end.
+A process that is forked while another thread allocates would hang in the sanitizer's own lock: tests/native/
+sanitizer_forks.c sees to that. A file that takes longer than WATCHDOG_S is ended with all that it started, and named.
 """
 
 from __future__ import annotations
@@ -24,22 +26,40 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
+from typing import Any
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "native"))
+
+import proof  # noqa: E402
+
 COPIED = ("shmrt", "tests", "native", "docs", "bench", "README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml")
 CHECKS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g"]
 REPORTS = "reports"
-WATCHDOG_S = 900
+EXIT_STATUS = 86
+"""Of a process that was found at fault."""
+FORKS, FORKS_LIBRARY = "tests/native/sanitizer_forks.c", "shmrt/_sanitizer_forks.so"
+WATCHDOG_S = 1200
 """For one file of tests."""
+HANGS_S = 400
+"""For one test, before all threads of pytest are told to say where they are."""
+NO_TESTS = 5  # pytest's exit status where all are for hand runs only
 
+ADDRESSES = "bounds the address space, of which a sanitizer takes terabytes"
 NOT_HERE = {
     "tests/unit/test_native_c.py": "has sanitized builds of its own",
-    "tests/crash": "counts instructions",
-    "tests/conformance/test_memory_limits.py": "bounds the address space, of which a sanitizer takes terabytes",
+    "tests/unit/test_native_threads.py": "has builds with ThreadSanitizer, which no process can have beside this one",
+    "tests/crash/test_worker_steps.py": "counts instructions of the shipped code: here most would be the sanitizer's",
+    "tests/conformance/test_memory_limits.py::test_little_address_space": ADDRESSES,
+    "tests/conformance/test_memory_limits.py::test_too_little_address_space_is_told": ADDRESSES,
 }
+"""Files and tests that cannot run so, and why."""
 
 
 def compiler() -> str | None:
@@ -98,48 +118,116 @@ def build(place: Path) -> Path:
         parts = list(pool.map(compiled, module["sources"]))
     library = tree / "shmrt" / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
     subprocess.run([command[0], "-shared", *CHECKS, "-pthread", *parts, "-o", str(library)], check=True)
+    forks = [command[0], "-shared", "-fPIC", "-pthread", "-O2", "-fno-omit-frame-pointer"]
+    subprocess.run([*forks, str(tree / FORKS), "-o", str(tree / FORKS_LIBRARY)], check=True)
     return tree
 
 
-def environment(reports: Path) -> dict[str, str]:
+def environment(tree: Path, reports: Path) -> dict[str, str]:
     """What a sanitized process needs, and its children with it."""
     reports.mkdir(parents=True, exist_ok=True)
     wanted = [
         "allocator_may_return_null=1",
         f"log_path={reports}/asan",
         "detect_leaks=0",
-        "exitcode=86",
+        f"exitcode={EXIT_STATUS}",
         "use_sigaltstack=0",
+        "verify_asan_link_order=0",  # what lets processes fork comes before it
     ]
     wanted += [f"handle_{name}=0" for name in ("segv", "sigbus", "abort", "sigill", "sigfpe")]
     preloaded = [path for name in ("libasan.so", "libubsan.so", "libstdc++.so") if (path := runtime(name))]
     return os.environ | {
-        "LD_PRELOAD": " ".join(preloaded),
+        "LD_PRELOAD": " ".join([str(tree / FORKS_LIBRARY), *preloaded]),
         "ASAN_OPTIONS": ":".join(wanted),
         "UBSAN_OPTIONS": f"print_stacktrace=1:log_path={reports}/ubsan",
         "PYTHONMALLOC": "malloc",  # objects are blocks of the sanitizer, too
         "SHMRT_SANITIZED_RUN": "1",
+        "SHMRT_TEST_LIMIT_S": "600",
     }
 
 
-def run(tree: Path, reports: Path, arguments: list[str], watchdog_s: float | None = None) -> int | None:
-    """pytest in that tree: its exit status, or None if it had to be ended."""
-    command = [sys.executable, "-m", "pytest", *arguments]
-    process = subprocess.Popen(command, cwd=tree, env=environment(reports), start_new_session=True)
-    try:
-        return process.wait(watchdog_s)
-    except subprocess.TimeoutExpired:
-        return None
-    finally:
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+def bites(tree: Path, reports: Path) -> bool:
+    """Whether a process that writes behind a block of Python's leaves a report."""
+    wrong = "import shmrt._native, ctypes; block = ctypes.create_string_buffer(100); ctypes.memset(block, 1, 101)"
+    ended = subprocess.run(
+        [sys.executable, "-c", wrong], cwd=tree, env=environment(tree, reports), check=False
+    ).returncode
+    return ended == EXIT_STATUS and any("heap-buffer-overflow" in path.read_text() for path in reports.iterdir())
+
+
+def run(tree: Path, reports: Path, arguments: list[str]) -> int:
+    """pytest in that tree: its exit status."""
+    command = [sys.executable, "-m", "pytest", *left_out(), *arguments]
+    return subprocess.run(command, cwd=tree, env=environment(tree, reports), check=False).returncode
+
+
+def run_alone(tree: Path, reports: Path, name: str) -> dict[str, Any]:
+    """One file of tests: a row of the table, as it will be kept, less its commit."""
+    said = proof.STORE / "sanitizers" / f"{Path(name).stem}.log"
+    said.parent.mkdir(parents=True, exist_ok=True)
+    counts = reports / "counts.xml"
+    variables = environment(tree, reports)
+    command = [sys.executable, "-m", "pytest", "-v", f"--junitxml={counts}", "-o", f"faulthandler_timeout={HANGS_S}"]
+    began = time.monotonic()
+    with open(said, "w") as log:
+        process = subprocess.Popen(
+            [*command, *left_out(), name],
+            cwd=tree,
+            env=variables,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status: int | None = process.wait(WATCHDOG_S)
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    suite = next(ElementTree.parse(counts).iter("testsuite")).attrib if counts.exists() else {}
+    counts.unlink(missing_ok=True)
+    tests, skipped = int(suite.get("tests", 0)), int(suite.get("skipped", 0))
+    wrong = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+    return {
+        "test": name,
+        "tests": tests,
+        "passed": tests - skipped - wrong,
+        "skipped": skipped,
+        "reports": len(list(reports.iterdir())),
+        "seconds": round(time.monotonic() - began),
+        "ended": "hung" if status is None else "well" if status in (0, NO_TESTS) else f"with {status}",
+    }
+
+
+def run_each(tree: Path, reports: Path, names: list[str], commit: str) -> list[str]:
+    """Each file alone; what is wrong with them."""
+    bad, writing = [], Lock()
+
+    def one(name: str) -> None:
+        row = {"commit": commit} | run_alone(tree, reports / name.replace("/", "."), name)
+        with writing:
+            print(row, flush=True)
+            before = [old for old in proof.found_before("sanitizers") if old["test"] != name]
+            proof.keep("sanitizers", sorted([*before, row], key=lambda row: str(row["test"])))
+            if row["ended"] != "well":
+                bad.append(f"{name} ended {row['ended']}: {proof.STORE}/sanitizers/{Path(name).stem}.log")
+
+    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+        list(pool.map(one, names))
+    return bad
 
 
 def files(tree: Path) -> list[str]:
     """The files of tests that can run so."""
     found = sorted(str(path.relative_to(tree)) for path in tree.glob("tests/**/test_*.py"))
-    return [name for name in found if not any(name == left or name.startswith(f"{left}/") for left in NOT_HERE)]
+    return [name for name in found if name not in NOT_HERE]
+
+
+def left_out() -> list[str]:
+    """For pytest."""
+    return [f"--deselect={name}" for name in NOT_HERE if "::" in name]
 
 
 def main(arguments: list[str]) -> int:
@@ -149,17 +237,19 @@ def main(arguments: list[str]) -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="shmrt-sanitized-") as temporary:
         kept = os.environ.get("SHMRT_SANITIZED")
+        commit = proof.commit()  # of what is copied now
         tree = build(Path(kept).absolute() if kept else Path(temporary))
+        if not bites(tree, Path(temporary) / "bite"):
+            print(
+                "a write behind a block goes unnoticed: nothing that is run here would prove anything", file=sys.stderr
+            )
+            return 1
         reports = Path(temporary) / REPORTS
-        bad = []
-        if arguments:
+        if arguments and arguments[0] != "each":
             bad = [f"pytest ended with {status}"] if (status := run(tree, reports, arguments)) != 0 else []
         else:
-            for name in files(tree):
-                status = run(tree, reports, [name], WATCHDOG_S)
-                if status != 0:
-                    bad.append(f"{name} {'was ended: it hung' if status is None else f'ended with {status}'}")
-        found = sorted(reports.iterdir())
+            bad = run_each(tree, reports, arguments[1:] or files(tree), commit)
+        found = sorted(path for path in reports.rglob("*") if path.is_file())
         for path in found:
             print(f"\n--- {path.name}\n{path.read_text(errors='replace')}")
     for line in bad:

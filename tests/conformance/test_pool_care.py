@@ -76,6 +76,18 @@ def test_an_old_worker_is_replaced_and_no_task_is_lost() -> None:
     assert len(order) == len(set(order))  # the new one takes over once, and for good
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [{"max_age": 0.0001}, {"max_rss": "1MiB"}])
+def test_a_limit_that_workers_pass_before_they_are_ready_lets_each_serve(limit: dict[str, Any]) -> None:
+    """They are replaced all the time, but not before they did something."""
+    with Pool(1, **limit) as pool:
+        found: list[tuple[int, int]] = []
+        while len({pid for _, pid in found}) < 4:
+            found.append(pool.submit(number_and_pid, len(found)).result(LIMIT_S))
+        assert pool.stats()["crashed"] == 0
+    assert [number for number, _ in found] == list(range(len(found)))
+
+
 kept: list[bytearray] = []
 
 
@@ -157,7 +169,8 @@ def leave_badly() -> Any:
 
 
 @pytest.mark.slow
-def test_every_worker_that_ends_by_itself_leaves_its_value(tmp_path: Path) -> None:
+def test_every_worker_that_ends_by_itself_leaves_its_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shmrt.pool_opened._GRACE_S", LIMIT_S)  # they import this file before they leave
     path = str(tmp_path / "left")
 
     def leave_here() -> str:

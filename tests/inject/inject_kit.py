@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
+SANITIZED = "SHMRT_SANITIZED_RUN" in os.environ  # tests/sanitize.py
 STUCK_S = 120.0  # without any progress: only a hang takes so long
 SEED = int(os.environ.get("SHMRT_INJECT_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
 
@@ -29,6 +30,8 @@ def build_shim(folder: Path) -> Path:
     if not target.exists():
         fresh = folder / f"shim-{os.getpid()}.so"
         flags = ["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-pthread"]
+        if SANITIZED:  # the blocks are the sanitizer's
+            flags += [f"-D__libc_{name}=__interceptor_{name}" for name in ("malloc", "calloc", "realloc", "memalign")]
         made = subprocess.run([compiler, *flags, "-o", fresh, HERE / "shim.c", "-ldl"], capture_output=True, text=True)
         assert made.returncode == 0, made.stderr
         fresh.replace(target)  # another worker of the same run may have been faster; its file is the same
@@ -42,7 +45,8 @@ class Child:
         self.progress = folder / "progress"
         self.progress.write_bytes(bytes(8))
         self.out, self.err = folder / "out", folder / "err"
-        given = os.environ | {"LD_PRELOAD": str(shim), "PYTHONPATH": "", "OPENBLAS_NUM_THREADS": "1"} | environment
+        preloaded = f"{shim} {os.environ['LD_PRELOAD']}" if SANITIZED else str(shim)
+        given = os.environ | {"LD_PRELOAD": preloaded, "PYTHONPATH": "", "OPENBLAS_NUM_THREADS": "1"} | environment
         command = [sys.executable, "-P", str(HERE / script), *map(str, words), str(self.progress)]
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=given)

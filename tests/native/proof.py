@@ -3,10 +3,11 @@
     python tests/native/proof.py sweeps [TEST...]  # C tests in their long form: many minutes
     python tests/native/proof.py mutants    # every seeded bug, and what its test said of it
     python tests/native/proof.py fire [TEST...]  # tests/crash and tests/stress, marked stress, or some of them
+    python tests/sanitize.py                # every file of tests under ASan and UBSan: hours
     python tests/native/proof.py page       # docs/proof.md and docs/proof-mutants.md from what the others found
     python tests/native/proof.py list       # the seeded bugs by test, at once, nothing is run
 
-Each of the first three leaves a file in build/proof, with commit, date and machine. SHMRT_MESSAGES says how many
+Each of the first four leaves a file in build/proof, with commit, date and machine. SHMRT_MESSAGES says how many
 messages go through each run under fire, SHMRT_SEED repeats its choices. Run from the root of the project.
 """
 
@@ -171,7 +172,8 @@ def run_fire(*wanted: str) -> None:
 
 # ---- pages
 def head_of(found: dict[str, Any], command: str) -> str:
-    what, when = f"`python tests/native/proof.py {command}`", f"commit {found['commit']}, {found['date']}"
+    command = command if command.endswith(".py") else f"tests/native/proof.py {command}"
+    what, when = f"`python {command}`", f"commit {found['commit']}, {found['date']}"
     return f"{what} at {when}, on {found['machine']}.\n"
 
 
@@ -180,9 +182,27 @@ def table(titles: list[str], rows: list[list[object]]) -> str:
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
+def sanitized(rows: list[dict[str, Any]]) -> str:
+    """What the sanitizers said, in two sentences. No page is made of a run that was not clean."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import sanitize
+
+    wrong = [row for row in rows if row["reports"] or row["ended"] != "well"]
+    assert not wrong, f"not clean under the sanitizers: {wrong}"
+    passed, skipped = (sum(row[key] for row in rows) for key in ("passed", "skipped"))
+    commits = ", ".join(sorted({row["commit"] for row in rows}))
+    return (
+        f"{len(rows)} of {len(sanitize.files(sanitize.ROOT))} files of tests (commits {commits}), "
+        f"{passed:,} tests passed, {skipped} skipped: "
+        "0 reports. What is left out, and why, is listed in `tests/sanitize.py`; the C tests have sanitized builds of "
+        "their own, which the default test run makes.\n"
+    )
+
+
 def write_pages() -> None:
     """From build/proof, which the other commands filled."""
-    found = {kind: json.loads((STORE / f"{kind}.json").read_text()) for kind in ("sweeps", "mutants", "fire")}
+    kinds = ("sweeps", "mutants", "fire", "sanitizers")
+    found = {kind: json.loads((STORE / f"{kind}.json").read_text()) for kind in kinds}
     sweeps, mutants, fire = (found[kind]["rows"] for kind in ("sweeps", "mutants", "fire"))
     there = {(mutant.test, mutant.name) for mutant in native.MUTANTS}
     mutants = [row for row in mutants if (row["test"], row["name"]) in there]
@@ -219,6 +239,11 @@ def write_pages() -> None:
             ["test", "commit", "seed", "result"],
             [[row["test"], row["commit"], row["seed"], row["result"]] for row in fire],
         ),
+        "## Sanitizers\n",
+        head_of(found["sanitizers"], "tests/sanitize.py"),
+        "The extension is built with AddressSanitizer and UndefinedBehaviorSanitizer, and every object of Python is a",
+        "block of the sanitizer, in every process that a test starts.\n",
+        sanitized(found["sanitizers"]["rows"]),
         "## Seeded bugs\n",
         f"{sum(row['killed'] for row in mutants)} of {len(mutants)} seeded bugs are found by their tests.\n",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -164,7 +165,7 @@ def test_a_refusal_in_json(cli: Cli, tmp_path: Path) -> None:
         text=True,
         timeout=120,
         check=False,
-        env={"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
     )
     error = json.loads(done.stderr)
     assert (done.returncode, done.stdout, error["code"]) == (2, "", 2) and "chaos_allowed" in error["hint"]

@@ -54,6 +54,10 @@ def test_pages_are_made_of_what_was_found(tmp_path: Path, monkeypatch: pytest.Mo
         "sweeps": [sweep],
         "mutants": mutants,
         "fire": [{"test": "t", "seed": "9", "commit": "c", "result": "all"}],
+        "sanitizers": [
+            {"test": "tests/a.py", "commit": "d", "passed": 1200, "skipped": 0, "reports": 0, "ended": "well"},
+            {"test": "tests/b.py", "commit": "c", "passed": 34, "skipped": 5, "reports": 0, "ended": "well"},
+        ],
     }
     for kind, rows in found.items():
         (tmp_path / f"{kind}.json").write_text(json.dumps(head | {"rows": rows}))
@@ -67,8 +71,16 @@ def test_pages_are_made_of_what_was_found(tmp_path: Path, monkeypatch: pytest.Mo
         and "commit abc, today, on this one" in page
         and "| t | c | 9 | all |" in page
     )
+    assert re.search(r"2 of \d+ files of tests \(commits c, d\), 1,234 tests passed, 5 skipped: 0 reports", page)
     assert r"no \| yes" in (tmp_path / "docs" / "proof-mutants.md").read_text()
     found["mutants"].pop()  # a bug that was not tried is not passed over
     (tmp_path / "mutants.json").write_text(json.dumps(head | {"rows": found["mutants"]}))
     with pytest.raises(AssertionError, match="not tried"):
         proof.write_pages()
+
+
+@pytest.mark.parametrize("wrong", [{"reports": 1}, {"ended": "hung"}, {"ended": "with 1"}])
+def test_no_page_of_a_run_that_was_not_clean(wrong: dict[str, Any]) -> None:
+    row = {"test": "tests/a.py", "commit": "c", "passed": 1, "skipped": 0, "reports": 0, "ended": "well"}
+    with pytest.raises(AssertionError, match="not clean"):
+        proof.sanitized([row, row | wrong])
