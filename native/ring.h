@@ -71,9 +71,9 @@ struct shmrt_ring {
 	/* Private to ring*.c. Several threads of a process may use one of these at a time. */
 	uint64_t mask, start;       /* slots - 1 if that is a power of two, else 0; position of the first message */
 	bool may_spin;
-	struct shmrt_arena blocks;  /* own copy of *arena, used under the mutex only: no sharing of its hints */
+	struct shmrt_arena blocks, put_blocks; /* own copies of *arena, one per mutex: no sharing of its hints */
 	_Atomic uint32_t spin_message_ns, spin_room_ns; /* learned: how long to look before sleeping */
-	_Atomic uint64_t lease_look_ns; /* when this process last looked for dead lease holders */
+	_Atomic uint64_t lease_look_ns;        /* when this process last looked for dead lease holders */
 	uint64_t lock_slice_ns;         /* longest sleep behind one holder of the mutex */
 	int lock_tries;                 /* looks at a taken mutex before sleeping on it */
 	/* Private, see ring_report.h: something was refused, dropped or expired here since somebody looked, and when one did. */
@@ -127,8 +127,10 @@ SHMRT_MUST_USE int shmrt_ring_release_keep(struct shmrt_ring *, uint64_t positio
 SHMRT_MUST_USE int shmrt_ring_give_back(struct shmrt_ring *, uint64_t position);
 /* No more puts; gets go on until it is empty, then CLOSED. Wakes everybody. */
 SHMRT_MUST_USE int shmrt_ring_close(struct shmrt_ring *);
-/* Messages that wait, leased ones not counted; a moment's view. */
+/* Messages that wait, leased ones not counted; that were put; that were taken, and not dropped. A moment's view. */
 uint64_t shmrt_ring_depth(const struct shmrt_ring *);
+uint64_t shmrt_ring_messages_in(const struct shmrt_ring *);
+uint64_t shmrt_ring_messages_out(const struct shmrt_ring *);
 
 /* Under the mutex (or with nobody else there). Returns whether it changed anything. */
 bool shmrt_ring_repair(struct shmrt_ring *);

@@ -1,8 +1,9 @@
 /* test_ring_sweep.c -- every operation of the ring dies after every instruction; a survivor takes over.
  *
- * The judge re-makes the mutex in the copy (the kernel would say EOWNERDEAD), repairs, and uses the ring:
+ * The judge re-makes the mutexes in the copy (the kernel would say EOWNERDEAD), repairs, and uses the ring:
  * it checks, drains, fills it to the last slot, and compares what came out with the lists of messages
  * that are right. Then a sample of the states is taken again and the repair itself dies everywhere.
+ * Where the dead held one mutex only, the other side works on before anybody repairs, in a copy of its own.
  */
 #include "ring_world.h"
 #include "sweep.h"
@@ -27,6 +28,7 @@ struct scenario {
 	unsigned sample_count, seen;
 };
 
+static size_t worked_on; /* states in which the other side did something first */
 static unsigned random_state = 12345;
 static unsigned random_below(unsigned most) {
 	random_state = random_state * 1103515245 + 12345;
@@ -35,8 +37,11 @@ static unsigned random_below(unsigned most) {
 
 #define BROKEN(reason) (fprintf(stderr, "%s: %s (step %zu)\n", scenario->name, reason, step), SWEEP_BROKEN)
 
+/* What the other side did before the repair: numbers of a message taken and of one put; 0: nothing. */
+struct meanwhile { unsigned taken, put; };
+
 /* What a survivor makes of it; `reclaim_first`: the arena hears of the death before the ring does. */
-static int survive(struct scenario *scenario, void *copy, size_t step, bool reclaim_first) {
+static int survive(struct scenario *scenario, void *copy, size_t step, bool reclaim_first, struct meanwhile meanwhile) {
 	static struct world left;
 	static uint8_t once[REGION_MOST];
 	struct shmrt_ring_shared *shared = copy;
@@ -46,7 +51,8 @@ static int survive(struct scenario *scenario, void *copy, size_t step, bool recl
 		blocks_reclaim(&left.arena, dead);
 	struct shmrt_ring_shared *model = (struct shmrt_ring_shared *)(void *)once;
 	CHECK(shmrt_ring_format(model, scenario->slots, SLOT_BYTES, SHMRT_RING_BLOCK, 0, 0) == SHMRT_OK);
-	memcpy(&shared->mutex, &model->mutex, sizeof shared->mutex);
+	memcpy(&shared->put_mutex, &model->put_mutex, sizeof shared->put_mutex);
+	memcpy(&shared->take_mutex, &model->take_mutex, sizeof shared->take_mutex);
 	shmrt_ring_repair(&left.ring);
 	if (shmrt_ring_check(&left.ring) != SHMRT_OK)
 		return BROKEN("not sound after a repair");
@@ -72,6 +78,17 @@ static int survive(struct scenario *scenario, void *copy, size_t step, bool recl
 	}
 	if (blocks_used(&left.arena) != named)
 		return BROKEN("a block is lost or shared");
+	if (meanwhile.taken != 0) { /* maybe before one that was leased: in the lists the numbers grow */
+		unsigned place = caught.count++;
+		for (; place > 0 && caught.numbers[place - 1] > meanwhile.taken; place--)
+			caught.numbers[place] = caught.numbers[place - 1];
+		caught.numbers[place] = meanwhile.taken;
+	}
+	if (meanwhile.put != 0) {
+		if (caught.count == 0 || caught.numbers[caught.count - 1] != meanwhile.put)
+			return BROKEN("what was put meanwhile is not there, or not last");
+		caught.numbers[--caught.count] = LIST_END;
+	}
 	int answer = -1;
 	for (unsigned list = 0; list < scenario->list_count && answer < 0; list++)
 		if (memcmp(caught.numbers, scenario->lists[list], (caught.count + 1) * sizeof caught.numbers[0]) == 0 &&
@@ -97,6 +114,30 @@ static int survive(struct scenario *scenario, void *copy, size_t step, bool recl
 	return shmrt_ring_check(&left.ring) == SHMRT_OK ? answer : BROKEN("not sound after use");
 }
 
+static bool is_free(const pthread_mutex_t *mutex) { return mutex->__data.__lock == 0; }
+
+/* The side whose mutex the dead did not have goes on. BEFORE: nothing to do. */
+static int go_on(struct scenario *scenario, void *copy, size_t step) {
+	struct shmrt_ring_shared *shared = copy;
+	struct world left;
+	struct meanwhile meanwhile = {0};
+	world_attach(&left, copy, scenario->world->size);
+	if (is_free(&shared->put_mutex) == is_free(&shared->take_mutex))
+		return SWEEP_BEFORE;
+	if (is_free(&shared->take_mutex)) {
+		meanwhile.taken = world_get(&left);
+	} else {
+		uint64_t held = shmrt_ring_load(&shared->tail) - shmrt_ring_load(&shared->head);
+		if (held == left.ring.slots || atomic_load_explicit(&shared->closed, memory_order_relaxed) != 0)
+			return SWEEP_BEFORE; /* it would need the other mutex */
+		meanwhile.put = MESSAGES - 1;
+		if (world_put(&left, meanwhile.put, 0) != SHMRT_OK)
+			return BROKEN("a put beside the dead fails");
+	}
+	worked_on += meanwhile.taken + meanwhile.put != 0;
+	return survive(scenario, copy, step, false, meanwhile);
+}
+
 /* A sleeper must have been woken before what it waits for is there: later nobody may come to do it. */
 static bool sleeper_forgotten(const struct scenario *scenario, const void *copy) {
 	const struct shmrt_ring_shared *shared = copy;
@@ -114,11 +155,12 @@ static bool sleeper_forgotten(const struct scenario *scenario, const void *copy)
 }
 
 static int judge(void *copy, size_t step, void *context) {
-	static uint8_t other[REGION_MOST] __attribute__((aligned(4096)));
+	static uint8_t other[REGION_MOST] __attribute__((aligned(4096))), third[REGION_MOST] __attribute__((aligned(4096)));
 	struct scenario *scenario = context;
 	if (!scenario->only && sleeper_forgotten(scenario, copy))
 		return BROKEN("sleepers are not woken before");
 	memcpy(other, copy, scenario->world->size);
+	memcpy(third, copy, scenario->world->size);
 	const unsigned most = sweep_is_long() ? SAMPLES : 24;
 	unsigned place = scenario->seen++;
 	if (place >= most)
@@ -129,9 +171,11 @@ static int judge(void *copy, size_t step, void *context) {
 	} else {
 		place = SAMPLES;
 	}
-	int answer = survive(scenario, copy, step, false);
-	if (answer >= 0 && survive(scenario, other, step, true) < 0)
+	int answer = survive(scenario, copy, step, false, (struct meanwhile){0});
+	if (answer >= 0 && survive(scenario, other, step, true, (struct meanwhile){0}) < 0)
 		return BROKEN("broken if the arena is reclaimed first");
+	if (answer >= 0 && !scenario->only && go_on(scenario, third, step) < 0)
+		return BROKEN("broken if the other side goes on first");
 	if (place < SAMPLES)
 		scenario->samples[place].answer = answer;
 	if (scenario->only && answer != scenario->only_answer)
@@ -346,6 +390,7 @@ int main(void) {
 		sweep_expect_clean(&report, scene.name);
 		CHECK(result == SHMRT_TOO_LARGE);
 	}
-	printf("%zu states\n", sweep_total_states());
+	CHECK(worked_on > 1000 || sweep_total_states() < 10000); /* fewer: not stepped here */
+	printf("%zu states, %zu of them after the other side went on\n", sweep_total_states(), worked_on);
 	return 0;
 }
