@@ -313,10 +313,9 @@ struct shmrt_ring_slot {
 	uint16_t block_count;
 	uint16_t flags;       /* SHMRT_MESSAGE_* */
 	uint64_t sequence;    /* position it was put at */
-	uint64_t aside;         /* DROPPING, MOVING: see there */
 	/* block references, then inline bytes: slot_bytes in all */
 };
-_Static_assert(sizeof(struct shmrt_ring_slot) == 32, "shared layout changed");
+_Static_assert(sizeof(struct shmrt_ring_slot) == 24, "shared layout changed");
 
 struct shmrt_ring_shared {
 	struct shmrt_segment_header header;
@@ -361,7 +360,8 @@ struct shmrt_ring_shared {
 	_Atomic uint64_t bytes_out;
 	_Atomic uint64_t blocked_empty_ns;
 	_Atomic uint64_t repairs;
-	uint8_t reserved4[SHMRT_LINE - sizeof(pthread_mutex_t) - 56];
+	_Atomic uint64_t aside; /* of the slot that is DROPPING or MOVING: see there */
+	uint8_t reserved4[SHMRT_LINE - sizeof(pthread_mutex_t) - 64];
 	/* line 5: stored by takers, looked at by putters */
 	_Atomic uint64_t head;  /* oldest position not yet freed */
 	_Atomic uint64_t holes; /* DONE slots between head and tail: messages held = tail - head - holes */

@@ -110,7 +110,6 @@ static const struct {
 	FIELD(ring_slot, block_count),
 	FIELD(ring_slot, flags),
 	FIELD(ring_slot, sequence),
-	FIELD(ring_slot, aside),
 
 	SIZE(ring_shared),
 	FIELD(ring_shared, slots),
@@ -145,6 +144,7 @@ static const struct {
 	FIELD(ring_shared, bytes_out),
 	FIELD(ring_shared, blocked_empty_ns),
 	FIELD(ring_shared, repairs),
+	FIELD(ring_shared, aside),
 	FIELD(ring_shared, head),
 	FIELD(ring_shared, holes),
 	FIELD(ring_shared, bell_not_empty),

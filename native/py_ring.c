@@ -94,6 +94,7 @@ static void ring_dealloc(RingCore *self) {
 	Py_CLEAR(self->pending);
 	shmrt_encoder_clear(&self->encoder);
 	PyMem_Free(self->inbox);
+	shmrt_py_ring_free_outbox(self->outbox);
 	if (self->address != NULL) {
 		shmrt_unmap(self->address, self->size);
 		close(self->fd);

@@ -5,8 +5,6 @@
  */
 #include "ring_internal.h"
 
-#define RING_AHEAD 256 /* bytes of the next slot that are fetched while this one is filled */
-
 /* ---- put ---------------------------------------------------------------------------------------- */
 
 /* What the sender's block is now: WRITING, or HELD if the receiver may only read it. */
@@ -88,12 +86,11 @@ static uint64_t ring_bytes_of(const struct shmrt_ring_message *message) {
 	return bytes;
 }
 
-/* The next slot is most likely needed soon, and the takers have read it: fetch it for writing meanwhile. */
+/* A slot that is most likely needed soon, and that the takers have read: fetch it for writing meanwhile. */
 static void ring_fetch_ahead(const struct shmrt_ring *ring, const struct shmrt_ring_view *view, uint64_t bytes) {
-	if (view->tail + 1 - view->head >= ring->slots)
-		return; /* somebody may be reading it */
-	const uint8_t *ahead = (const uint8_t *)shmrt_ring_slot_at(ring, view->tail + 1);
-	for (uint64_t i = 0; i < sizeof(struct shmrt_ring_slot) + bytes && i < RING_AHEAD; i += 64)
+	uint64_t far = shmrt_ring_ahead(view->head + ring->slots - view->tail);
+	const uint8_t *ahead = (const uint8_t *)shmrt_ring_slot_at(ring, view->tail + far);
+	for (uint64_t i = 0; far != 0 && i < sizeof(struct shmrt_ring_slot) + bytes && i < SHMRT_RING_AHEAD_BYTES; i += 64)
 		shmrt_prefetch_write(ahead + i);
 }
 
@@ -150,7 +147,7 @@ static void ring_drop(struct shmrt_ring *ring, struct shmrt_ring_view *view, uin
 		message.inline_bytes = (const uint8_t *)(message.blocks + message.block_count);
 		ring->before_drop(ring->drop_context, &message);
 	}
-	slot->aside = shmrt_ring_load(&ring->shared->dropped) + 1;
+	shmrt_ring_store(&ring->shared->aside, shmrt_ring_load(&ring->shared->dropped) + 1);
 	atomic_store_explicit(&ring->noted, true, memory_order_relaxed); /* private */
 	shmrt_ring_set_state(slot, SHMRT_RING_SLOT_DROPPING);
 	shmrt_ring_finish(ring, slot);

@@ -10,6 +10,7 @@
 #include "ring.h"
 
 #define SHMRT_RING_CHUNK 32 /* messages per hold of the mutex in a bulk call */
+#define SHMRT_RING_AHEAD_BYTES 256 /* of a message that are fetched before its turn comes */
 #define SHMRT_RING_OUT_OF_LINE UINT32_MAX
 #define SHMRT_RING_LOCK_SLICE_NS UINT64_C(100000000) /* longest sleep behind one holder of the mutex */
 #define SHMRT_RING_LOCK_TRIES 64
@@ -55,6 +56,11 @@ static inline struct shmrt_block_reference *shmrt_ring_references(struct shmrt_r
 }
 static inline bool shmrt_ring_fits(const struct shmrt_ring *ring, uint32_t inline_size, uint16_t blocks) {
 	return (uint64_t)inline_size + (uint64_t)blocks * sizeof(struct shmrt_block_reference) <= ring->slot_bytes;
+}
+/* Which of `left` messages, counted from the present one, to fetch now, so that its lines have come from the other side when
+ * its turn comes: a batch ahead if there are so many; 0: none. */
+static inline uint64_t shmrt_ring_ahead(uint64_t left) {
+	return left > SHMRT_RING_CHUNK ? SHMRT_RING_CHUNK : left > 4 ? 4 : left - (left != 0);
 }
 /* What the message in the slot counts for: inline bytes and those of its blocks. */
 static inline uint64_t shmrt_ring_message_bytes(const struct shmrt_ring *ring, struct shmrt_ring_slot *slot) {
@@ -107,6 +113,9 @@ struct shmrt_ring_patience {
 };
 /* Without the mutex: look for a while, if that may help. */
 void shmrt_ring_spin(struct shmrt_ring *, bool for_room, struct shmrt_ring_patience *);
+/* Without the mutex, before a take: where taker and putter go in step, so that every message costs each of them a wait for the
+ * other's line, lets the putter get ahead by a few. */
+void shmrt_ring_linger(struct shmrt_ring *);
 /* Called with this or both held, after a look that found nothing; returns with nothing held.
  * OK: look again. TIMEOUT, INTERRUPTED, CORRUPT. */
 int shmrt_ring_wait(struct shmrt_ring *, enum shmrt_ring_side held, bool for_room, struct shmrt_ring_patience *);

@@ -128,7 +128,7 @@ bool shmrt_ring_compact(struct shmrt_ring *ring, struct shmrt_ring_view *view) {
 	to->flags = from->flags;
 	to->sequence = from->sequence;
 	shmrt_ring_step();
-	from->aside = (hole - head) << 8 | state;
+	shmrt_ring_store(&ring->shared->aside, (hole - head) << 8 | state);
 	shmrt_ring_set_state(from, SHMRT_RING_SLOT_MOVING);
 	shmrt_ring_set_state(to, (enum shmrt_ring_slot_state)state);
 	shmrt_ring_set_state(from, SHMRT_RING_SLOT_DONE);
@@ -180,7 +180,7 @@ void shmrt_ring_finish(struct shmrt_ring *ring, struct shmrt_ring_slot *slot) {
 		}
 		shmrt_ring_set_state(slot, SHMRT_RING_SLOT_FREEING);
 	} else if (state == SHMRT_RING_SLOT_DROPPING) {
-		shmrt_ring_store(&ring->shared->dropped, slot->aside);
+		shmrt_ring_store(&ring->shared->dropped, shmrt_ring_load(&ring->shared->aside));
 	} else if (state != SHMRT_RING_SLOT_FREEING) {
 		return;
 	}
@@ -224,8 +224,8 @@ bool shmrt_ring_repair(struct shmrt_ring *ring) {
 	for (uint64_t position = head; position != tail; position++) {
 		struct shmrt_ring_slot *slot = shmrt_ring_slot_at(ring, position);
 		if (slot->state == SHMRT_RING_SLOT_MOVING) {
-			uint64_t distance = slot->aside >> 8;
-			uint32_t state = (uint32_t)(slot->aside & 0xFF);
+			uint64_t aside = shmrt_ring_load(&shared->aside), distance = aside >> 8;
+			uint32_t state = (uint32_t)(aside & 0xFF);
 			if (distance != 0 && distance < tail - position)
 				shmrt_ring_set_state(shmrt_ring_slot_at(ring, position + distance),
 						     state == SHMRT_RING_SLOT_LEASED ? SHMRT_RING_SLOT_LEASED

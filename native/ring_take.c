@@ -4,8 +4,6 @@
  */
 #include "ring_internal.h"
 
-#define RING_AHEAD 256 /* bytes of the next message that are fetched while this one is read */
-
 /* The oldest message that nobody holds; EMPTY when there is none. Moves `next` over what is not FULL. */
 int shmrt_ring_oldest(struct shmrt_ring *ring, struct shmrt_ring_view *view, uint64_t *position) {
 	uint64_t at = view->next;
@@ -102,11 +100,10 @@ static void ring_pass_on(struct shmrt_ring *ring, struct shmrt_ring_view *view, 
 	struct shmrt_ring_shared *shared = ring->shared;
 	uint32_t size = slot->inline_size;
 	struct shmrt_ring_message message = {.inline_bytes = (const uint8_t *)(slot + 1), .inline_size = size, .flags = slot->flags};
-	if (view->next + 1 != view->tail) { /* it was put: its writer is done with it */
-		const uint8_t *ahead = (const uint8_t *)shmrt_ring_slot_at(ring, view->next + 1);
-		for (uint32_t i = 0; i < sizeof(*slot) + size && i < RING_AHEAD; i += 64)
-			__builtin_prefetch(ahead + i);
-	}
+	uint64_t far = shmrt_ring_ahead(view->tail - view->next);
+	const uint8_t *ahead = (const uint8_t *)shmrt_ring_slot_at(ring, view->next + far); /* it was put: its writer is done with it */
+	for (uint32_t i = 0; far != 0 && i < sizeof(*slot) + size && i < SHMRT_RING_AHEAD_BYTES; i += 64)
+		__builtin_prefetch(ahead + i);
 	take(context, &message);
 	shmrt_ring_step();
 	shmrt_ring_store_head(shared, ++view->head); /* the commit */
@@ -240,6 +237,7 @@ static int ring_receive(struct shmrt_ring *ring, int64_t timeout_ns, struct ring
 				return SHMRT_EMPTY;
 			shmrt_ring_spin(ring, false, &patience);
 		}
+		shmrt_ring_linger(ring);
 		int rc = shmrt_ring_lock(ring, SHMRT_RING_TAKE);
 		if (rc != SHMRT_OK)
 			return rc;

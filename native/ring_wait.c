@@ -10,7 +10,15 @@
 
 #define SPIN_MOST_NS 50000u  /* looks at an empty or full ring before sleeping on its bell */
 #define SPIN_LEAST_NS 2000u
-#define HYSTERESIS_NS 1500u  /* a producer at a full ring waits this long for more than one place */
+#define HYSTERESIS_NS 30000u  /* a producer at a full ring waits this long for more than one place, */
+#define HYSTERESIS_MOST 128u /* and for no more than so many */
+#define HYSTERESIS_PAUSES 64 /* between two looks meanwhile: each look takes the line from the takers */
+#define LINGER_PAUSES 24     /* about half a microsecond, without a look at the putters' line */
+#define LINGER_LOOKS 6
+#define LINGER_FEW 4u        /* messages that are not worth a look at that line, and so a wait */
+#define LINGER_ENOUGH 24u
+#define LONE_LEAST 8u
+#define LONE_MOST 4096u
 #define LEASE_LOOK_LEAST_NS 1000000u
 
 void shmrt_ring_wake(_Atomic uint32_t *bell) {
@@ -94,19 +102,49 @@ void shmrt_ring_spin(struct shmrt_ring *ring, bool for_room, struct shmrt_ring_p
 	if (budget > (uint64_t)patience->timeout_ns)
 		budget = (uint64_t)patience->timeout_ns;
 	uint64_t start = shmrt_now_ns(), spent = 0;
-	uint64_t wanted = ring->slots / 4 < 32 ? ring->slots / 4 + 1 : 32;
+	uint64_t wanted = ring->slots / 4 < HYSTERESIS_MOST ? ring->slots / 4 + 1 : HYSTERESIS_MOST;
 	patience->spun = true;
 	while (spent < budget && patience->spun) {
-		for (int i = 0; i < 8 && patience->spun; i++) {
-			patience->spun = for_room ? shmrt_ring_seems_full(ring, spent < HYSTERESIS_NS ? wanted : 1)
+		bool picky = for_room && spent < HYSTERESIS_NS && wanted > 1;
+		for (int i = 0; i < (picky ? 1 : 8) && patience->spun; i++) {
+			patience->spun = for_room ? shmrt_ring_seems_full(ring, picky ? wanted : 1)
 						  : shmrt_ring_seems_empty(ring);
-			shmrt_pause();
+			for (int j = 0; j < (picky ? HYSTERESIS_PAUSES : 1) && patience->spun; j++)
+				shmrt_pause();
 		}
 		spent = shmrt_now_ns() - start;
 	}
 	patience->waited_ns += spent;
 	if (!patience->spun)
 		ring_learn(learned, spent);
+}
+
+void shmrt_ring_linger(struct shmrt_ring *ring) {
+	const struct shmrt_ring_shared *shared = ring->shared;
+	uint64_t next = shmrt_ring_load(&shared->next);
+	if (SHMRT_LIKELY(next != shmrt_ring_load(&shared->tail_seen)) || !ring->may_spin)
+		return;
+	uint64_t ready = shmrt_ring_peek(&shared->tail) - next;
+	if (ready == 0 || ready >= LINGER_FEW)
+		return;
+	/* relaxed: private, and any value is right */
+	uint32_t lone = atomic_load_explicit(&ring->lone, memory_order_relaxed) + 1;
+	uint32_t most = atomic_load_explicit(&ring->lone_most, memory_order_relaxed);
+	bool more = lone < most || most == 0;
+	if (!more) {
+		uint64_t before = 0, now = ready;
+		for (int look = 0; look < LINGER_LOOKS && now != before && now < LINGER_ENOUGH; look++) {
+			for (int i = 0; i < LINGER_PAUSES; i++)
+				shmrt_pause();
+			before = now;
+			now = shmrt_ring_peek(&shared->tail) - next;
+		}
+		more = now > ready;
+		lone = more ? lone : 0; /* two that answer each other */
+		most = more ? LONE_LEAST : most < LONE_MOST ? most * 2 : LONE_MOST;
+	}
+	atomic_store_explicit(&ring->lone, lone, memory_order_relaxed); /* private */
+	atomic_store_explicit(&ring->lone_most, most == 0 ? LONE_LEAST : most, memory_order_relaxed); /* private */
 }
 
 /* Under both: whether a put or get has something to do after all. */
