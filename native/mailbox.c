@@ -107,7 +107,7 @@ int shmrt_mailbox_take(struct shmrt_mailbox *mailbox, const struct shmrt_calls *
 static bool mailbox_is_empty(const struct shmrt_mailbox *mailbox) {
 	const struct shmrt_ring_shared *shared = mailbox->ring.shared;
 	/* next before tail: if they are equal, the ring was empty when tail was read. */
-	uint64_t next = atomic_load_explicit(&shared->next, memory_order_acquire); /* keeps the order */
+	uint64_t next = atomic_load_explicit(&shared->next, memory_order_acquire); /* keeps the order: R2 after it */
 	return next == shmrt_ring_load(&shared->tail_seen) && next == shmrt_ring_peek(&shared->tail) &&
 	       shmrt_ring_load(&shared->returned) == 0;
 }

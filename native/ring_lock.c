@@ -1,9 +1,10 @@
 /* ring_lock.c -- the two mutexes of a ring: how a caller gets them, and what it does when a holder died.
  *
  * Whoever gets a mutex whose holder died stores `damaged` before it makes the mutex usable; whoever then holds either of them
- * takes the other, too, and repairs before anything else. `damaged` goes back to 0 last, under both: until then a repairer that
- * dies leaves it for the next one. The other side may go on meanwhile, since it touches nothing that the dead holder of this one
- * alone had touched; if the dead had both, both say so.
+ * takes the other, too, and repairs before anything else. `damaged` goes back to 0 last, under both: until then whoever comes
+ * repairs again. It is what remains of a death where its mutex was made usable and let go of, to take the putters' first. The
+ * other side may go on meanwhile, since it touches nothing that the dead holder of this one alone had touched; if the dead had
+ * both, both say so.
  */
 #include "ring_internal.h"
 

@@ -68,7 +68,7 @@ bool shmrt_ring_take_back(struct shmrt_ring *ring, bool always) {
 bool shmrt_ring_seems_empty(const struct shmrt_ring *ring) {
 	const struct shmrt_ring_shared *shared = ring->shared;
 	/* next before tail: if they are equal, the ring was empty when tail was read. */
-	uint64_t next = atomic_load_explicit(&shared->next, memory_order_acquire); /* keeps the order */
+	uint64_t next = atomic_load_explicit(&shared->next, memory_order_acquire); /* keeps the order: R2 after it */
 	return next == shmrt_ring_load(&shared->tail_seen) && /* else no look at the putters' line */
 	       next == shmrt_ring_peek(&shared->tail) &&
 	       shmrt_ring_load(&shared->returned) == 0 &&

@@ -3,6 +3,7 @@
 #include "ring_world.h"
 
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/time.h>
 
 static struct world world;
@@ -307,6 +308,7 @@ static void test_holders(void) {
 		bool takes = (side & SHMRT_RING_TAKE) == 0, puts = (side & SHMRT_RING_PUT) == 0;
 		fill(4, SHMRT_RING_BLOCK, 2);
 		if ((holder = fork()) == 0) {
+			CHECK(prctl(PR_SET_PDEATHSIG, SIGKILL) == 0); /* nobody stays behind when a check fails */
 			CHECK(shmrt_ring_lock(&world.ring, side) == SHMRT_OK);
 			if (!puts)
 				shmrt_ring_store(&world.ring.shared->intent, world.ring.shared->tail - world.ring.start + 1);
