@@ -13,7 +13,7 @@
 #include "base.h"
 #include <pthread.h>
 
-#define SHMRT_LAYOUT_VERSION 4
+#define SHMRT_LAYOUT_VERSION 5
 #define SHMRT_MAGIC UINT64_C(0x54524D48530A1A00) /* "..\nSHMRT" */
 
 _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2, "a lock cannot cross a process");
