@@ -65,6 +65,15 @@ static inline uint64_t shmrt_power_of_two_at_least(uint64_t value) {
 	return value <= 1 ? 1 : UINT64_C(1) << (64 - __builtin_clzll(value - 1));
 }
 
+/* A line that is going to be written soon: hints, which never fault. */
+static inline void shmrt_prefetch_write(const void *address) {
+#if defined(__x86_64__)
+	__asm__ __volatile__("prefetchw %0" : : "m"(*(const char *)address)); /* the builtin asks for it only with -mprfchw */
+#else
+	__builtin_prefetch(address, 1);
+#endif
+}
+
 static inline void shmrt_pause(void) {
 #if defined(__x86_64__)
 	__builtin_ia32_pause();

@@ -13,7 +13,7 @@
 #include "base.h"
 #include <pthread.h>
 
-#define SHMRT_LAYOUT_VERSION 4
+#define SHMRT_LAYOUT_VERSION 5
 #define SHMRT_MAGIC UINT64_C(0x54524D48530A1A00) /* "..\nSHMRT" */
 
 _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2, "a lock cannot cross a process");
@@ -301,24 +301,23 @@ enum shmrt_ring_slot_state {
 	SHMRT_RING_SLOT_FULL = 1,   /* holds a message */
 	SHMRT_RING_SLOT_LEASED = 2, /* a consumer works on it; back to FULL if that process dies */
 	SHMRT_RING_SLOT_DONE = 3,   /* handed out behind an older one still held: a hole until the head passes */
-	/* Only inside the mutex; who finds one of these in a repair finishes or undoes it. */
+	/* Only inside a hold of a mutex; who finds one of these in a repair finishes or undoes it. */
 	SHMRT_RING_SLOT_TAKING = 4,   /* blocks go QUEUED -> HELD|owner; undone: FULL again */
 	SHMRT_RING_SLOT_FREEING = 5,  /* blocks go QUEUED -> FREE; finished: DONE */
-	SHMRT_RING_SLOT_DROPPING = 6, /* as FREEING, and `dropped` becomes put_ns */
-	SHMRT_RING_SLOT_MOVING = 7,   /* copied to a hole: put_ns = distance << 8 | state there; finished: DONE */
+	SHMRT_RING_SLOT_DROPPING = 6, /* as FREEING, and `dropped` becomes aside */
+	SHMRT_RING_SLOT_MOVING = 7,   /* copied to a hole: aside = distance << 8 | state there; finished: DONE */
 };
 
 struct shmrt_ring_slot {
-	uint32_t state;       /* enum shmrt_ring_slot_state; changed under the mutex */
+	uint32_t state;       /* enum shmrt_ring_slot_state; by a putter until the commit of the put, then by takers */
 	uint32_t owner;       /* lease holder, taker; FULL: not 0 means out of line, order is by `sequence` */
 	uint32_t inline_size;
 	uint16_t block_count;
 	uint16_t flags;       /* SHMRT_MESSAGE_* */
 	uint64_t sequence;    /* position it was put at */
-	uint64_t put_ns;
 	/* block references, then inline bytes: slot_bytes in all */
 };
-_Static_assert(sizeof(struct shmrt_ring_slot) == 32, "shared layout changed");
+_Static_assert(sizeof(struct shmrt_ring_slot) == 24, "shared layout changed");
 
 struct shmrt_ring_shared {
 	struct shmrt_segment_header header;
@@ -332,20 +331,20 @@ struct shmrt_ring_shared {
 	uint32_t reserved0;
 	uint64_t start; /* position of the very first message; position p lives in slot (p - start) % slots */
 	uint8_t reserved1[SHMRT_LINE - 56];
-	/* line 2: the mutex; everything below is changed under it only, but for what says otherwise */
-	pthread_mutex_t mutex;
-	uint8_t reserved2[SHMRT_LINE - sizeof(pthread_mutex_t)];
-	/* line 3: producer side. tail is stored last by a put: that is the commit. */
-	_Atomic uint64_t tail;
-	_Atomic uint64_t intent; /* position - start + 1 of the put under way, for the repair; 0: none */
-	_Atomic uint64_t messages_in;
+	/* line 2: the putters' own, under put_mutex only */
+	pthread_mutex_t put_mutex;
+	_Atomic uint64_t intent;     /* position - start + 1 of the put under way, for the repair; 0: none */
+	_Atomic uint64_t bytes_next; /* what bytes_in is once that put is in */
+	_Atomic uint64_t head_seen;  /* a head that a putter has seen: the real one is not below it */
 	_Atomic uint64_t bytes_in;
 	_Atomic uint64_t high_water;
 	_Atomic uint64_t dropped;
 	_Atomic uint64_t blocked_full_ns;
-	_Atomic uint32_t closed;
-	_Atomic uint32_t reserved3;
-	/* The rest of the line is added to without the mutex, by whoever it happened to, once it has (ring_report.h). */
+	uint8_t reserved2[SHMRT_LINE - sizeof(pthread_mutex_t) - 56];
+	/* line 3: stored by putters, looked at by takers. Stored last by a put: that is the commit. */
+	_Atomic uint64_t tail;
+	uint8_t reserved3[SHMRT_LINE / 2 - 8];
+	/* The rest of the line is added to without a mutex, by whoever it happened to, once it has (ring_report.h). */
 	_Atomic uint64_t refused;   /* puts that were told that there is no room, at once or after their time */
 	_Atomic uint64_t expired;   /* a mailbox's messages that nobody wanted any more when their turn came: their deadline was over */
 	_Atomic uint64_t abandoned; /* a mailbox's calls whose caller had given up or died */
@@ -354,27 +353,36 @@ struct shmrt_ring_shared {
 	_Atomic uint64_t told_refused;
 	_Atomic uint64_t told_dropped;
 	_Atomic uint64_t told_expired;
-	/* line 4: consumer side */
-	_Atomic uint64_t head;   /* oldest position not yet freed */
-	_Atomic uint64_t next;   /* no message in line is FULL below it; head <= next <= tail */
-	_Atomic uint64_t leased; /* slots in LEASED */
-	_Atomic uint64_t returned; /* FULL slots out of line (a lease came back, or moved into a hole) */
-	_Atomic uint64_t messages_out;
+	/* line 4: the takers' own, under take_mutex only */
+	pthread_mutex_t take_mutex;
+	_Atomic uint64_t next;      /* no message in line is FULL below it; head <= next <= tail */
+	_Atomic uint64_t tail_seen; /* a tail that a taker has seen: the real one is not below it */
+	_Atomic uint64_t returned;  /* FULL slots out of line (a lease came back, or moved into a hole) */
+	_Atomic uint64_t leased;    /* slots in LEASED */
 	_Atomic uint64_t bytes_out;
 	_Atomic uint64_t blocked_empty_ns;
 	_Atomic uint64_t repairs;
+	_Atomic uint64_t aside; /* of the slot that is DROPPING or MOVING: see there */
+	uint8_t reserved4[SHMRT_LINE - sizeof(pthread_mutex_t) - 64];
+	/* line 5: stored by takers, looked at by putters */
+	_Atomic uint64_t head;  /* oldest position not yet freed */
 	_Atomic uint64_t holes; /* DONE slots between head and tail: messages held = tail - head - holes */
-	uint8_t reserved5[SHMRT_LINE - 72];
-	/* lines 5 and 6: bells. 1: somebody may sleep; a ring stores 0 and wakes all. */
+	uint8_t reserved5[SHMRT_LINE - 16];
+	/* lines 6 and 7: bells. 1: somebody may sleep; a ring stores 0 and wakes all. Armed under both mutexes. */
 	_Atomic uint32_t bell_not_empty;
 	uint8_t reserved6[SHMRT_LINE - 4];
 	_Atomic uint32_t bell_not_full;
 	uint8_t reserved7[SHMRT_LINE - 4];
+	/* line 8: looked at by everybody, hardly ever stored */
+	_Atomic uint32_t closed;  /* stored under both mutexes, or by a mailbox that could not have them */
+	_Atomic uint32_t damaged; /* a holder of one of the mutexes died: repair first, under both */
+	uint8_t reserved8[SHMRT_LINE - 8];
 };
-_Static_assert(offsetof(struct shmrt_ring_shared, mutex) == 256, "shared layout changed");
+_Static_assert(offsetof(struct shmrt_ring_shared, put_mutex) == 256, "shared layout changed");
 _Static_assert(offsetof(struct shmrt_ring_shared, tail) == 384, "shared layout changed");
-_Static_assert(offsetof(struct shmrt_ring_shared, head) == 512, "shared layout changed");
-_Static_assert(sizeof(struct shmrt_ring_shared) == 7 * SHMRT_LINE, "shared layout changed");
+_Static_assert(offsetof(struct shmrt_ring_shared, take_mutex) == 512, "shared layout changed");
+_Static_assert(offsetof(struct shmrt_ring_shared, head) == 640, "shared layout changed");
+_Static_assert(sizeof(struct shmrt_ring_shared) == 9 * SHMRT_LINE, "shared layout changed");
 
 #include "layout_calls.h" /* call slots and mailboxes: the same, continued */
 #include "layout_names.h" /* the registry of names: the same, continued */

@@ -107,8 +107,8 @@ int shmrt_mailbox_take(struct shmrt_mailbox *mailbox, const struct shmrt_calls *
 static bool mailbox_is_empty(const struct shmrt_mailbox *mailbox) {
 	const struct shmrt_ring_shared *shared = mailbox->ring.shared;
 	/* next before tail: if they are equal, the ring was empty when tail was read. */
-	uint64_t next = atomic_load_explicit(&shared->next, memory_order_acquire); /* keeps the order */
-	return next == atomic_load_explicit(&shared->tail, memory_order_acquire) && /* R2 */
+	uint64_t next = atomic_load_explicit(&shared->next, memory_order_acquire); /* keeps the order: R2 after it */
+	return next == shmrt_ring_load(&shared->tail_seen) && next == shmrt_ring_peek(&shared->tail) &&
 	       shmrt_ring_load(&shared->returned) == 0;
 }
 
@@ -148,9 +148,9 @@ static bool mailbox_spin(struct shmrt_mailbox *mailbox, const struct shmrt_slot 
 	return false;
 }
 
-/* Armed under the mutex after a look. OK: do not sleep. EMPTY: sleep. */
+/* Armed under both mutexes after a look. OK: do not sleep. EMPTY: sleep. */
 static int mailbox_arm(struct shmrt_mailbox *mailbox, const struct shmrt_slot *slot, uint32_t seen) {
-	int rc = shmrt_ring_lock(&mailbox->ring);
+	int rc = shmrt_ring_lock(&mailbox->ring, SHMRT_RING_BOTH);
 	if (rc == SHMRT_INTERRUPTED)
 		return SHMRT_INTERRUPTED;
 	if (rc != SHMRT_OK)
@@ -158,7 +158,7 @@ static int mailbox_arm(struct shmrt_mailbox *mailbox, const struct shmrt_slot *s
 	bool empty = mailbox_is_empty(mailbox);
 	if (empty)
 		atomic_store_explicit(&mailbox->ring.shared->bell_not_empty, 1, memory_order_relaxed); /* R1: a put locks later */
-	shmrt_ring_unlock(&mailbox->ring);
+	shmrt_ring_unlock(&mailbox->ring, SHMRT_RING_BOTH);
 	atomic_thread_fence(memory_order_seq_cst); /* C5: armed, then the look */
 	return empty && !shmrt_mailbox_is_called(slot, seen) ? SHMRT_EMPTY : SHMRT_OK;
 }
@@ -186,9 +186,9 @@ int shmrt_mailbox_wait(struct shmrt_mailbox *mailbox, struct shmrt_control *cont
 		if (left != SHMRT_FOREVER)
 			left -= (int64_t)(shmrt_now_ns() - start_ns);
 		rc = shmrt_futex_wait(&ring->shared->bell_not_empty, 1, left);
-		/* Who woke us holds the mutex, and this may be the CPU that it lost to us: sleep at once until it is free. */
-		if (rc == SHMRT_OK && shmrt_ring_lock_after(ring, 0) == SHMRT_OK)
-			shmrt_ring_unlock(ring);
+		/* Who woke us holds the putters' mutex, and this may be the CPU that it lost to us: sleep at once until it is free. */
+		if (rc == SHMRT_OK && shmrt_ring_lock_after(ring, SHMRT_RING_PUT, 0) == SHMRT_OK)
+			shmrt_ring_unlock(ring, SHMRT_RING_PUT);
 	}
 	shmrt_slot_phase_set(slot, SHMRT_PHASE_SPIN);
 	shmrt_beat_wake();
@@ -211,10 +211,10 @@ void shmrt_mailbox_close(struct shmrt_mailbox *mailbox) {
 	struct shmrt_ring *ring = &mailbox->ring;
 	atomic_store_explicit(&ring->shared->closed, 1, memory_order_release); /* C4: not under the mutex, whose holder may be stopped */
 	atomic_thread_fence(memory_order_seq_cst);                             /* C4: before the words are scanned; B1: and the bells */
-	bool locked = shmrt_ring_lock(ring) == SHMRT_OK;
+	bool locked = shmrt_ring_lock(ring, SHMRT_RING_BOTH) == SHMRT_OK;
 	/* Who arms one later looks at `closed` after it. */
 	shmrt_bell_ring_always(&ring->shared->bell_not_empty);
 	shmrt_bell_ring_always(&ring->shared->bell_not_full);
 	if (locked)
-		shmrt_ring_unlock(ring);
+		shmrt_ring_unlock(ring, SHMRT_RING_BOTH);
 }

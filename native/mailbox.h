@@ -6,7 +6,7 @@
  *   put    a call: its slot is WAITING before (call.h), then a put of the ring.
  *          Died before the commit: the slot is WAITING and names the dead caller: reclaim. After: the
  *          message is in; it is found stale once the slot was reclaimed.
- *   take   [lock] copy; for a call WAITING -> TAKEN|self; slot of the ring DONE [unlock]
+ *   take   [take] copy; for a call WAITING -> TAKEN|self; slot of the ring DONE [unlock]
  *          Died before TAKEN: the message is in the ring, and the next incarnation of the server takes it.
  *          Between: the repair leaves it in the ring, but its call is TAKEN by the dead and will be failed:
  *          whoever takes the message next finds it stale. After: gone, and the call is failed. So a call runs
@@ -14,7 +14,7 @@
  *          only after it has left the ring.
  *   drop   (policy drop_oldest) a call's slot WAITING -> DROPPED and its bell rung, then the ring drops it.
  *          Died between: the message is still in and is found stale.
- *   close  `closed`, full fence, then the bells; the mutex is tried for them, no longer than
+ *   close  `closed`, full fence, then the bells; the mutexes are tried for them, no longer than each
  *          SHMRT_MAILBOX_LOCK_NS. Died between: whoever closes again.
  *
  * A take finds a message stale when its deadline has passed (`expired`), and a call, too, when its slot is not WAITING with
@@ -22,7 +22,7 @@
  * `raise`, since a put must hear of it; the drops are counted by the putter, which alone knows.
  *
  * The taker sleeps on the ring's bell_not_empty for three reasons: a message, a raised control_count of its
- * process slot, stop_requested. The bell is armed under the mutex after a look at the messages, then, after a
+ * process slot, stop_requested. The bell is armed under both mutexes after a look at the messages, then, after a
  * full fence, comes the look at the two words. Ringing for them: the word, full fence, bell 1 -> 2, wake. Not
  * 0: a ringer that dies before the wake leaves a bell that the next put rings.
  *
@@ -36,7 +36,7 @@
 #include "ring.h"
 #include "slots.h"
 
-#define SHMRT_MAILBOX_LOCK_NS UINT64_C(10000000) /* longest sleep behind a stopped holder, and so what a timeout may be late by */
+#define SHMRT_MAILBOX_LOCK_NS UINT64_C(10000000) /* longest sleep behind a stopped holder of one of the two mutexes: a timeout may be late by two */
 
 struct shmrt_mailbox {
 	struct shmrt_ring ring;
@@ -78,7 +78,7 @@ static inline bool shmrt_mailbox_is_called(const struct shmrt_slot *slot, uint32
 }
 /* After a word was changed that the taker looks at. */
 void shmrt_mailbox_ring(struct shmrt_mailbox *);
-/* No more puts. Never waits longer than SHMRT_MAILBOX_LOCK_NS. */
+/* No more puts. Never waits longer than twice SHMRT_MAILBOX_LOCK_NS. */
 void shmrt_mailbox_close(struct shmrt_mailbox *);
 
 #endif

@@ -169,8 +169,8 @@ static PyObject *mailbox_stats(MailboxObject *self, PyObject *nothing) {
 #define LOAD(field) ((unsigned long long)atomic_load_explicit(&shared->field, memory_order_relaxed)) /* numbers for people */
 	return Py_BuildValue("{s:K,s:K,s:O,s:K,s:K,s:K,s:K,s:K,s:d,s:K,s:K,s:K,s:K,s:K,s:K,s:K}", "depth",
 			     (unsigned long long)shmrt_ring_depth(&self->mailbox.ring), "capacity", self->mailbox.ring.slots, "closed",
-			     LOAD(closed) ? Py_True : Py_False, "high_water", LOAD(high_water), "messages_in", LOAD(messages_in),
-			     "messages_out", LOAD(messages_out), "bytes_in", LOAD(bytes_in), "bytes_out", LOAD(bytes_out),
+			     LOAD(closed) ? Py_True : Py_False, "high_water", LOAD(high_water), "messages_in", (unsigned long long)shmrt_ring_messages_in(&self->mailbox.ring),
+			     "messages_out", (unsigned long long)shmrt_ring_messages_out(&self->mailbox.ring), "bytes_in", LOAD(bytes_in), "bytes_out", LOAD(bytes_out),
 			     "blocked_full", (double)LOAD(blocked_full_ns) * 1e-9, "drops", LOAD(dropped), "repairs", LOAD(repairs),
 			     "refused", LOAD(refused), "expired", LOAD(expired), "abandoned", LOAD(abandoned), "cleared", LOAD(cleared),
 			     "taken", (unsigned long long)self->taken);

@@ -94,6 +94,7 @@ static void ring_dealloc(RingCore *self) {
 	Py_CLEAR(self->pending);
 	shmrt_encoder_clear(&self->encoder);
 	PyMem_Free(self->inbox);
+	shmrt_py_ring_free_outbox(self->outbox);
 	if (self->address != NULL) {
 		shmrt_unmap(self->address, self->size);
 		close(self->fd);
@@ -148,14 +149,14 @@ static PyObject *ring_stats(RingCore *self, PyObject *nothing) {
 	if (!is_made(self))
 		return NULL;
 	struct shmrt_ring_shared *shared = self->ring.shared;
-	PyObject *dict = Py_BuildValue("{s:K,s:K,s:O}", "depth", (unsigned long long)shmrt_ring_depth(&self->ring), "capacity",
-				       (unsigned long long)self->ring.slots, "closed",
+	PyObject *dict = Py_BuildValue("{s:K,s:K,s:K,s:K,s:O}", "depth", (unsigned long long)shmrt_ring_depth(&self->ring), "capacity",
+				       (unsigned long long)self->ring.slots, "messages_in",
+				       (unsigned long long)shmrt_ring_messages_in(&self->ring), "messages_out",
+				       (unsigned long long)shmrt_ring_messages_out(&self->ring), "closed",
 				       atomic_load_explicit(&shared->closed, memory_order_relaxed) ? Py_True : Py_False);
 	if (dict == NULL)
 		return NULL;
 	if (put_number(dict, "high_water", &shared->high_water, 0) < 0 || put_number(dict, "leased", &shared->leased, 0) < 0 ||
-	    put_number(dict, "messages_in", &shared->messages_in, 0) < 0 ||
-	    put_number(dict, "messages_out", &shared->messages_out, 0) < 0 ||
 	    put_number(dict, "bytes_in", &shared->bytes_in, 0) < 0 || put_number(dict, "bytes_out", &shared->bytes_out, 0) < 0 ||
 	    put_number(dict, "blocked_full", &shared->blocked_full_ns, 1e-9) < 0 ||
 	    put_number(dict, "blocked_empty", &shared->blocked_empty_ns, 1e-9) < 0 ||

@@ -17,7 +17,8 @@ typedef struct {
 	/* Kept between calls; a thread that finds them in use makes its own. */
 	struct shmrt_encoder encoder;
 	uint8_t *inbox; /* slot_bytes */
-	bool encoder_busy, inbox_busy;
+	struct shmrt_py_outbox *outbox; /* of put_many */
+	bool encoder_busy, inbox_busy, outbox_busy;
 	/* An exception that a get_many could not raise, since it had objects to return: the next call's. NULL: none. It
 	 * stands for no message that is still to be had. */
 	PyObject *pending;
@@ -28,6 +29,7 @@ int shmrt_py_timeout(PyObject *timeout, int64_t *timeout_ns);
 /* Raises what a ring's answer means; always NULL. `waiting`: "put" or "get". */
 PyObject *shmrt_py_ring_raise(RingCore *self, int outcome, const char *waiting);
 
+void shmrt_py_ring_free_outbox(struct shmrt_py_outbox *); /* py_ring_put.c */
 extern PyMethodDef shmrt_py_ring_messages[]; /* py_ring_messages.c: put, get, lease and their kin */
 
 #endif

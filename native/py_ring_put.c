@@ -144,12 +144,50 @@ PyObject *shmrt_py_ring_put_nowait(RingCore *self, PyObject *object) { return pu
 
 /* ---- many ---- */
 
-struct outbox {
+struct shmrt_py_outbox {
 	struct shmrt_encoder encoders[SHMRT_PY_RING_BATCH];
 	struct shmrt_message messages[SHMRT_PY_RING_BATCH];
 	struct shmrt_ring_message out[SHMRT_PY_RING_BATCH];
 	uint64_t carried; /* index of one that is encoded and goes first next time; 0: none */
 };
+
+#define OUTBOX_KEEPS 4096 /* bytes of each of its encoders */
+
+void shmrt_py_ring_free_outbox(struct shmrt_py_outbox *box) {
+	if (box == NULL)
+		return;
+	for (int i = 0; i < SHMRT_PY_RING_BATCH; i++)
+		shmrt_encoder_clear(&box->encoders[i]);
+	PyMem_Free(box);
+}
+
+/* The ring's own if no other thread has it; else a new one, or NULL with MemoryError. */
+static struct shmrt_py_outbox *borrow_outbox(RingCore *self) {
+	if (self->outbox == NULL || self->outbox_busy) {
+		struct shmrt_py_outbox *box = PyMem_Calloc(1, sizeof(*box));
+		if (box == NULL)
+			PyErr_NoMemory();
+		if (self->outbox != NULL || box == NULL)
+			return box;
+		self->outbox = box;
+	}
+	self->outbox_busy = true;
+	return self->outbox;
+}
+
+static void return_outbox(RingCore *self, struct shmrt_py_outbox *box) {
+	if (box != self->outbox) {
+		shmrt_py_ring_free_outbox(box);
+		return;
+	}
+	for (int i = 0; i < SHMRT_PY_RING_BATCH; i++) {
+		struct shmrt_encoder *encoder = &box->encoders[i];
+		if (encoder->size != 0 || encoder->buffer_count != 0 || encoder->capacity > OUTBOX_KEEPS)
+			shmrt_encoder_clear(encoder);
+	}
+	box->carried = 0;
+	self->outbox_busy = false;
+}
 
 static bool needs_blocks(const RingCore *self, const struct shmrt_encoder *encoder) {
 	return encoder->buffer_count > 0 || encoder->size > self->ring.slot_bytes;
@@ -157,7 +195,7 @@ static bool needs_blocks(const RingCore *self, const struct shmrt_encoder *encod
 
 /* Finishes up to SHMRT_PY_RING_BATCH objects of the iterator; fewer with *stop at its end or at an error (then set). One
  * that needs blocks goes alone: waiting for memory must not hold up messages that others may wait for. */
-static uint64_t fill_outbox(RingCore *self, struct outbox *box, PyObject *iterator, const struct deadline *deadline,
+static uint64_t fill_outbox(RingCore *self, struct shmrt_py_outbox *box, PyObject *iterator, const struct deadline *deadline,
 			    bool *stop) {
 	uint64_t count = 0;
 	while (count < SHMRT_PY_RING_BATCH) {
@@ -191,7 +229,7 @@ static uint64_t fill_outbox(RingCore *self, struct outbox *box, PyObject *iterat
 	return count;
 }
 
-static void empty_outbox(RingCore *self, struct outbox *box, uint64_t done, uint64_t count) {
+static void empty_outbox(RingCore *self, struct shmrt_py_outbox *box, uint64_t done, uint64_t count) {
 	PyObject *type, *value, *traceback;
 	PyErr_Fetch(&type, &value, &traceback);
 	for (uint64_t i = 0; i < count; i++) {
@@ -218,10 +256,10 @@ PyObject *shmrt_py_ring_put_many(RingCore *self, PyObject *const *args, Py_ssize
 		}
 		return NULL;
 	}
-	struct outbox *box = PyMem_Calloc(1, sizeof(*box));
+	struct shmrt_py_outbox *box = borrow_outbox(self);
 	if (box == NULL) {
 		Py_DECREF(iterator);
-		return PyErr_NoMemory();
+		return NULL;
 	}
 	struct deadline deadline = shmrt_py_deadline_after(timeout_ns);
 	uint64_t total = 0;
@@ -252,9 +290,7 @@ PyObject *shmrt_py_ring_put_many(RingCore *self, PyObject *const *args, Py_ssize
 		stop = true;
 	}
 	failed = shmrt_py_overload_look((PyObject *)self, &self->ring) < 0 || failed;
-	for (int i = 0; i < SHMRT_PY_RING_BATCH; i++)
-		shmrt_encoder_clear(&box->encoders[i]);
-	PyMem_Free(box);
+	return_outbox(self, box);
 	Py_DECREF(iterator);
 	return failed ? NULL : PyLong_FromUnsignedLongLong(total);
 }

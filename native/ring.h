@@ -1,20 +1,27 @@
-/* ring.h -- a bounded many-to-many ring of messages under one robust mutex; needs no runtime.
+/* ring.h -- a bounded many-to-many ring of messages under two robust mutexes; needs no runtime.
  *
  * Byte map: struct shmrt_ring_shared in layout.h, then `slots` slots of slot_stride bytes
  * (struct shmrt_ring_slot and slot_bytes of body). Position p lives in slot (p - start) % slots.
  *
- * The mutex is held for a copy of at most slot_bytes per message, 32 messages at most. Whoever locks
- * next after its holder died gets EOWNERDEAD, repairs before anything else (shmrt_ring_repair:
- * idempotent, so a repairer may die), and wakes every sleeper.
+ * put_mutex is for who puts, take_mutex for who takes: each side has words and lines of its own, and stores nothing that the
+ * other stores, so that one putter and one taker meet in the lines of the message and now and then in those of `tail` and
+ * `head`. Putters know `head` from their last look at it (head_seen), takers `tail` (tail_seen): these lag, never lead. Who has
+ * to do with all of it takes both, put_mutex first: to move or drop messages when a put finds no room, to arm a bell, to
+ * close, to repair. A mutex is held for a copy of at most slot_bytes per message, 32 messages at most.
  *
- *   put: [lock] intent; fill the slot; blocks WRITING|me (or HELD|me) -> QUEUED; wake sleepers on
- *        not_empty; tail = tail + 1 (the commit); intent = 0 [unlock]
+ * Whoever locks next after a holder died gets EOWNERDEAD, and repairs under both before anything else (ring_lock.c;
+ * shmrt_ring_repair: idempotent, so a repairer may die), and wakes every sleeper. The other side may have gone on meanwhile.
+ *
+ *   put: [put] bytes_next, intent; fill the slot; blocks WRITING|me (or HELD|me) -> QUEUED; wake sleepers on
+ *        not_empty; tail = tail + 1 (the commit); bytes_in; intent = 0 [unlock]
  *        Died before the commit: the repair frees QUEUED blocks that the intended slot names; WRITING
  *        and HELD ones name the dead producer and are reclaimed from the arena. After: the message is in.
- *   get: [lock] wake sleepers on not_full; slot TAKING|me; blocks QUEUED -> HELD|me; copy out; slot DONE
+ *   get: [take] wake sleepers on not_full; slot TAKING|me; blocks QUEUED -> HELD|me; copy out; slot DONE
  *        (the commit); next; head passes the DONE prefix [unlock]
  *        Died before the commit: the repair makes the slot FULL again, its blocks QUEUED; if one was
  *        reclaimed from the arena meanwhile, the message is lost with its taker. After: lost with it.
+ *        A message without blocks, oldest of all, with no hole behind it: copy out; head = head + 1 (the commit); next.
+ *        Its slot is not stored into, and below `head` its state means nothing.
  *   lease: as get, but the slot stays LEASED|me and its blocks QUEUED. release: slot FREEING (the
  *        commit); blocks -> FREE; DONE. A holder that died: any later get or lease (at the latest
  *        1 ms after this process last looked; at once if it finds nothing else), drop_oldest that finds
@@ -26,25 +33,29 @@
  *        run had taken is lost with its taker, as after a get; the leased message is FULL again; nothing
  *        else had left the ring. A message that kills whoever decodes it is thus met at most once in the
  *        middle of a get_many and once at its head, where it is taken before it is decoded, and is gone.
- *   drop_oldest: slot DROPPING with the new count of drops in it (the commit); blocks -> FREE; DONE.
+ *   drop_oldest: [both] aside = the new count of drops; slot DROPPING (the commit); blocks -> FREE; DONE.
  *
- * A wake comes before its commit and inside the lock: the woken queue up at the mutex and look after the
- * unlock (or the repair), so no death can lose a wake-up. There is at most one system call per bell and
- * hold of the mutex, and none if nobody sleeps. A bell is armed under the mutex, so it needs no fence.
+ * A wake comes before its commit and under the waker's mutex, and a bell is armed under both, after a look: who is woken and
+ * sees nothing yet has to have that mutex before it sleeps again, and looks after the unlock (or the repair). So no
+ * death can lose a wake-up, and arming needs no fence. There is at most one system call per bell and hold of a mutex, and
+ * none if nobody sleeps.
  *
  * `slots` is the exact bound on messages held, leased ones included: a slow lease at the head keeps no
- * other slot busy, since it is moved (under the mutex) into a DONE slot behind it when room is wanted.
+ * other slot busy, since it is moved (under both) into a DONE slot behind it when room is wanted.
  * A lease is therefore named by the message's sequence, not by where it lies.
  *
  * Sleepers: while leases are out they wake every 20 ms to look for dead holders. Where two CPUs are
- * usable they first look at the positions for up to 50 us without the mutex.
+ * usable they first look at the positions for up to 50 us without a mutex. A putter at a full ring lets some
+ * places become free in that time, a taker that finds message after message alone lets the putter get ahead
+ * for about half a microsecond: in step, each message would cost both of them a wait for the other's line.
  *
  * bytes_in and bytes_out count inline bytes and those of the blocks; what is dropped or thrown away counts
- * as out. So their difference is what is in the ring, and a repair restores exactly that: after the
- * death of a putter bytes_in is what is out plus what is in, else bytes_out is the rest of bytes_in.
+ * as out. So their difference is what is in the ring, and a repair restores exactly that: bytes_in from the
+ * intent of a put that was committed, then bytes_out as the rest. How many messages went in and out follows from the positions.
  *
- * Edge R1: unlock -> lock of the mutex: everything under it. Edge R2: tail (release) -> unlocked look
- * at tail (acquire): only a hint whether locking is worth it.
+ * Edge R1: unlock -> lock of a mutex: everything under it. Edge R2: tail (release) -> a taker's look at it (acquire): the
+ * message. Edge R4: head, then holes (release) -> a putter's look at holes, then at head (acquire): the slot may be
+ * overwritten; and with no holes and no room by that head, the ring was full when holes was read.
  */
 #ifndef SHMRT_RING_H
 #define SHMRT_RING_H
@@ -71,9 +82,10 @@ struct shmrt_ring {
 	/* Private to ring*.c. Several threads of a process may use one of these at a time. */
 	uint64_t mask, start;       /* slots - 1 if that is a power of two, else 0; position of the first message */
 	bool may_spin;
-	struct shmrt_arena blocks;  /* own copy of *arena, used under the mutex only: no sharing of its hints */
+	struct shmrt_arena blocks, put_blocks; /* own copies of *arena, one per mutex: no sharing of its hints */
 	_Atomic uint32_t spin_message_ns, spin_room_ns; /* learned: how long to look before sleeping */
-	_Atomic uint64_t lease_look_ns; /* when this process last looked for dead lease holders */
+	_Atomic uint32_t lone, lone_most;             /* takes of a lone message in a row; how many before it is worth to wait for more */
+	_Atomic uint64_t lease_look_ns;        /* when this process last looked for dead lease holders */
 	uint64_t lock_slice_ns;         /* longest sleep behind one holder of the mutex */
 	int lock_tries;                 /* looks at a taken mutex before sleeping on it */
 	/* Private, see ring_report.h: something was refused, dropped or expired here since somebody looked, and when one did. */
@@ -127,8 +139,10 @@ SHMRT_MUST_USE int shmrt_ring_release_keep(struct shmrt_ring *, uint64_t positio
 SHMRT_MUST_USE int shmrt_ring_give_back(struct shmrt_ring *, uint64_t position);
 /* No more puts; gets go on until it is empty, then CLOSED. Wakes everybody. */
 SHMRT_MUST_USE int shmrt_ring_close(struct shmrt_ring *);
-/* Messages that wait, leased ones not counted; a moment's view. */
+/* Messages that wait, leased ones not counted; that were put; that were taken, and not dropped. A moment's view. */
 uint64_t shmrt_ring_depth(const struct shmrt_ring *);
+uint64_t shmrt_ring_messages_in(const struct shmrt_ring *);
+uint64_t shmrt_ring_messages_out(const struct shmrt_ring *);
 
 /* Under the mutex (or with nobody else there). Returns whether it changed anything. */
 bool shmrt_ring_repair(struct shmrt_ring *);

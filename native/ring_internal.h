@@ -1,4 +1,4 @@
-/* ring_internal.h -- what the four files of the ring share with mailbox.c; nobody else includes it.
+/* ring_internal.h -- what the files of the ring share with mailbox.c; nobody else includes it.
  *
  * Under the mutex the words need no ordering between processes (edge R1), but they do need one within
  * the process: the kernel stops it between two instructions, and a repair reads exactly the stores
@@ -10,10 +10,14 @@
 #include "ring.h"
 
 #define SHMRT_RING_CHUNK 32 /* messages per hold of the mutex in a bulk call */
+#define SHMRT_RING_AHEAD_BYTES 256 /* of a message that are fetched before its turn comes */
 #define SHMRT_RING_OUT_OF_LINE UINT32_MAX
 #define SHMRT_RING_LOCK_SLICE_NS UINT64_C(100000000) /* longest sleep behind one holder of the mutex */
 #define SHMRT_RING_LOCK_TRIES 64
 #define SHMRT_RING_LEASE_LOOK_NS INT64_C(20000000) /* a sleeper looks for dead lease holders this often */
+
+/* Which of the two mutexes. Who wants both takes the putters' first. */
+enum shmrt_ring_side { SHMRT_RING_PUT = 1, SHMRT_RING_TAKE = 2, SHMRT_RING_BOTH = 3 };
 
 /* The four positions, read once and checked. */
 struct shmrt_ring_view {
@@ -27,6 +31,12 @@ static inline uint64_t shmrt_ring_load(const _Atomic uint64_t *word) {
 }
 static inline void shmrt_ring_store(_Atomic uint64_t *word, uint64_t value) {
 	atomic_store_explicit(word, value, memory_order_relaxed); /* R1 */
+}
+static inline uint64_t shmrt_ring_peek(const _Atomic uint64_t *word) { /* of the other side */
+	return atomic_load_explicit(word, memory_order_acquire); /* R2 tail, R4 head and holes */
+}
+static inline void shmrt_ring_store_head(struct shmrt_ring_shared *shared, uint64_t head) {
+	atomic_store_explicit(&shared->head, head, memory_order_release); /* R4 */
 }
 static inline void shmrt_ring_add(_Atomic uint64_t *word, uint64_t more) {
 	shmrt_ring_store(word, shmrt_ring_load(word) + more);
@@ -47,6 +57,11 @@ static inline struct shmrt_block_reference *shmrt_ring_references(struct shmrt_r
 static inline bool shmrt_ring_fits(const struct shmrt_ring *ring, uint32_t inline_size, uint16_t blocks) {
 	return (uint64_t)inline_size + (uint64_t)blocks * sizeof(struct shmrt_block_reference) <= ring->slot_bytes;
 }
+/* Which of `left` messages, counted from the present one, to fetch now, so that its lines have come from the other side when
+ * its turn comes: a batch ahead if there are so many; 0: none. */
+static inline uint64_t shmrt_ring_ahead(uint64_t left) {
+	return left > SHMRT_RING_CHUNK ? SHMRT_RING_CHUNK : left > 4 ? 4 : left - (left != 0);
+}
 /* What the message in the slot counts for: inline bytes and those of its blocks. */
 static inline uint64_t shmrt_ring_message_bytes(const struct shmrt_ring *ring, struct shmrt_ring_slot *slot) {
 	uint64_t bytes = slot->inline_size;
@@ -65,7 +80,8 @@ static inline void shmrt_ring_set_state(struct shmrt_ring_slot *slot, enum shmrt
 }
 
 /* ring_repair.c */
-int shmrt_ring_view(const struct shmrt_ring *, struct shmrt_ring_view *);
+/* Under the takers' mutex: everything but for what is put meanwhile. Under both: everything. */
+int shmrt_ring_view(struct shmrt_ring *, struct shmrt_ring_view *);
 void shmrt_ring_finish(struct shmrt_ring *, struct shmrt_ring_slot *); /* TAKING, FREEING, DROPPING -> at rest */
 void shmrt_ring_free_queued(struct shmrt_ring *, struct shmrt_ring_slot *);
 void shmrt_ring_advance(struct shmrt_ring *, struct shmrt_ring_view *); /* head over the DONE prefix */
@@ -78,11 +94,14 @@ int shmrt_ring_oldest(struct shmrt_ring *, struct shmrt_ring_view *, uint64_t *p
 void shmrt_ring_pass(struct shmrt_ring *, struct shmrt_ring_view *, uint64_t position, bool in_line);
 void shmrt_ring_make_hole(struct shmrt_ring *, struct shmrt_ring_view *); /* after a slot became DONE */
 
+/* ring_lock.c. OK; INTERRUPTED after lock_slice_ns behind a stopped holder; CORRUPT. */
+int shmrt_ring_lock(struct shmrt_ring *, enum shmrt_ring_side);
+int shmrt_ring_lock_after(struct shmrt_ring *, enum shmrt_ring_side, int tries); /* so many looks before it sleeps */
+int shmrt_ring_lock_rest(struct shmrt_ring *); /* a putter, before its put: the takers' mutex as well */
+void shmrt_ring_unlock(struct shmrt_ring *, enum shmrt_ring_side);
+
 /* ring_wait.c */
-int shmrt_ring_lock(struct shmrt_ring *); /* OK; INTERRUPTED after lock_slice_ns behind a stopped holder; CORRUPT */
-int shmrt_ring_lock_after(struct shmrt_ring *, int tries); /* so many looks before it sleeps */
-void shmrt_ring_unlock(struct shmrt_ring *);
-void shmrt_ring_wake(_Atomic uint32_t *bell); /* under the mutex, before the change it announces */
+void shmrt_ring_wake(_Atomic uint32_t *bell); /* under a mutex, before the change it announces */
 bool shmrt_ring_take_back(struct shmrt_ring *, bool always); /* leases of the dead; true if one came back */
 
 /* How long a call may still wait, over all its attempts. */
@@ -94,9 +113,12 @@ struct shmrt_ring_patience {
 };
 /* Without the mutex: look for a while, if that may help. */
 void shmrt_ring_spin(struct shmrt_ring *, bool for_room, struct shmrt_ring_patience *);
-/* Called with the mutex held, after a look that found nothing; returns with it released.
- * OK: look again. TIMEOUT, INTERRUPTED. */
-int shmrt_ring_wait(struct shmrt_ring *, bool for_room, struct shmrt_ring_patience *);
+/* Without the mutex, before a take: where taker and putter go in step, so that every message costs each of them a wait for the
+ * other's line, lets the putter get ahead by a few. */
+void shmrt_ring_linger(struct shmrt_ring *);
+/* Called with this or both held, after a look that found nothing; returns with nothing held.
+ * OK: look again. TIMEOUT, INTERRUPTED, CORRUPT. */
+int shmrt_ring_wait(struct shmrt_ring *, enum shmrt_ring_side held, bool for_room, struct shmrt_ring_patience *);
 /* A wait that a signal cut short counts, too, unless the mutex is not to be had. */
 void shmrt_ring_keep_waited(struct shmrt_ring *, bool for_room, struct shmrt_ring_patience *);
 /* Without the mutex: whether a get could find something, a put room. Hints. */

@@ -37,7 +37,10 @@ int shmrt_ring_format(struct shmrt_ring_shared *shared, uint64_t slots, uint64_t
 	shmrt_ring_store(&shared->head, start);
 	shmrt_ring_store(&shared->next, start);
 	shmrt_ring_store(&shared->tail, start);
-	return shmrt_mutex_make(&shared->mutex);
+	shmrt_ring_store(&shared->head_seen, start);
+	shmrt_ring_store(&shared->tail_seen, start);
+	int rc = shmrt_mutex_make(&shared->put_mutex);
+	return rc == SHMRT_OK ? shmrt_mutex_make(&shared->take_mutex) : rc;
 }
 
 int shmrt_ring_attach(struct shmrt_ring *ring, void *address, uint64_t size, int fd, struct shmrt_arena *arena) {
@@ -67,20 +70,23 @@ int shmrt_ring_attach(struct shmrt_ring *ring, void *address, uint64_t size, int
 	if (arena != NULL) {
 		ring->blocks = *arena; /* shares the mapping, not the hints: see ring.h */
 		memset(ring->blocks.warm_count, 0, sizeof(ring->blocks.warm_count));
+		ring->put_blocks = ring->blocks;
 	}
 	/* No look at the positions: somebody may be moving them, or have died doing so. Every call
 	 * checks them again under the mutex. */
 	return SHMRT_OK;
 }
 
-int shmrt_ring_view(const struct shmrt_ring *ring, struct shmrt_ring_view *view) {
+int shmrt_ring_view(struct shmrt_ring *ring, struct shmrt_ring_view *view) {
 	view->head = shmrt_ring_load(&ring->shared->head);
 	view->next = shmrt_ring_load(&ring->shared->next);
-	view->tail = shmrt_ring_load(&ring->shared->tail);
+	view->tail = shmrt_ring_peek(&ring->shared->tail);
 	view->holes = shmrt_ring_load(&ring->shared->holes);
 	uint64_t span = view->tail - view->head;
-	bool sound = span <= ring->slots && view->next - view->head <= span && view->holes <= span;
-	return SHMRT_LIKELY(sound) ? SHMRT_OK : SHMRT_CORRUPT;
+	if (SHMRT_UNLIKELY(span > ring->slots || view->next - view->head > span || view->holes > span))
+		return SHMRT_CORRUPT;
+	shmrt_ring_store(&ring->shared->tail_seen, view->tail);
+	return SHMRT_OK;
 }
 
 void shmrt_ring_advance(struct shmrt_ring *ring, struct shmrt_ring_view *view) {
@@ -96,8 +102,8 @@ void shmrt_ring_advance(struct shmrt_ring *ring, struct shmrt_ring_view *view) {
 	}
 	view->head = head;
 	view->holes -= freed <= view->holes ? freed : view->holes;
-	shmrt_ring_store(&ring->shared->head, head);
-	shmrt_ring_store(&ring->shared->holes, view->holes);
+	shmrt_ring_store_head(ring->shared, head);
+	atomic_store_explicit(&ring->shared->holes, view->holes, memory_order_release); /* R4: head first */
 }
 
 bool shmrt_ring_compact(struct shmrt_ring *ring, struct shmrt_ring_view *view) {
@@ -121,9 +127,8 @@ bool shmrt_ring_compact(struct shmrt_ring *ring, struct shmrt_ring_view *view) {
 	to->block_count = from->block_count;
 	to->flags = from->flags;
 	to->sequence = from->sequence;
-	to->put_ns = from->put_ns;
 	shmrt_ring_step();
-	from->put_ns = (hole - head) << 8 | state;
+	shmrt_ring_store(&ring->shared->aside, (hole - head) << 8 | state);
 	shmrt_ring_set_state(from, SHMRT_RING_SLOT_MOVING);
 	shmrt_ring_set_state(to, (enum shmrt_ring_slot_state)state);
 	shmrt_ring_set_state(from, SHMRT_RING_SLOT_DONE);
@@ -175,7 +180,7 @@ void shmrt_ring_finish(struct shmrt_ring *ring, struct shmrt_ring_slot *slot) {
 		}
 		shmrt_ring_set_state(slot, SHMRT_RING_SLOT_FREEING);
 	} else if (state == SHMRT_RING_SLOT_DROPPING) {
-		shmrt_ring_store(&ring->shared->dropped, slot->put_ns);
+		shmrt_ring_store(&ring->shared->dropped, shmrt_ring_load(&ring->shared->aside));
 	} else if (state != SHMRT_RING_SLOT_FREEING) {
 		return;
 	}
@@ -201,6 +206,8 @@ static bool ring_undo_put(struct shmrt_ring *ring, uint64_t tail) {
 		shmrt_ring_step();
 		slot->block_count = 0;
 		shmrt_ring_set_state(slot, SHMRT_RING_SLOT_FREE);
+	} else if (intent == tail - ring->start) {
+		shmrt_ring_store(&ring->shared->bytes_in, shmrt_ring_load(&ring->shared->bytes_next));
 	}
 	shmrt_ring_step();
 	shmrt_ring_store(&ring->shared->intent, 0);
@@ -212,13 +219,13 @@ bool shmrt_ring_repair(struct shmrt_ring *ring) {
 	uint64_t head = shmrt_ring_load(&shared->head), tail = shmrt_ring_load(&shared->tail);
 	if (tail - head > ring->slots)
 		return false; /* not the trace of a death: every call answers CORRUPT */
-	bool putting = shmrt_ring_load(&shared->intent) != 0, changed = ring_undo_put(ring, tail);
+	bool changed = ring_undo_put(ring, tail);
 	uint64_t leased = 0, returned = 0, holes = 0, bytes = 0, next = tail;
 	for (uint64_t position = head; position != tail; position++) {
 		struct shmrt_ring_slot *slot = shmrt_ring_slot_at(ring, position);
 		if (slot->state == SHMRT_RING_SLOT_MOVING) {
-			uint64_t distance = slot->put_ns >> 8;
-			uint32_t state = (uint32_t)(slot->put_ns & 0xFF);
+			uint64_t aside = shmrt_ring_load(&shared->aside), distance = aside >> 8;
+			uint32_t state = (uint32_t)(aside & 0xFF);
 			if (distance != 0 && distance < tail - position)
 				shmrt_ring_set_state(shmrt_ring_slot_at(ring, position + distance),
 						     state == SHMRT_RING_SLOT_LEASED ? SHMRT_RING_SLOT_LEASED
@@ -241,7 +248,6 @@ bool shmrt_ring_repair(struct shmrt_ring *ring) {
 		else if (slot->state == SHMRT_RING_SLOT_DONE)
 			holes++;
 	}
-	uint64_t held = tail - head - holes;
 	while (head != tail && shmrt_ring_slot_at(ring, head)->state == SHMRT_RING_SLOT_DONE) {
 		head++;
 		holes--;
@@ -251,14 +257,9 @@ bool shmrt_ring_repair(struct shmrt_ring *ring) {
 	changed |= ring_correct(&shared->holes, holes);
 	changed |= ring_correct(&shared->leased, leased);
 	changed |= ring_correct(&shared->returned, returned);
-	changed |= ring_correct(&shared->messages_in, tail - ring->start);
-	/* In a put nothing is left to be counted as out, and elsewhere nothing as in. */
-	if (putting)
-		changed |= ring_correct(&shared->bytes_in, shmrt_ring_load(&shared->bytes_out) + bytes);
-	else
-		changed |= ring_correct(&shared->bytes_out, shmrt_ring_load(&shared->bytes_in) - bytes);
-	uint64_t dropped = ring->on_full == SHMRT_RING_DROP_OLDEST ? shmrt_ring_load(&shared->dropped) : 0;
-	changed |= ring_correct(&shared->messages_out, tail - ring->start - held - dropped);
+	changed |= ring_correct(&shared->bytes_out, shmrt_ring_load(&shared->bytes_in) - bytes);
+	ring_correct(&shared->head_seen, head); /* these two may lag at any time: no damage */
+	ring_correct(&shared->tail_seen, tail);
 	if (changed)
 		shmrt_ring_add(&shared->repairs, 1);
 	return changed;
@@ -293,8 +294,12 @@ static int ring_check_slot(const struct shmrt_ring *ring, uint64_t position, uin
 
 int shmrt_ring_check(const struct shmrt_ring *ring) {
 	const struct shmrt_ring_shared *shared = ring->shared;
-	struct shmrt_ring_view view;
-	if (shmrt_ring_view(ring, &view) != SHMRT_OK || shmrt_ring_load(&shared->intent) != 0)
+	struct shmrt_ring_view view = {
+		.head = shmrt_ring_load(&shared->head), .next = shmrt_ring_load(&shared->next),
+		.tail = shmrt_ring_load(&shared->tail), .holes = shmrt_ring_load(&shared->holes)};
+	uint64_t span = view.tail - view.head, ahead = view.tail - view.next, seen = view.tail - shmrt_ring_load(&shared->tail_seen);
+	if (span > ring->slots || ahead > span || view.holes > span || seen > ahead || shmrt_ring_load(&shared->intent) != 0 ||
+	    view.tail - shmrt_ring_load(&shared->head_seen) < span)
 		return SHMRT_CORRUPT;
 	uint64_t leased = 0, returned = 0, holes = 0, bytes = 0;
 	for (uint64_t position = view.head; position != view.tail; position++) {
@@ -311,7 +316,6 @@ int shmrt_ring_check(const struct shmrt_ring *ring) {
 	}
 	bool counted = leased == shmrt_ring_load(&shared->leased) && holes == view.holes &&
 		       returned == shmrt_ring_load(&shared->returned) &&
-		       shmrt_ring_load(&shared->messages_in) == view.tail - ring->start &&
 		       shmrt_ring_load(&shared->bytes_in) - shmrt_ring_load(&shared->bytes_out) == bytes;
 	return counted ? SHMRT_OK : SHMRT_CORRUPT;
 }

@@ -1,6 +1,6 @@
 /* ring_take.c -- get and leases: the consumer's side. The steps and what a death leaves: ring.h.
  *
- * The one store that decides about a message is the one of its slot's state.
+ * The one store that decides about a message is the one of its slot's state, or of `head`.
  */
 #include "ring_internal.h"
 
@@ -93,6 +93,25 @@ static int ring_hand_over(struct shmrt_ring *ring, struct shmrt_ring_slot *slot,
 	return SHMRT_OK;
 }
 
+/* The oldest message of all, without blocks, with no hole anywhere: the head passes it, and its slot stays unwritten, so that
+ * the putter's copy of the line is not thrown away. */
+static void ring_pass_on(struct shmrt_ring *ring, struct shmrt_ring_view *view, const struct shmrt_ring_slot *slot,
+			 shmrt_ring_take take, void *context) {
+	struct shmrt_ring_shared *shared = ring->shared;
+	uint32_t size = slot->inline_size;
+	struct shmrt_ring_message message = {.inline_bytes = (const uint8_t *)(slot + 1), .inline_size = size, .flags = slot->flags};
+	uint64_t far = shmrt_ring_ahead(view->tail - view->next);
+	const uint8_t *ahead = (const uint8_t *)shmrt_ring_slot_at(ring, view->next + far); /* it was put: its writer is done with it */
+	for (uint32_t i = 0; far != 0 && i < sizeof(*slot) + size && i < SHMRT_RING_AHEAD_BYTES; i += 64)
+		__builtin_prefetch(ahead + i);
+	take(context, &message);
+	shmrt_ring_step();
+	shmrt_ring_store_head(shared, ++view->head); /* the commit */
+	shmrt_ring_step();
+	shmrt_ring_store(&shared->next, ++view->next);
+	shmrt_ring_add(&shared->bytes_out, size);
+}
+
 /* Before a message leaves: room will be there; and whoever waits for the end may have it. */
 static void ring_wake_for_room(struct shmrt_ring *ring) {
 	shmrt_ring_wake(&ring->shared->bell_not_full);
@@ -117,12 +136,27 @@ static inline bool ring_is_fragile(const struct shmrt_ring_slot *slot) {
 	return slot->block_count != 0 || (slot->flags & (SHMRT_MESSAGE_HAS_PICKLE | SHMRT_MESSAGE_HAS_ARRAY)) != 0;
 }
 
+/* As shmrt_ring_view, without a look at the putters' line while there is more than enough to take. */
+static int ring_take_view(struct shmrt_ring *ring, struct shmrt_ring_view *view) {
+	const struct shmrt_ring_shared *shared = ring->shared;
+	view->head = shmrt_ring_load(&shared->head);
+	view->next = shmrt_ring_load(&shared->next);
+	view->tail = shmrt_ring_load(&shared->tail_seen);
+	view->holes = shmrt_ring_load(&shared->holes);
+	uint64_t span = view->tail - view->head;
+	if (SHMRT_LIKELY(view->next != view->tail && span <= ring->slots && view->next - view->head <= span && view->holes <= span))
+		return SHMRT_OK;
+	return shmrt_ring_view(ring, view);
+}
+
 static int ring_get_chunk(struct shmrt_ring *ring, struct ring_order *order) {
 	struct shmrt_ring_view view;
-	int rc = shmrt_ring_view(ring, &view);
+	int rc = ring_take_view(ring, &view);
 	for (uint64_t i = 0; rc == SHMRT_OK && i < SHMRT_RING_CHUNK && order->done < order->count && !order->fragile; i++) {
 		uint64_t position;
 		rc = shmrt_ring_oldest(ring, &view, &position);
+		if (rc != SHMRT_OK && (rc = shmrt_ring_view(ring, &view)) == SHMRT_OK)
+			rc = shmrt_ring_oldest(ring, &view, &position); /* of what was put since that look */
 		if (rc != SHMRT_OK)
 			break;
 		struct shmrt_ring_slot *slot = shmrt_ring_slot_at(ring, position);
@@ -133,10 +167,15 @@ static int ring_get_chunk(struct shmrt_ring *ring, struct ring_order *order) {
 			break;
 		ring_wake_for_room(ring);
 		bool in_line = slot->owner == 0;
+		if (SHMRT_LIKELY(position == view.head && in_line && view.holes == 0 && slot->block_count == 0 &&
+				 shmrt_ring_fits(ring, slot->inline_size, 0))) {
+			ring_pass_on(ring, &view, slot, order->take, order->context);
+			order->done++;
+			continue;
+		}
 		rc = ring_hand_over(ring, slot, order->take, order->context);
 		shmrt_ring_pass(ring, &view, position, in_line);
 		shmrt_ring_make_hole(ring, &view);
-		shmrt_ring_add(&ring->shared->messages_out, 1);
 		if (rc == SHMRT_OK)
 			order->done++;
 	}
@@ -198,7 +237,8 @@ static int ring_receive(struct shmrt_ring *ring, int64_t timeout_ns, struct ring
 				return SHMRT_EMPTY;
 			shmrt_ring_spin(ring, false, &patience);
 		}
-		int rc = shmrt_ring_lock(ring);
+		shmrt_ring_linger(ring);
+		int rc = shmrt_ring_lock(ring, SHMRT_RING_TAKE);
 		if (rc != SHMRT_OK)
 			return rc;
 		if (SHMRT_UNLIKELY(patience.waited_ns != 0)) {
@@ -210,14 +250,14 @@ static int ring_receive(struct shmrt_ring *ring, int64_t timeout_ns, struct ring
 		    shmrt_ring_load(&shared->leased) == 0)
 			rc = SHMRT_CLOSED; /* with leases out a message may still come back */
 		if (rc == SHMRT_EMPTY && timeout_ns > 0) {
-			rc = shmrt_ring_wait(ring, false, &patience);
+			rc = shmrt_ring_wait(ring, SHMRT_RING_TAKE, false, &patience);
 			if (rc == SHMRT_OK)
 				continue;
 			if (rc == SHMRT_INTERRUPTED)
 				shmrt_ring_keep_waited(ring, false, &patience);
 			return rc;
 		}
-		shmrt_ring_unlock(ring);
+		shmrt_ring_unlock(ring, SHMRT_RING_TAKE);
 		return rc;
 	}
 }
@@ -228,11 +268,11 @@ static int ring_get(struct shmrt_ring *ring, int64_t timeout_ns, struct ring_ord
 	int rc = ring_receive(ring, timeout_ns, order);
 	while (rc == SHMRT_OK && order->done < order->count && !order->fragile && !shmrt_ring_seems_empty(ring)) {
 		uint64_t before = order->done; /* the next chunk */
-		if (shmrt_ring_lock(ring) != SHMRT_OK)
+		if (shmrt_ring_lock(ring, SHMRT_RING_TAKE) != SHMRT_OK)
 			break; /* what we have is worth more than why there is no more */
 		int ignored = ring_get_chunk(ring, order);
 		(void)ignored;
-		shmrt_ring_unlock(ring);
+		shmrt_ring_unlock(ring, SHMRT_RING_TAKE);
 		if (order->done == before)
 			break;
 	}
@@ -284,13 +324,13 @@ enum ring_lease_end { RING_RELEASE, RING_KEEP, RING_GIVE_BACK };
 static int ring_end_lease(struct shmrt_ring *ring, uint64_t sequence, enum ring_lease_end how) {
 	struct shmrt_ring_shared *shared = ring->shared;
 	struct shmrt_ring_view view;
-	int rc = shmrt_ring_lock(ring);
+	int rc = shmrt_ring_lock(ring, SHMRT_RING_TAKE);
 	if (rc != SHMRT_OK)
 		return rc;
 	rc = shmrt_ring_view(ring, &view);
 	struct shmrt_ring_slot *slot = rc == SHMRT_OK ? ring_find_lease(ring, &view, sequence) : NULL;
 	if (slot == NULL) {
-		shmrt_ring_unlock(ring);
+		shmrt_ring_unlock(ring, SHMRT_RING_TAKE);
 		return rc == SHMRT_OK ? SHMRT_STALE : rc;
 	}
 	if (how == RING_GIVE_BACK) {
@@ -310,9 +350,8 @@ static int ring_end_lease(struct shmrt_ring *ring, uint64_t sequence, enum ring_
 		}
 		shmrt_ring_add(&shared->leased, UINT64_MAX);
 		shmrt_ring_make_hole(ring, &view);
-		shmrt_ring_add(&shared->messages_out, 1);
 	}
-	shmrt_ring_unlock(ring);
+	shmrt_ring_unlock(ring, SHMRT_RING_TAKE);
 	return rc;
 }
 

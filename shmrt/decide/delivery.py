@@ -16,7 +16,9 @@ Order. A node that must keep order lets its entries leave in the order they came
 and otherwise those before the last routed node, because "same key in order" means the order of the source.
 
 Bounds. A work node holds at most `slots` entries and about `bytes_most` bytes (queued, running and finished
-ones together), the consumer's side `out_slots` outputs. A full node stops its neighbour, and so on up to the source.
+ones together), and, with on_error="raise", one Stop more for each item that failed before it: these pass a full
+node, since the source gives no more by then. The consumer's side holds `out_slots` outputs. A full node stops its
+neighbour, and so on up to the source.
 
 Deaths. A task of one item is retried by the pool; a task of several whose worker died is sorted out here, by running
 its items alone. So an item that always kills costs exactly its `max_attempts` deaths, and an item that never kills

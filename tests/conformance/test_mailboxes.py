@@ -121,10 +121,11 @@ def test_a_callers_place_is_free_when_the_mailbox_closes() -> None:
 
 
 def hold_mutex(here: Office) -> None:
-    """Locks the mailbox's mutex in this process, and stops."""
+    """Locks the mailbox's mutexes in this process, and stops."""
     memory = mmap.mmap(here.mailbox.fd, 4096)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(memory)) + _native.LAYOUT["ring_shared.mutex"]
-    assert ctypes.CDLL(None).pthread_mutex_lock(ctypes.c_void_p(address)) == 0
+    for name in ("put_mutex", "take_mutex"):
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory)) + _native.LAYOUT[f"ring_shared.{name}"]
+        assert ctypes.CDLL(None).pthread_mutex_lock(ctypes.c_void_p(address)) == 0
     os.kill(os.getpid(), signal.SIGSTOP)
 
 

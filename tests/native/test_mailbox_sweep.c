@@ -94,7 +94,8 @@ static int survive(void *copy, size_t step, const struct scenario *scenario) {
 			slot->owner = dead;
 	}
 	CHECK(shmrt_ring_format(model, RINGS, SLOT_BYTES, SHMRT_RING_BLOCK, 0, 0) == SHMRT_OK);
-	memcpy(&shared->mutex, &model->mutex, sizeof shared->mutex);
+	memcpy(&shared->put_mutex, &model->put_mutex, sizeof shared->put_mutex);
+	memcpy(&shared->take_mutex, &model->take_mutex, sizeof shared->take_mutex);
 	shmrt_ring_repair(&box.ring);
 	if (shmrt_ring_check(&box.ring) != SHMRT_OK)
 		return BROKEN("the ring is not sound");
@@ -214,7 +215,8 @@ static void sweep(struct scenario scenario, void (*operation)(void *), int expec
 		static uint8_t fresh[REGION_MOST]; /* the mutex that the dead left is the kernel's business: test_real_kills.c */
 		struct shmrt_ring_shared *model = (struct shmrt_ring_shared *)(void *)fresh;
 		CHECK(shmrt_ring_format(model, RINGS, SLOT_BYTES, SHMRT_RING_BLOCK, 0, 0) == SHMRT_OK);
-		memcpy(&ring_world.ring.shared->mutex, &model->mutex, sizeof model->mutex);
+		memcpy(&ring_world.ring.shared->put_mutex, &model->put_mutex, sizeof model->put_mutex);
+		memcpy(&ring_world.ring.shared->take_mutex, &model->take_mutex, sizeof model->take_mutex);
 		struct sweep_report second = sweep_run(repair, NULL, ring_world.region, ring_world.size, judge_repair, &again);
 		sweep_expect_clean(&second, scenario.name);
 	}

@@ -66,8 +66,8 @@ static void operate(void *context) {
 /* Whoever comes next: takes the mutex, so repairs, and does nothing else. */
 static void look(void *context) {
 	(void)context;
-	if (shmrt_ring_lock(&world.ring) == SHMRT_OK)
-		shmrt_ring_unlock(&world.ring);
+	if (shmrt_ring_lock(&world.ring, SHMRT_RING_BOTH) == SHMRT_OK)
+		shmrt_ring_unlock(&world.ring, SHMRT_RING_BOTH);
 }
 
 /* Three slots, the messages 1 and 2 (1 with a block) and for a drop 3; whoever works on them is the child that dies. */

@@ -3,6 +3,7 @@
 #include "ring_world.h"
 
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/time.h>
 
 static struct world world;
@@ -210,10 +211,10 @@ static void test_damage(void) {
 	_Atomic uint64_t *words[] = {&world.ring.shared->head, &world.ring.shared->tail, &world.ring.shared->next,
 				     &world.ring.shared->holes};
 	for (unsigned i = 0; i < 4; i++) {
-		fill(4, SHMRT_RING_BLOCK, 2);
+		fill(4, SHMRT_RING_BLOCK, 4);
 		shmrt_ring_store(words[i], UINT64_C(0x123456789) + i);
 		CHECK(shmrt_ring_get(&world.ring, 1, 0, catch_message, &caught, &done) == SHMRT_CORRUPT);
-		CHECK(world_put(&world, 5, 0) == SHMRT_CORRUPT);
+		CHECK(world_put(&world, 6, 0) == (i == 2 ? SHMRT_FULL : SHMRT_CORRUPT)); /* `next` is the takers' business */
 		CHECK(shmrt_ring_release(&world.ring, 1) == SHMRT_CORRUPT);
 	}
 	struct shmrt_ring ring;
@@ -302,21 +303,36 @@ static void test_holders(void) {
 	CHECK(kill(holder, SIGKILL) == 0);
 	expect(holder, SIGKILL);
 	expect(sleeper, 0);
-	/* The holder of the mutex is stopped, then dies: first an answer, then a repair. */
-	fill(2, SHMRT_RING_BLOCK, 1);
-	if ((holder = fork()) == 0) {
-		CHECK(shmrt_ring_lock(&world.ring) == SHMRT_OK);
-		shmrt_ring_store(&world.ring.shared->intent, world.ring.shared->tail - world.ring.start + 1);
-		CHECK(write(pipes[1], "x", 1) == 1);
-		for (;;)
-			pause();
+	/* The holder of a mutex is stopped, then dies: first an answer, then a repair. The other side goes on. */
+	for (enum shmrt_ring_side side = SHMRT_RING_PUT; side <= SHMRT_RING_BOTH; side++) {
+		bool takes = (side & SHMRT_RING_TAKE) == 0, puts = (side & SHMRT_RING_PUT) == 0;
+		fill(4, SHMRT_RING_BLOCK, 2);
+		if ((holder = fork()) == 0) {
+			CHECK(prctl(PR_SET_PDEATHSIG, SIGKILL) == 0); /* nobody stays behind when a check fails */
+			CHECK(shmrt_ring_lock(&world.ring, side) == SHMRT_OK);
+			if (!puts)
+				shmrt_ring_store(&world.ring.shared->intent, world.ring.shared->tail - world.ring.start + 1);
+			if (!takes)
+				shmrt_ring_store(&world.ring.shared->leased, 7);
+			CHECK(write(pipes[1], "x", 1) == 1);
+			for (;;)
+				pause();
+		}
+		CHECK(read(pipes[0], &byte, 1) == 1);
+		uint64_t done;
+		struct catch caught = {0};
+		CHECK(world_put(&world, 3, 0) == (puts ? SHMRT_OK : SHMRT_INTERRUPTED));
+		CHECK(takes ? world_get(&world) == 1
+			    : shmrt_ring_get(&world.ring, 1, 0, catch_message, &caught, &done) == SHMRT_INTERRUPTED);
+		CHECK(kill(holder, SIGKILL) == 0);
+		expect(holder, SIGKILL);
+		CHECK(world_put(&world, 4, 0) == SHMRT_OK);
+		for (unsigned number = takes ? 2 : 1; number <= 4; number++)
+			CHECK((number == 3 && !puts) || world_get(&world) == number);
+		CHECK(shmrt_ring_load(&world.ring.shared->repairs) == 1);
+		CHECK(atomic_load_explicit(&world.ring.shared->damaged, memory_order_relaxed) == 0);
+		sound();
 	}
-	CHECK(read(pipes[0], &byte, 1) == 1);
-	CHECK(world_put(&world, 2, 0) == SHMRT_INTERRUPTED);
-	CHECK(kill(holder, SIGKILL) == 0);
-	expect(holder, SIGKILL);
-	CHECK(world_get(&world) == 1 && shmrt_ring_load(&world.ring.shared->repairs) == 1);
-	sound();
 	close(pipes[0]);
 	close(pipes[1]);
 }

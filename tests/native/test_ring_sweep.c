@@ -1,8 +1,9 @@
 /* test_ring_sweep.c -- every operation of the ring dies after every instruction; a survivor takes over.
  *
- * The judge re-makes the mutex in the copy (the kernel would say EOWNERDEAD), repairs, and uses the ring:
+ * The judge re-makes the mutexes in the copy (the kernel would say EOWNERDEAD), repairs, and uses the ring:
  * it checks, drains, fills it to the last slot, and compares what came out with the lists of messages
  * that are right. Then a sample of the states is taken again and the repair itself dies everywhere.
+ * Where the dead held one mutex only, the other side works on before anybody repairs, in a copy of its own.
  */
 #include "ring_world.h"
 #include "sweep.h"
@@ -18,7 +19,7 @@ struct scenario {
 	unsigned list_count;
 	uint64_t dropped[LISTS];
 	enum { BY_LIST, BY_LEASES, BY_CLOSED } by;
-	uint64_t leases_before, tail_before;
+	uint64_t leases_before, tail_before, bytes_before;
 	bool frees, makes; /* room, a message: the sleepers on it must be woken before */
 	unsigned state_count;
 	bool only;       /* the compound part: only this answer is right */
@@ -27,6 +28,7 @@ struct scenario {
 	unsigned sample_count, seen;
 };
 
+static size_t worked_on; /* states in which the other side did something first */
 static unsigned random_state = 12345;
 static unsigned random_below(unsigned most) {
 	random_state = random_state * 1103515245 + 12345;
@@ -35,8 +37,22 @@ static unsigned random_below(unsigned most) {
 
 #define BROKEN(reason) (fprintf(stderr, "%s: %s (step %zu)\n", scenario->name, reason, step), SWEEP_BROKEN)
 
+static struct shmrt_ring_message outgoing[4];
+
+/* What the other side did before the repair: numbers of a message taken and of one put; 0: nothing. */
+struct meanwhile { unsigned taken, put; };
+
+static uint64_t bytes_of(const struct shmrt_ring_message *message) { return message->inline_size + 8u * message->block_count; }
+
+static bool bytes_are_right(const struct scenario *scenario, const struct shmrt_ring_shared *shared, struct meanwhile meanwhile) {
+	uint64_t bytes = scenario->bytes_before, count = shmrt_ring_load(&shared->tail) - scenario->tail_before - (meanwhile.put != 0);
+	for (uint64_t i = 0; scenario->makes && i < count; i++)
+		bytes += bytes_of(&outgoing[i]);
+	return bytes + (meanwhile.put != 0 ? plan[meanwhile.put].size : 0) == shmrt_ring_load(&shared->bytes_in);
+}
+
 /* What a survivor makes of it; `reclaim_first`: the arena hears of the death before the ring does. */
-static int survive(struct scenario *scenario, void *copy, size_t step, bool reclaim_first) {
+static int survive(struct scenario *scenario, void *copy, size_t step, bool reclaim_first, struct meanwhile meanwhile) {
 	static struct world left;
 	static uint8_t once[REGION_MOST];
 	struct shmrt_ring_shared *shared = copy;
@@ -46,10 +62,13 @@ static int survive(struct scenario *scenario, void *copy, size_t step, bool recl
 		blocks_reclaim(&left.arena, dead);
 	struct shmrt_ring_shared *model = (struct shmrt_ring_shared *)(void *)once;
 	CHECK(shmrt_ring_format(model, scenario->slots, SLOT_BYTES, SHMRT_RING_BLOCK, 0, 0) == SHMRT_OK);
-	memcpy(&shared->mutex, &model->mutex, sizeof shared->mutex);
+	memcpy(&shared->put_mutex, &model->put_mutex, sizeof shared->put_mutex);
+	memcpy(&shared->take_mutex, &model->take_mutex, sizeof shared->take_mutex);
 	shmrt_ring_repair(&left.ring);
 	if (shmrt_ring_check(&left.ring) != SHMRT_OK)
 		return BROKEN("not sound after a repair");
+	if (!bytes_are_right(scenario, shared, meanwhile))
+		return BROKEN("bytes_in is not what was put");
 	memcpy(once, copy, left.size);
 	if (shmrt_ring_repair(&left.ring) || memcmp(once, copy, left.size) != 0)
 		return BROKEN("a second repair changes something");
@@ -72,6 +91,17 @@ static int survive(struct scenario *scenario, void *copy, size_t step, bool recl
 	}
 	if (blocks_used(&left.arena) != named)
 		return BROKEN("a block is lost or shared");
+	if (meanwhile.taken != 0) { /* maybe before one that was leased: in the lists the numbers grow */
+		unsigned place = caught.count++;
+		for (; place > 0 && caught.numbers[place - 1] > meanwhile.taken; place--)
+			caught.numbers[place] = caught.numbers[place - 1];
+		caught.numbers[place] = meanwhile.taken;
+	}
+	if (meanwhile.put != 0) {
+		if (caught.count == 0 || caught.numbers[caught.count - 1] != meanwhile.put)
+			return BROKEN("what was put meanwhile is not there, or not last");
+		caught.numbers[--caught.count] = LIST_END;
+	}
 	int answer = -1;
 	for (unsigned list = 0; list < scenario->list_count && answer < 0; list++)
 		if (memcmp(caught.numbers, scenario->lists[list], (caught.count + 1) * sizeof caught.numbers[0]) == 0 &&
@@ -97,6 +127,30 @@ static int survive(struct scenario *scenario, void *copy, size_t step, bool recl
 	return shmrt_ring_check(&left.ring) == SHMRT_OK ? answer : BROKEN("not sound after use");
 }
 
+static bool is_free(const pthread_mutex_t *mutex) { return mutex->__data.__lock == 0; }
+
+/* The side whose mutex the dead did not have goes on. BEFORE: nothing to do. */
+static int go_on(struct scenario *scenario, void *copy, size_t step) {
+	struct shmrt_ring_shared *shared = copy;
+	struct world left;
+	struct meanwhile meanwhile = {0};
+	world_attach(&left, copy, scenario->world->size);
+	if (is_free(&shared->put_mutex) == is_free(&shared->take_mutex))
+		return SWEEP_BEFORE;
+	if (is_free(&shared->take_mutex)) {
+		meanwhile.taken = world_get(&left);
+	} else {
+		uint64_t held = shmrt_ring_load(&shared->tail) - shmrt_ring_load(&shared->head);
+		if (held == left.ring.slots || atomic_load_explicit(&shared->closed, memory_order_relaxed) != 0)
+			return SWEEP_BEFORE; /* it would need the other mutex */
+		meanwhile.put = MESSAGES - 1;
+		if (world_put(&left, meanwhile.put, 0) != SHMRT_OK)
+			return BROKEN("a put beside the dead fails");
+	}
+	worked_on += meanwhile.taken + meanwhile.put != 0;
+	return survive(scenario, copy, step, false, meanwhile);
+}
+
 /* A sleeper must have been woken before what it waits for is there: later nobody may come to do it. */
 static bool sleeper_forgotten(const struct scenario *scenario, const void *copy) {
 	const struct shmrt_ring_shared *shared = copy;
@@ -114,11 +168,12 @@ static bool sleeper_forgotten(const struct scenario *scenario, const void *copy)
 }
 
 static int judge(void *copy, size_t step, void *context) {
-	static uint8_t other[REGION_MOST] __attribute__((aligned(4096)));
+	static uint8_t other[REGION_MOST] __attribute__((aligned(4096))), third[REGION_MOST] __attribute__((aligned(4096)));
 	struct scenario *scenario = context;
 	if (!scenario->only && sleeper_forgotten(scenario, copy))
 		return BROKEN("sleepers are not woken before");
 	memcpy(other, copy, scenario->world->size);
+	memcpy(third, copy, scenario->world->size);
 	const unsigned most = sweep_is_long() ? SAMPLES : 24;
 	unsigned place = scenario->seen++;
 	if (place >= most)
@@ -129,9 +184,11 @@ static int judge(void *copy, size_t step, void *context) {
 	} else {
 		place = SAMPLES;
 	}
-	int answer = survive(scenario, copy, step, false);
-	if (answer >= 0 && survive(scenario, other, step, true) < 0)
+	int answer = survive(scenario, copy, step, false, (struct meanwhile){0});
+	if (answer >= 0 && survive(scenario, other, step, true, (struct meanwhile){0}) < 0)
 		return BROKEN("broken if the arena is reclaimed first");
+	if (answer >= 0 && !scenario->only && go_on(scenario, third, step) < 0)
+		return BROKEN("broken if the other side goes on first");
 	if (place < SAMPLES)
 		scenario->samples[place].answer = answer;
 	if (scenario->only && answer != scenario->only_answer)
@@ -151,6 +208,7 @@ static void sweep(struct scenario *scenario, void (*operation)(void *), void *co
 	scenario->slots = world->ring.slots;
 	scenario->leases_before = shmrt_ring_load(&shared->leased);
 	scenario->tail_before = shmrt_ring_load(&shared->tail);
+	scenario->bytes_before = shmrt_ring_load(&shared->bytes_in);
 	scenario->state_count = (unsigned)(shmrt_ring_load(&shared->tail) - shmrt_ring_load(&shared->head) -
 					   shmrt_ring_load(&shared->holes));
 	atomic_store_explicit(&shared->bell_not_empty, 1, memory_order_relaxed); /* as if somebody slept */
@@ -200,7 +258,6 @@ static void begin(const char *name, uint64_t slots, enum shmrt_ring_full_policy 
 		CHECK(world_put(&world, number, 0) == SHMRT_OK);
 }
 
-static struct shmrt_ring_message outgoing[4];
 static struct message_memory outgoing_memory[4];
 static uint64_t outgoing_count, wanted, lease;
 static struct catch incoming;
@@ -341,11 +398,14 @@ int main(void) {
 		begin("put of what is too large", 2, SHMRT_RING_BLOCK, 5, 1, 1 + full);
 		list(0, 1, 1 + full, 0, 0, 0);
 		prepare_put(70, 1);
-		scene.slots = world.ring.slots, scene.tail_before = UINT64_MAX, scene.only = true, scene.only_answer = SWEEP_BEFORE;
+		scene.slots = world.ring.slots, scene.only = true, scene.only_answer = SWEEP_BEFORE;
+		scene.tail_before = shmrt_ring_load(&world.ring.shared->tail);
+		scene.bytes_before = shmrt_ring_load(&world.ring.shared->bytes_in);
 		struct sweep_report report = sweep_run(do_put, &world, world.region, world.size, judge, &scene);
 		sweep_expect_clean(&report, scene.name);
 		CHECK(result == SHMRT_TOO_LARGE);
 	}
-	printf("%zu states\n", sweep_total_states());
+	CHECK(worked_on > 500 || sweep_total_states() < 10000); /* fewer: not stepped here */
+	printf("%zu states, %zu of them after the other side went on\n", sweep_total_states(), worked_on);
 	return 0;
 }

@@ -45,6 +45,20 @@ WEAK = [
         "atomic_store_explicit(&consumer->shared->head, consumer->cursor, memory_order_relaxed); /* L2 */",
     ),
     Weak(
+        "R2",
+        "races_ring",
+        "ring.c",
+        "atomic_store_explicit(&shared->tail, ++view->tail, memory_order_release); /* R2; the commit */",
+        "atomic_store_explicit(&shared->tail, ++view->tail, memory_order_relaxed); /* R2; the commit */",
+    ),
+    Weak(
+        "R4",
+        "races_ring",
+        "ring_internal.h",
+        "atomic_store_explicit(&shared->head, head, memory_order_release); /* R4 */",
+        "atomic_store_explicit(&shared->head, head, memory_order_relaxed); /* R4 */",
+    ),
+    Weak(
         "C2",
         "test_call_stress",
         "call_internal.h",
