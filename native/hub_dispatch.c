@@ -17,18 +17,19 @@ void shmrt_hub__measure(struct shmrt_hub_pool *pool) {
 		pool->credit = 8;
 		return;
 	}
-	uint64_t tasks = SHMRT_CREDIT_NS / (busy / done + 1);
+	uint64_t mean = busy / done;
+	uint64_t tasks = mean < SHMRT_CREDIT_NS ? SHMRT_CREDIT_NS / (mean + 1) : 0; /* whatever a worker says of itself */
 	pool->credit = tasks < SHMRT_CREDIT_MIN ? SHMRT_CREDIT_MIN : tasks > SHMRT_CREDIT_MAX ? SHMRT_CREDIT_MAX : tasks;
 }
 
 static bool may_take(const struct shmrt_hub_worker *worker) {
-	return worker->ready && !worker->abandoned && !worker->retiring && !worker->stop_sent && worker->kill_stage == 0 &&
+	return worker->ready && !worker->abandoned && !worker->doubtful && !worker->retiring && !worker->stop_sent && worker->kill_stage == 0 &&
 	       atomic_load_explicit(&worker->slot->kill_reason, memory_order_relaxed) == SHMRT_KILL_NONE && /* a hint: H2 decides */
 	       !(worker->lane.first && worker->lane.first->flags & SHMRT_TASK_ALONE);
 }
 
 static struct shmrt_task_list *next_list(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker) {
-	uint32_t index = atomic_load_explicit(&worker->slot->worker, memory_order_relaxed); /* fixed for this epoch */
+	uint32_t index = worker->index;
 	if (index < pool->options.max_workers && pool->pinned[index].first) {
 		struct shmrt_task *first = pool->pinned[index].first;
 		if (!(first->flags & SHMRT_TASK_ALONE) || worker->lane.count == 0)
@@ -203,11 +204,14 @@ void shmrt_hub__dispatch(struct shmrt_hub_pool *pool) {
 			shmrt_hub__finish(task, SHMRT_TASK_EXPIRED);
 			continue;
 		}
-		if (place(pool, worker, task) != SHMRT_OK) {
+		int placed = place(pool, worker, task);
+		if (placed != SHMRT_OK) {
 			shmrt_list_prepend(list, task);
 			task->state = SHMRT_TASK_BACKLOG;
 			pool->backlog_count++;
 			worker->lane_full = true; /* room comes with its results */
+			if (placed == SHMRT_CORRUPT)
+				shmrt_hub__doubt(pool, worker);
 			continue;
 		}
 		pool->next_worker = (uint32_t)(worker - pool->workers); /* among idle ones the last used is warm, and maybe awake */

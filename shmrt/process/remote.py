@@ -200,9 +200,13 @@ def make_error(kind: str, facts: dict[str, Any]) -> BaseException:
     stack = facts["stack"] or None
     attempts = facts["attempts"]
     if kind in ("crashed", "poison"):
+        from shmrt import _native
+
         how, exitcode, number = _ended(facts)
         oom = bool(facts["oom"]) and number == 9
         why = ": the memory cgroup ran out of memory; give it more, or set max_rss" if oom else ""
+        if facts["kill_reason"] == _native.KILL_DOUBT:
+            why = ": it had written over memory that it shares with the runtime, as a bug in a C library may"
         text = f"worker {worker} (pid {facts['pid']}) {how} while it ran this task{why} (attempt {attempts})"
         if kind == "poison":
             text = (
