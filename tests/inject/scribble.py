@@ -27,8 +27,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 
-import shmrt
-from shmrt.errors import ShmrtError
+import shmrt  # noqa: E402
+from shmrt.errors import ShmrtError  # noqa: E402
 
 WORKERS = 3
 TASKS = 24
@@ -104,26 +104,8 @@ def places(what: str, rng: random.Random) -> int:
     raise ValueError(what)
 
 
-NUMBERS = (
-    0,
-    1,
-    2,
-    3,
-    4,
-    5,
-    7,
-    8,
-    16,
-    32,
-    64,
-    255,
-    1 << 16,
-    (1 << 31) - 1,
-    1 << 31,
-    (1 << 32) - 1,
-    1 << 32,
-    (1 << 64) - 1,
-)
+POWERS = {1 << at for at in (0, 1, 2, 3, 4, 5, 6, 8, 16, 31, 32)}
+NUMBERS = sorted(POWERS | {power - 1 for power in POWERS} | {(1 << 64) - 1})
 
 
 def write_over(what: str, rng: random.Random) -> None:
@@ -206,7 +188,8 @@ def main() -> None:
             attempts = 1 + index % 3
             some = pool.options(max_attempts=attempts)
             tried += attempts
-            tasks = [(number, some.submit(ordinary, number, given(number), ref)) for number in range(TASKS // 2)]
+            numbers = range(TASKS)
+            tasks = [(number, some.submit(ordinary, number, given(number), ref)) for number in numbers[::2]]
             bad = some.submit(scribble, place, int(seed) * 1_000_003 + index)
             tasks += [
                 (number, some.submit(ordinary, number, given(number), ref)) for number in range(TASKS // 2, TASKS)

@@ -39,10 +39,8 @@ def overwrite(shim: Path, folder: Path, place: str, first: int, count: int) -> N
     (report,) = reports
     assert not report["unexpected"], (place, SEED, report["unexpected"][:2])
     assert report["whole"] and sum(report["outcomes"].values()) == count * (scribble.TASKS + 1), report
-    outcomes = dict(sorted(report["outcomes"].items()))
-    print(
-        f"result: a worker over {WORDS[place]}: {count} tasks that do it, {report['restarts']} workers ended; {outcomes}"
-    )
+    outcomes, ended = dict(sorted(report["outcomes"].items())), report["restarts"]
+    print(f"result: a worker over {WORDS[place]}: {count} tasks do it, {ended} workers ended; {outcomes}")
 
 
 @pytest.mark.parametrize("place", PLACES)
