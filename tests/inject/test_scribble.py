@@ -45,7 +45,7 @@ def overwrite(shim: Path, folder: Path, place: str, first: int, count: int) -> N
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_worker_that_overwrites_what_it_shares(shim: Path, tmp_path: Path, place: str) -> None:
-    overwrite(shim, tmp_path, place, 0, 12)
+    overwrite(shim, tmp_path, place, 0, 8)
 
 
 @pytest.mark.stress
@@ -73,11 +73,11 @@ def write_once(path: str, where: str, size: int, value: int) -> None:
 
 STATE, EPOCH, PID, INDEX, PHASE, TASK, REASON, BUSY, DONE = 0, 4, 8, 24, 128, 136, 640, 168, 160
 CASES = [
-    *((f"slot + {STATE}", 4, value) for value in (0, 1, 3, 4, 77, 0xFFFFFFFF)),
-    *((f"slot + {EPOCH}", 4, value) for value in (0, 1, 0xFFFFFFFF)),
-    *((f"slot + {PID}", 4, value) for value in (0, 1, 0xFFFFFFFF)),
+    *((f"slot + {STATE}", 4, value) for value in (0, 1, 3, 77)),
+    *((f"slot + {EPOCH}", 4, value) for value in (0, 0xFFFFFFFF)),
+    *((f"slot + {PID}", 4, value) for value in (0, 1)),
     (f"slot + {INDEX}", 4, 0xFFFFFF41),
-    *((f"slot + {REASON}", 4, value) for value in (1, 5, 9, 0xFFFFFFFF)),
+    *((f"slot + {REASON}", 4, value) for value in (1, 9)),
     ("slot + 384", 4, 1 << 30),  # its death mutex says that it is dead
     ("slot + 644", 4, 1),  # it was asked to stop
     ("tasks", 8, 16),

@@ -54,6 +54,15 @@ def test_pages_are_made_of_what_was_found(tmp_path: Path, monkeypatch: pytest.Mo
         "sweeps": [sweep],
         "mutants": mutants,
         "fire": [{"test": "t", "seed": "9", "commit": "c", "result": "all"}],
+        "inject": [
+            {"test": "f", "seed": "7", "commit": "c", "result": "ring: 1200 changes, 0 signals"},
+            {
+                "test": "s",
+                "seed": "7",
+                "commit": "c",
+                "result": "a worker over its slot: 34 tasks do it, 5 workers ended",
+            },
+        ],
     }
     for kind, rows in found.items():
         (tmp_path / f"{kind}.json").write_text(json.dumps(head | {"rows": rows}))
@@ -66,6 +75,8 @@ def test_pages_are_made_of_what_was_found(tmp_path: Path, monkeypatch: pytest.Mo
         "| test_x.c | 3 | 4,321 | 17 |" in page
         and "commit abc, today, on this one" in page
         and "| t | c | 9 | all |" in page
+        and "| f | 7 | ring: 1200 changes, 0 signals |" in page
+        and "1,234 changes in all." in page
     )
     assert r"no \| yes" in (tmp_path / "docs" / "proof-mutants.md").read_text()
     found["mutants"].pop()  # a bug that was not tried is not passed over
