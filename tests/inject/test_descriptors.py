@@ -158,11 +158,12 @@ def test_the_root_has_no_room(use: object, room: int) -> None:
 @pytest.mark.parametrize("room", [0, 2])
 @pytest.mark.parametrize("use", ["use_pool", "use_server"])
 def test_the_program_has_no_room(use: str, room: int) -> None:
+    """Without descriptors it cannot start another root either: then the runtime has ended, and the next one works."""
     said = run(f"""
 import json
 import shmrt
 import test_descriptors as kit
-from shmrt.errors import ShmrtError
+from shmrt.errors import RuntimeDown, ShmrtError
 with shmrt.Runtime():
     kit.{use}()
     try:
@@ -171,6 +172,11 @@ with shmrt.Runtime():
         said = "went"
     except (ShmrtError, OSError) as error:
         said = type(error).__name__
+    try:
+        kit.{use}()
+    except RuntimeDown as error:
+        assert "Too many open files" in str(error), error
+with shmrt.Runtime():
     kit.{use}()
 print(json.dumps(said))
 """)

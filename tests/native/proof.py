@@ -3,7 +3,7 @@
     python tests/native/proof.py sweeps [TEST...]  # C tests in their long form: many minutes
     python tests/native/proof.py mutants    # every seeded bug, and what its test said of it
     python tests/native/proof.py fire [TEST...]  # tests/crash and tests/stress, marked stress, or some of them
-    python tests/native/proof.py inject [TEST...]  # tests/inject, marked stress: hostile input; the better part of an hour
+    python tests/native/proof.py inject [TEST...]  # tests/inject, marked stress: hostile input: an hour
     python tests/native/proof.py page       # docs/proof.md and docs/proof-mutants.md from what the others found
     python tests/native/proof.py list       # the seeded bugs by test, at once, nothing is run
 
