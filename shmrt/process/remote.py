@@ -105,6 +105,10 @@ def unpack_exception(packed: Any, pool: str | None, worker: int, pid: int, attem
 
 def unpack_from(packed: Any, where: str) -> BaseException:
     """The same for any process; `where` is the last line of the cause."""
+    if not isinstance(packed, tuple) or len(packed) < 4 or not all(isinstance(word, str) for word in packed[1:4]):
+        from shmrt.errors import SegmentError
+
+        return SegmentError(f"what was sent as an exception is none, {where}: its record was overwritten")
     data, name, message, text = packed[:4]
     error: BaseException | None = None
     if data is not None:
