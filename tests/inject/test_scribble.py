@@ -108,9 +108,7 @@ def test_one_word(tmp_path: Path, where: str, size: int, value: int | str) -> No
         root = runtime.pid
         some = pool.options(max_attempts=4)
         bad = some.submit(write_once, str(tmp_path / "once"), where, size, value)
-        while not (
-            bad.running() or bad.done()
-        ):  # it has looked at the tail for the last time before those behind it come
+        while not (bad.running() or bad.done()):  # it looks at the tail before those behind it come
             os.sched_yield()
         count = FEW if where.startswith("tasks") else 30
         behind = [some.submit(abs, -number) for number in range(count)]
