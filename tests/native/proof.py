@@ -241,7 +241,10 @@ def write_pages() -> None:
         "Each change is made to whole shared memory, or in the middle of work; then all is done with it that can be",
         "done. What came out each time was a value or a documented error. *Used, with an error*: some of the calls",
         "raised one.\n",
-        table(["test", "seed", "result"], [[row["test"], row["seed"], row["result"]] for row in inject]),
+        table(
+            ["test", "commit", "seed", "result"],
+            [[row["test"], row["commit"], row["seed"], row["result"]] for row in inject],
+        ),
         f"{changes_of(inject):,} changes in all.\n",
         "## Seeded bugs\n",
         f"{sum(row['killed'] for row in mutants)} of {len(mutants)} seeded bugs are found by their tests.\n",

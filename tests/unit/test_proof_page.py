@@ -75,7 +75,7 @@ def test_pages_are_made_of_what_was_found(tmp_path: Path, monkeypatch: pytest.Mo
         "| test_x.c | 3 | 4,321 | 17 |" in page
         and "commit abc, today, on this one" in page
         and "| t | c | 9 | all |" in page
-        and "| f | 7 | ring: 1200 changes, 0 signals |" in page
+        and "| f | c | 7 | ring: 1200 changes, 0 signals |" in page
         and "1,234 changes in all." in page
     )
     assert r"no \| yes" in (tmp_path / "docs" / "proof-mutants.md").read_text()
