@@ -100,6 +100,9 @@ struct shmrt_payload {
 	uint8_t local[SHMRT_PAYLOAD_LOCAL];
 };
 
+/* Beyond every enum shmrt_kill_reason, and in no slot: the hub ended it, since it had written over what it shares. */
+#define SHMRT_KILL_DOUBT 32
+
 struct shmrt_crash {
 	int32_t pid, wait_status;
 	uint32_t oom, worker, kill_reason;
@@ -158,12 +161,17 @@ struct shmrt_hub_worker {
 	struct shmrt_task *victim;
 	uint64_t *known_functions;   /* bitmap */
 	uint32_t epoch;              /* of the process these belong to; 0: none seen */
+	uint32_t index;              /* within the pool, as the slot said when it was adopted */
 	uint32_t owner;
 	int32_t pid;
 	int pidfd;
 	int stacks_fd;
 	uint64_t stack_offset;
 	bool ready, abandoned, retiring, stop_sent;
+	bool doubtful;               /* what it shares says what no life says: nothing of it is believed any more (hub_doubt.c) */
+	uint64_t generation;         /* of the root that started it */
+	uint64_t ordered_ns;         /* since when its slot has said that somebody else is about to kill it; 0: it does not */
+	uint64_t first_id, first_ns, look_ns; /* the oldest in its lane, since when it has been that; when to look closer at it */
 	bool replace_asked;
 	bool lane_full;              /* no room in its lane at the last try, and no result since */
 	uint8_t kill_stage;          /* 0, 1: asked for its stack, 2: SIGKILL sent */
@@ -213,7 +221,7 @@ struct shmrt_hub_pool {
 	uint64_t expired;        /* of timed_out: their deadline was over before they began */
 	uint64_t pending_most;   /* the most that were ever pending at once */
 	uint64_t told_expired_ns; /* when a note last spoke of some */
-	uint64_t restarts, killed, log_dropped;
+	uint64_t restarts, killed, doubted, log_dropped;
 	uint64_t buried_busy_ns, buried_blocked_ns; /* of workers that are gone */
 };
 
@@ -262,6 +270,8 @@ struct shmrt_hub {
 	_Atomic uint64_t finished; /* how many tasks have ever got an outcome; raised under the mutex */
 	_Atomic uint32_t watched_ready;
 	_Atomic uint64_t sleeping_until; /* when the hub's thread wakes by itself */
+	_Atomic uint64_t closer_ns; /* as pump returns it, for a closer look at workers that may have overwritten what they share */
+	_Atomic uint64_t sleeping_closer; /* what that was when the hub's thread went to sleep */
 	_Atomic uint32_t stop;
 	pthread_t thread;
 	_Atomic uint32_t thread_running;
@@ -333,9 +343,22 @@ void shmrt_hub__dispatch(struct shmrt_hub_pool *);
 void shmrt_hub__measure(struct shmrt_hub_pool *);
 bool shmrt_hub__drain(struct shmrt_hub_pool *, uint32_t offset, uint32_t most);
 bool shmrt_hub__look_at_worker(struct shmrt_hub_pool *, uint32_t offset, uint64_t now_ns, uint64_t *next_ns);
+void shmrt_hub__watch_age(struct shmrt_hub_pool *, struct shmrt_hub_worker *, uint64_t now_ns);
 bool shmrt_hub__revoke(struct shmrt_task *);
 /* Its worker's end was ordered because of this task, which was running then: its outcome is decided. */
 bool shmrt_hub__is_condemned(const struct shmrt_hub_worker *, const struct shmrt_task *);
+/* By pidfd. False: it could not be sent, since the process is gone or this one is out of descriptors. */
+bool shmrt_hub__signal(struct shmrt_hub_worker *, int signal_number);
+void shmrt_hub__open_process(struct shmrt_hub_worker *);
+void shmrt_hub__doubt(struct shmrt_hub_pool *, struct shmrt_hub_worker *);
+/* Of an adopted worker: whether its slot says what cannot be. */
+bool shmrt_hub__contradicts(const struct shmrt_hub_worker *, uint32_t state);
+/* Of a doubtful one: whether nothing of it writes any more and nobody else will say so better. */
+bool shmrt_hub__may_bury(const struct shmrt_hub *, const struct shmrt_hub_worker *, uint32_t state);
+void shmrt_hub__leave_doubtful(struct shmrt_hub_pool *, struct shmrt_hub_worker *);
+void shmrt_hub__take_back_blocks(struct shmrt_hub *, struct shmrt_task *, uint32_t dead);
+/* At a worker that has tasks, or might get some: whether it still can serve them. */
+void shmrt_hub__look_closer(struct shmrt_hub_pool *, struct shmrt_hub_worker *, uint64_t now_ns);
 void shmrt_hub__rebalance(struct shmrt_hub_pool *, uint64_t now_ns, uint64_t *next_ns);
 struct shmrt_task *shmrt_hub__find(struct shmrt_hub *, uint64_t id);
 void shmrt_hub__id_give_back(struct shmrt_hub *, const struct shmrt_task *);

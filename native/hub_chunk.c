@@ -136,7 +136,7 @@ bool shmrt_hub__salvage(struct shmrt_hub_worker *worker, struct shmrt_task *task
 	uint32_t claim = atomic_load_explicit(task->claim, memory_order_acquire); /* H1 */
 	uint32_t begun = task->items_sent + (claim >> SHMRT_CLAIM_BEGUN_SHIFT & SHMRT_CHUNK_ITEMS_MAX);
 	struct shmrt_crash unknown = {
-		.pid = worker->pid, .worker = atomic_load_explicit(&worker->slot->worker, memory_order_relaxed)}; /* fixed for this epoch */
+		.pid = worker->pid, .worker = worker->index};
 	while (begun > task->items_done + 1 && begun <= task->items) /* no correct worker leaves more than one */
 		shmrt_hub__take_crash(task, &unknown);
 	task->crash.worker = unknown.worker;

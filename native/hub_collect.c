@@ -121,27 +121,39 @@ static void outcome_of(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *wor
 		shmrt_payload_clear(&stale);
 		return;
 	}
-	if (SHMRT_UNLIKELY(task->items || header->kind == SHMRT_RECORD_PART)) {
-		task->crash.worker = atomic_load_explicit(&worker->slot->worker, memory_order_relaxed); /* fixed for this epoch */
-		task->crash.pid = worker->pid;
-		if (more_of_chunk(hub, worker, task, header, body) != SHMRT_OK) {
-			shmrt_list_remove(&worker->lane, task);
-			shmrt_hub__spoil(task, &task->crash);
-		}
+	if (task != worker->lane.first) { /* it serves them in order: what was before was stepped over, or this is another */
+		shmrt_hub__doubt(pool, worker);
 		return;
 	}
-	shmrt_list_remove(&worker->lane, task);
+	if (SHMRT_UNLIKELY(task->items || header->kind == SHMRT_RECORD_PART)) {
+		task->crash.worker = worker->index;
+		task->crash.pid = worker->pid;
+		int more = more_of_chunk(hub, worker, task, header, body);
+		if (more == SHMRT_SYSTEM) { /* no memory here */
+			shmrt_list_remove(&worker->lane, task);
+			shmrt_hub__spoil(task, &task->crash);
+		} else if (more != SHMRT_OK)
+			shmrt_hub__doubt(pool, worker);
+		return;
+	}
 	if (header->kind == SHMRT_RECORD_EXPIRED) {
+		shmrt_list_remove(&worker->lane, task);
 		shmrt_hub__finish(task, task->flags & SHMRT_TASK_KILL ? SHMRT_TASK_CANCELLED : SHMRT_TASK_EXPIRED);
 		return;
 	}
+	int result = read_message(hub, header, body, worker->owner, header->kind == SHMRT_RECORD_RESULT ? task : NULL, &task->result);
+	if (result != SHMRT_OK && result != SHMRT_SYSTEM) { /* bytes that no correct worker leaves */
+		shmrt_payload_clear(&task->result);
+		shmrt_hub__doubt(pool, worker);
+		return;
+	}
+	shmrt_list_remove(&worker->lane, task);
 	task->begun++;
 	bool again = header->kind == SHMRT_RECORD_ERROR && header->attempt /* the worker's word: in retry_on */ &&
 		     task->begun < task->max_attempts && !(task->flags & SHMRT_TASK_KILL) && has_arguments(hub, task);
-	if (read_message(hub, header, body, worker->owner, header->kind == SHMRT_RECORD_RESULT ? task : NULL, &task->result) != SHMRT_OK) {
-		/* Bytes no correct worker leaves: treat it as that worker's failure, not as ours. */
+	if (result != SHMRT_OK) { /* no memory here: the task is done, and what it gave is lost */
 		shmrt_payload_clear(&task->result);
-		task->crash.worker = atomic_load_explicit(&worker->slot->worker, memory_order_relaxed); /* fixed for this epoch */
+		task->crash.worker = worker->index;
 		task->crash.pid = worker->pid;
 		shmrt_hub__finish(task, SHMRT_TASK_CRASHED);
 		return;
@@ -153,7 +165,7 @@ static void outcome_of(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *wor
 		shmrt_hub__enqueue(task, false);
 		return;
 	}
-	task->crash.worker = atomic_load_explicit(&worker->slot->worker, memory_order_relaxed); /* fixed for this epoch */
+	task->crash.worker = worker->index;
 	task->crash.pid = worker->pid;
 	shmrt_hub__finish(task, header->kind == SHMRT_RECORD_RESULT ? SHMRT_TASK_VALUE : SHMRT_TASK_ERROR);
 }
@@ -164,7 +176,7 @@ bool shmrt_hub__drain(struct shmrt_hub_pool *pool, uint32_t offset, uint32_t mos
 	const uint8_t *body;
 	uint32_t taken = 0;
 	int result = SHMRT_EMPTY;
-	while (taken < most && (result = shmrt_lane_peek(&worker->results, &header, &body)) == SHMRT_OK) {
+	while (taken < most && !worker->doubtful && (result = shmrt_lane_peek(&worker->results, &header, &body)) == SHMRT_OK) {
 		enum shmrt_note_kind kind = 0;
 		switch (header.kind) {
 		case SHMRT_RECORD_RESULT:
@@ -201,11 +213,8 @@ bool shmrt_hub__drain(struct shmrt_hub_pool *pool, uint32_t offset, uint32_t mos
 		shmrt_lane_advance(&worker->results, &header);
 		taken++;
 	}
-	if (result == SHMRT_CORRUPT && !worker->abandoned && worker->kill_stage != 2 && worker->pidfd >= 0) {
-		/* Its lane cannot be read any more: end it; its tasks go on elsewhere. */
-		if (shmrt_pidfd_signal(worker->pidfd, 9) == SHMRT_OK)
-			worker->kill_stage = 2;
-	}
+	if (result == SHMRT_CORRUPT)
+		shmrt_hub__doubt(pool, worker); /* its lane cannot be read any more */
 	if (taken) {
 		shmrt_lane_release(&worker->results);
 		pool->full = worker->lane_full = false;

@@ -19,22 +19,24 @@ static void adopt(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker, 
 	uint32_t offset = (uint32_t)(worker - pool->workers);
 	uint8_t *pair = (uint8_t *)pool->lanes + sizeof(struct shmrt_lanes) + offset * pool->pair_bytes;
 	worker->epoch = epoch;
+	worker->index = atomic_load_explicit(&slot->worker, memory_order_relaxed); /* F2 */
 	worker->pid = atomic_load_explicit(&slot->pid, memory_order_acquire); /* F2 */
 	worker->owner = atomic_load_explicit(&slot->owner, memory_order_relaxed); /* F2: with pid */
-	/* -1 when it is gone already: then GONE follows and nothing needs to be signalled. */
-	worker->pidfd = shmrt_pidfd_open(worker->pid);
-	if (worker->pidfd >= 0 && worker->owner && shmrt_owner_of(worker->pid) != worker->owner) {
-		close(worker->pidfd); /* the pid is somebody else's by now */
-		worker->pidfd = -1;
-	}
+	if (worker->owner == pool->hub->owner)
+		worker->owner = 0; /* overwritten: its blocks are not ours */
+	worker->generation = atomic_load_explicit(&pool->hub->control->root_generation, memory_order_acquire); /* F7 */
+	shmrt_hub__open_process(worker);
 	memset(worker->known_functions, 0, pool->function_capacity / 8);
 	struct shmrt_lane_shared *tasks = (struct shmrt_lane_shared *)(void *)pair;
 	struct shmrt_lane_shared *results =
 		(struct shmrt_lane_shared *)(void *)(pair + shmrt_lane_bytes(pool->task_capacity));
-	int result = shmrt_lane_attach_producer(&worker->tasks, tasks, pool->task_capacity);
-	SHMRT_ASSERT(result == SHMRT_OK); /* formatted by us; the worker stores head only */
-	result = shmrt_lane_attach_consumer(&worker->results, results, pool->result_capacity);
-	SHMRT_ASSERT(result == SHMRT_OK);
+	/* Formatted by us; the worker has stored nothing but a head there and a tail here. */
+	while (shmrt_lane_attach_producer(&worker->tasks, tasks, pool->task_capacity) != SHMRT_OK ||
+	       shmrt_lane_attach_consumer(&worker->results, results, pool->result_capacity) != SHMRT_OK) {
+		shmrt_hub__doubt(pool, worker);
+		shmrt_lane_format(tasks, 0);
+		shmrt_lane_format(results, 0);
+	}
 }
 
 void shmrt_hub__reset_worker(struct shmrt_hub_worker *worker) {
@@ -47,7 +49,7 @@ void shmrt_hub__reset_worker(struct shmrt_hub_worker *worker) {
 }
 
 /* Blocks that the dead worker kept although its task goes on elsewhere become the sender's again. */
-static void take_back_blocks(struct shmrt_hub *hub, struct shmrt_task *task, uint32_t dead) {
+void shmrt_hub__take_back_blocks(struct shmrt_hub *hub, struct shmrt_task *task, uint32_t dead) {
 	for (uint16_t i = 0; i < task->arguments.block_count; i++) {
 		struct shmrt_block_reference *reference = &task->arguments.blocks[i];
 		int result = shmrt_arena_move(&hub->arena, reference->block, reference->generation, SHMRT_BLOCK_KEPT, dead,
@@ -91,7 +93,7 @@ static bool try_again(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *work
 			task->flags |= SHMRT_TASK_ALONE;
 		pool->retried++;
 	}
-	take_back_blocks(pool->hub, task, worker->owner);
+	shmrt_hub__take_back_blocks(pool->hub, task, worker->owner);
 	shmrt_hub__enqueue(task, true);
 	return true;
 }
@@ -109,10 +111,14 @@ static void take_leave(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *wor
 		pool->ready_count--;
 	}
 	/* The main thread is dead, the process may not be (exec, a thread that lives on): nothing may go on. */
-	if (worker->pidfd >= 0 && worker->kill_stage != 2 && shmrt_pidfd_signal(worker->pidfd, SIGKILL) == SHMRT_OK)
+	if (worker->kill_stage != 2 && shmrt_hub__signal(worker, SIGKILL))
 		worker->kill_stage = 2;
 	while (shmrt_hub__drain(pool, offset, UINT32_MAX))
 		;
+	if (worker->doubtful) {
+		shmrt_hub__leave_doubtful(pool, worker);
+		return;
+	}
 	uint64_t phase = shmrt_slot_phase_get(slot) & 0xFF;
 	uint64_t running = atomic_load_explicit(&slot->task_id, memory_order_relaxed); /* F1: with phase */
 	bool begun = phase >= SHMRT_PHASE_DECODE && phase <= SHMRT_PHASE_BLOCKED;
@@ -177,10 +183,15 @@ static void bury(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker) {
 		.pid = worker->pid,
 		.wait_status = atomic_load_explicit(&slot->wait_status, memory_order_relaxed), /* F2: before GONE */
 		.oom = atomic_load_explicit(&slot->oom, memory_order_relaxed),                 /* F2: before GONE */
-		.worker = atomic_load_explicit(&slot->worker, memory_order_relaxed),           /* F2: before GONE */
+		.worker = worker->index,
 		.kill_reason = reason,
 		.elapsed_ns = worker->crash_elapsed_ns,
 	};
+	uint32_t state = atomic_load_explicit(&slot->state, memory_order_acquire); /* F2 */
+	if (worker->doubtful) {
+		crash.wait_status = state == SHMRT_SLOT_GONE ? crash.wait_status : SIGKILL;
+		crash.kill_reason = SHMRT_KILL_DOUBT;
+	}
 	crash.stack = take_stack(worker);
 	bool clean = WIFEXITED(crash.wait_status) && WEXITSTATUS(crash.wait_status) == 0;
 	pool->restarts += !(clean && worker->stop_sent) && reason != SHMRT_KILL_STOP;
@@ -226,8 +237,8 @@ static void bury(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker) {
 	shmrt_lane_format(worker->results.shared, 0);
 	shmrt_hub__reset_worker(worker);
 	pool->full = false; /* who waits for a fresh worker looks again */
-	int result = shmrt_slot_free(slot);
-	(void)result; /* STALE: the program's own root replacement freed it */
+	if (shmrt_slot_free(slot) != SHMRT_OK && state > SHMRT_SLOT_GONE) /* else it is EMPTY already */
+		atomic_store_explicit(&slot->state, SHMRT_SLOT_EMPTY, memory_order_release); /* F2 */
 	shmrt_bell_ring_always(&hub->control->slots[SHMRT_SLOT_ROOT].bell);
 }
 
@@ -259,10 +270,8 @@ static void watch_time(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *wor
 	if (worker->kill_stage == 1) {
 		bool told = has_stack(worker);
 		if (now_ns - worker->kill_ns >= STACK_WAIT_NS || (told && now_ns - worker->kill_ns >= 2 * STACK_STEP_NS)) {
-			if (worker->pidfd >= 0 && shmrt_pidfd_signal(worker->pidfd, SIGKILL) == SHMRT_OK)
-				worker->kill_stage = 2;
-			else
-				worker->kill_stage = 2; /* gone already */
+			(void)shmrt_hub__signal(worker, SIGKILL); /* else it is gone already */
+			worker->kill_stage = 2;
 		} else
 			sooner(next_ns, now_ns + STACK_STEP_NS);
 		return;
@@ -273,8 +282,7 @@ static void watch_time(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *wor
 	bool begun = phase >= SHMRT_PHASE_DECODE && phase <= SHMRT_PHASE_ENCODE &&
 		     atomic_load_explicit(&slot->task_id, memory_order_relaxed) == task->id; /* F1 */
 	if (begun && task->flags & SHMRT_TASK_KILL) {
-		if (order_kill(worker, SHMRT_KILL_CANCEL, task->id) && worker->pidfd >= 0 &&
-		    shmrt_pidfd_signal(worker->pidfd, SIGKILL) == SHMRT_OK)
+		if (order_kill(worker, SHMRT_KILL_CANCEL, task->id) && shmrt_hub__signal(worker, SIGKILL))
 			worker->kill_stage = 2;
 		return;
 	}
@@ -310,57 +318,8 @@ static void watch_time(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *wor
 	worker->crash_elapsed_ns = now_ns - start_ns;
 	worker->kill_ns = now_ns;
 	/* faulthandler in the worker answers SIGUSR1 with its Python stack, even inside a C call that holds the GIL. */
-	worker->kill_stage = worker->pidfd >= 0 && shmrt_pidfd_signal(worker->pidfd, SIGUSR1) == SHMRT_OK ? 1 : 2;
+	worker->kill_stage = shmrt_hub__signal(worker, SIGUSR1) ? 1 : 2;
 	sooner(next_ns, now_ns + STACK_STEP_NS);
-}
-
-static void send_stop(struct shmrt_hub_worker *worker) {
-	struct shmrt_record_header *record;
-	if (shmrt_lane_reserve(&worker->tasks, 0, &record) != SHMRT_OK)
-		return; /* the next round tries again */
-	record->kind = SHMRT_RECORD_STOP;
-	shmrt_lane_commit(&worker->tasks);
-	worker->stop_sent = true;
-	shmrt_bell_ring(&worker->slot->bell);
-}
-
-/* Recycling: a worker that has served long enough is replaced first and stopped then. */
-static void watch_age(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker, uint64_t now_ns) {
-	struct shmrt_slot *slot = worker->slot;
-	const struct shmrt_pool_options *options = &pool->options;
-	if (!worker->ready || worker->stop_sent)
-		return;
-	uint32_t index = atomic_load_explicit(&slot->worker, memory_order_relaxed); /* fixed for this epoch */
-	bool surplus = index >= pool->keep_workers;
-	if (surplus) {
-		worker->retiring = pool->retires = true;
-		if (worker->lane.count == 0)
-			send_stop(worker);
-		return;
-	}
-	if (!worker->retiring) {
-		uint64_t born_ns = atomic_load_explicit(&slot->spawn_ns, memory_order_relaxed); /* fixed for this epoch */
-		bool old = options->max_age_ns && now_ns - born_ns > options->max_age_ns;
-		bool worn = options->max_tasks_per_worker && worker->sent >= options->max_tasks_per_worker;
-		bool fat = options->max_rss_bytes &&
-			   atomic_load_explicit(&slot->rss_bytes, memory_order_relaxed) > options->max_rss_bytes; /* an estimate */
-		/* Whoever did nothing yet goes on: a limit that workers pass before they are ready lets each serve once. */
-		if (worker->sent == 0 || (!old && !worn && !fat))
-			return;
-		worker->retiring = pool->retires = true;
-	}
-	if (!worker->replace_asked && !pool->closed)
-		worker->replace_asked = shmrt_hub__note(pool->hub, SHMRT_NOTE_REPLACE, pool, worker) != NULL;
-	if (worker->lane.count)
-		return;
-	for (uint32_t i = 0; i < options->slot_count; i++) {
-		struct shmrt_hub_worker *other = &pool->workers[i];
-		if (other == worker || !other->ready || other->retiring ||
-		    atomic_load_explicit(&other->slot->worker, memory_order_relaxed) != index) /* fixed for its epoch */
-			continue;
-		send_stop(worker);
-		return;
-	}
 }
 
 bool shmrt_hub__look_at_worker(struct shmrt_hub_pool *pool, uint32_t offset, uint64_t now_ns, uint64_t *next_ns) {
@@ -368,14 +327,26 @@ bool shmrt_hub__look_at_worker(struct shmrt_hub_pool *pool, uint32_t offset, uin
 	struct shmrt_slot *slot = worker->slot;
 	uint32_t state = atomic_load_explicit(&slot->state, memory_order_acquire); /* F2 */
 	bool moved = false;
-	if (state == SHMRT_SLOT_EMPTY)
-		return false;
 	uint32_t epoch = atomic_load_explicit(&slot->epoch, memory_order_relaxed); /* F2: after state */
-	if (worker->epoch != epoch) {
+	if (worker->epoch == 0) {
+		if (state == SHMRT_SLOT_EMPTY || epoch == 0)
+			return false;
 		if (state != SHMRT_SLOT_GONE && atomic_load_explicit(&slot->pid, memory_order_acquire) == 0) /* F2 */
 			return false; /* claimed, not forked yet; GONE without a pid: the fork failed */
 		adopt(pool, worker, epoch);
 		moved = true;
+	}
+	if (shmrt_hub__contradicts(worker, state) || (state == SHMRT_SLOT_GONE && worker->pidfd >= 0 && !shmrt_pidfd_is_gone(worker->pidfd)))
+		shmrt_hub__doubt(pool, worker);
+	if (worker->doubtful) {
+		if (!worker->abandoned) {
+			take_leave(pool, worker);
+			moved = true;
+		}
+		if (!shmrt_hub__may_bury(pool->hub, worker, state))
+			return moved;
+		bury(pool, worker);
+		return true;
 	}
 	if (state == SHMRT_SLOT_READY && !worker->ready && !worker->abandoned) {
 		worker->ready = moved = true;
@@ -393,7 +364,9 @@ bool shmrt_hub__look_at_worker(struct shmrt_hub_pool *pool, uint32_t offset, uin
 	}
 	if (worker->abandoned)
 		return moved;
+	if (worker->lane.count || pool->backlog_count)
+		shmrt_hub__look_closer(pool, worker, now_ns);
 	watch_time(pool, worker, now_ns, next_ns);
-	watch_age(pool, worker, now_ns);
+	shmrt_hub__watch_age(pool, worker, now_ns);
 	return moved;
 }

@@ -27,18 +27,18 @@ void shmrt_hub__measure(struct shmrt_hub_pool *pool) {
 		pool->seen_busy_ns = busy;
 		pool->seen_done = done;
 	}
-	uint64_t tasks = SHMRT_CREDIT_NS / (pool->mean_ns + 1);
+	uint64_t mean = pool->mean_ns, tasks = mean < SHMRT_CREDIT_NS ? SHMRT_CREDIT_NS / (mean + 1) : 0; /* whatever a worker says */
 	pool->credit = tasks < SHMRT_CREDIT_MIN ? SHMRT_CREDIT_MIN : tasks > SHMRT_CREDIT_MAX ? SHMRT_CREDIT_MAX : tasks;
 }
 
 static bool may_take(const struct shmrt_hub_worker *worker) {
-	return worker->ready && !worker->abandoned && !worker->retiring && !worker->stop_sent && worker->kill_stage == 0 &&
+	return worker->ready && !worker->abandoned && !worker->doubtful && !worker->retiring && !worker->stop_sent && worker->kill_stage == 0 &&
 	       atomic_load_explicit(&worker->slot->kill_reason, memory_order_relaxed) == SHMRT_KILL_NONE && /* a hint: H2 decides */
 	       !(worker->lane.first && worker->lane.first->flags & SHMRT_TASK_ALONE);
 }
 
 static struct shmrt_task_list *next_list(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker) {
-	uint32_t index = atomic_load_explicit(&worker->slot->worker, memory_order_relaxed); /* fixed for this epoch */
+	uint32_t index = worker->index;
 	if (index < pool->options.max_workers && pool->pinned[index].first) {
 		struct shmrt_task *first = pool->pinned[index].first;
 		if (!(first->flags & SHMRT_TASK_ALONE) || worker->lane.count == 0)
@@ -212,12 +212,15 @@ static void place_some(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *wor
 			placed++;
 			continue;
 		}
-		fits = place(pool, worker, task) == SHMRT_OK;
+		int result = place(pool, worker, task);
+		fits = result == SHMRT_OK;
 		if (!fits) {
 			shmrt_list_prepend(list, task);
 			task->state = SHMRT_TASK_BACKLOG;
 			pool->backlog_count++;
 			worker->lane_full = true; /* room comes with its results */
+			if (result == SHMRT_CORRUPT)
+				shmrt_hub__doubt(pool, worker);
 		} else
 			placed++;
 	}

@@ -238,7 +238,7 @@ struct shmrt_note *shmrt_hub__note(struct shmrt_hub *hub, enum shmrt_note_kind k
 	note->pool = pool->options.id;
 	note->slot = pool->options.first_slot + (uint32_t)(worker - pool->workers);
 	note->epoch = worker->epoch;
-	note->worker = atomic_load_explicit(&worker->slot->worker, memory_order_relaxed); /* fixed for this epoch */
+	note->worker = worker->index;
 	if (hub->notes_last)
 		hub->notes_last->next = note;
 	else

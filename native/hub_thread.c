@@ -14,7 +14,9 @@ int shmrt_hub_open(struct shmrt_hub *hub, struct shmrt_control *control, uint32_
 	hub->arena = *arena;
 	memset(hub->arena.warm_count, 0, sizeof(hub->arena.warm_count)); /* hints are not shared between halves */
 	hub->owner = shmrt_owner_self();
-	atomic_store_explicit(&hub->sleeping_until, UINT64_MAX, memory_order_relaxed); /* a hint */
+	atomic_store_explicit(&hub->sleeping_until, UINT64_MAX, memory_order_relaxed);  /* a hint */
+	atomic_store_explicit(&hub->sleeping_closer, UINT64_MAX, memory_order_relaxed); /* a hint */
+	atomic_store_explicit(&hub->closer_ns, UINT64_MAX, memory_order_relaxed);       /* nobody else looks yet */
 	return SHMRT_OK;
 }
 
@@ -56,6 +58,8 @@ static void *thread_main(void *argument) {
 		if (urgent && look_again_ns > now_ns && look_again_ns < next_ns)
 			next_ns = look_again_ns;
 		atomic_store_explicit(&hub->sleeping_until, next_ns, memory_order_relaxed); /* a hint */
+		atomic_store_explicit(&hub->sleeping_closer, atomic_load_explicit(&hub->closer_ns, memory_order_relaxed),
+				      memory_order_relaxed); /* hints */
 		result = shmrt_hub_park(hub, next_ns, urgent, NULL);
 		(void)result; /* whatever ended the sleep, the next round looks at everything */
 	}

@@ -6,6 +6,7 @@ uint64_t shmrt_hub_pump(struct shmrt_hub *hub, bool *moved) {
 	*moved = false;
 	pthread_mutex_lock(&hub->mutex);
 	hub->pumps++;
+	atomic_store_explicit(&hub->closer_ns, UINT64_MAX, memory_order_relaxed); /* under the mutex */
 	for (uint32_t p = 0; p < hub->pool_high; p++) {
 		struct shmrt_hub_pool *pool = hub->pools[p];
 		if (pool == NULL)
@@ -54,13 +55,19 @@ static bool has_work(struct shmrt_hub *hub) {
 		for (uint32_t i = 0; pool && i < pool->options.slot_count; i++) {
 			struct shmrt_hub_worker *worker = &pool->workers[i];
 			uint32_t state = atomic_load_explicit(&worker->slot->state, memory_order_acquire); /* F2 */
-			if (state == SHMRT_SLOT_EMPTY)
-				continue;
-			if (atomic_load_explicit(&worker->slot->epoch, memory_order_relaxed) != worker->epoch) { /* F2: after state */
-				if (atomic_load_explicit(&worker->slot->pid, memory_order_acquire) != 0) /* F2 */
+			if (worker->epoch == 0) {
+				if (state != SHMRT_SLOT_EMPTY && atomic_load_explicit(&worker->slot->epoch, memory_order_relaxed) != 0 && /* F2 */
+				    atomic_load_explicit(&worker->slot->pid, memory_order_acquire) != 0) /* F2 */
 					return true;
 				continue;
 			}
+			if (worker->doubtful) {
+				if (!worker->abandoned || shmrt_hub__may_bury(hub, worker, state))
+					return true;
+				continue;
+			}
+			if (shmrt_hub__contradicts(worker, state))
+				return true;
 			if (state == SHMRT_SLOT_GONE || (state == SHMRT_SLOT_READY && !worker->ready && !worker->abandoned))
 				return true;
 			if (!worker->abandoned && shmrt_slot_is_abandoned(worker->slot))
@@ -85,6 +92,9 @@ int shmrt_hub_park(struct shmrt_hub *hub, uint64_t until_ns, bool urgent, const 
 	if (seen && atomic_load_explicit(&hub->finished, memory_order_relaxed) != *seen) /* under the mutex */
 		work = true;
 	hub->sleeps += !work;
+	uint64_t closer_ns = atomic_load_explicit(&hub->closer_ns, memory_order_relaxed); /* under the mutex */
+	if (closer_ns < until_ns)
+		until_ns = closer_ns;
 	pthread_mutex_unlock(&hub->mutex);
 	/* stop_thread sets the word before it rings: a ring that came before we armed is seen here. */
 	if (work || atomic_load_explicit(&hub->stop, memory_order_acquire) != 0) /* B1 */
@@ -103,6 +113,9 @@ void shmrt_hub_make_urgent(struct shmrt_hub *hub) {
 	atomic_compare_exchange_strong_explicit(bell, &lazily, 2, memory_order_seq_cst, memory_order_relaxed); /* B1 */
 	atomic_thread_fence(memory_order_seq_cst); /* B1: a worker that saw 1 has published what we now find */
 	uint64_t next_ns = shmrt_hub_pump(hub, &moved);
-	if (next_ns < atomic_load_explicit(&hub->sleeping_until, memory_order_relaxed)) /* a hint */
+	/* The hub's thread is to wake in time. For a closer look once is enough: then it has a time of its own. */
+	if (next_ns < atomic_load_explicit(&hub->sleeping_until, memory_order_relaxed) || /* a hint */
+	    (atomic_load_explicit(&hub->sleeping_closer, memory_order_relaxed) == UINT64_MAX && /* a hint */
+	     atomic_load_explicit(&hub->closer_ns, memory_order_relaxed) != UINT64_MAX)) /* a hint */
 		shmrt_bell_ring_always(bell);
 }

@@ -78,7 +78,7 @@ int shmrt_lane_attach_producer(struct shmrt_lane_producer *producer, struct shmr
 	if (!capacity_is_valid(capacity) || !positions_are_valid(tail, head, capacity))
 		return SHMRT_CORRUPT;
 	*producer = (struct shmrt_lane_producer){
-		.shared = shared, .capacity = capacity, .tail = tail, .cached_head = head};
+		.shared = shared, .capacity = capacity, .tail = tail, .committed = tail, .cached_head = head};
 	return SHMRT_OK;
 }
 
@@ -132,16 +132,14 @@ void shmrt_lane_shrink(struct shmrt_lane_producer *producer, struct shmrt_record
 }
 
 void shmrt_lane_commit(struct shmrt_lane_producer *producer) {
+	producer->committed = producer->tail;
 	atomic_store_explicit(&producer->shared->tail, producer->tail, memory_order_release); /* L1 */
 }
 
-void shmrt_lane_abort(struct shmrt_lane_producer *producer) {
-	producer->tail = atomic_load_explicit(&producer->shared->tail, memory_order_relaxed); /* ours alone */
-}
+void shmrt_lane_abort(struct shmrt_lane_producer *producer) { producer->tail = producer->committed; }
 
 bool shmrt_lane_has_uncommitted(const struct shmrt_lane_producer *producer) {
-	return producer->tail !=
-	       atomic_load_explicit(&producer->shared->tail, memory_order_relaxed); /* ours alone */
+	return producer->tail != producer->committed;
 }
 
 uint64_t shmrt_lane_free_bytes(struct shmrt_lane_producer *producer) {

@@ -28,6 +28,7 @@ struct shmrt_lane_producer {
 	struct shmrt_lane_shared *shared;
 	uint64_t capacity;
 	uint64_t tail;        /* private: includes reserved, uncommitted records */
+	uint64_t committed;   /* private: what shared->tail says, which anybody might have overwritten */
 	uint64_t cached_head; /* refreshed only when the lane looks full */
 };
 

@@ -96,7 +96,7 @@ static PyObject *core_workers(ShmrtPoolCore *self, PyObject *Py_UNUSED(ignored))
 			continue;
 		rows[count].slot = self->pool->options.first_slot + i;
 		rows[count].epoch = worker->epoch;
-		rows[count].worker = atomic_load_explicit(&worker->slot->worker, memory_order_relaxed); /* fixed for this epoch */
+		rows[count].worker = worker->index;
 		rows[count].pid = worker->pid;
 		rows[count].ready = worker->ready;
 		rows[count].retiring = worker->retiring;
@@ -391,7 +391,7 @@ int shmrt_py_add_pool(PyObject *module) {
 	Py_DECREF(type);
 	static const struct { const char *name; int value; } notes[] = {
 		{"NOTE_LOG", SHMRT_NOTE_LOG}, {"NOTE_EXIT", SHMRT_NOTE_EXIT}, {"NOTE_START_FAILED", SHMRT_NOTE_START_FAILED},
-		{"NOTE_REPLACE", SHMRT_NOTE_REPLACE}, {"NOTE_GONE", SHMRT_NOTE_GONE}, {"NOTE_EXPIRED", SHMRT_NOTE_EXPIRED},
+		{"NOTE_REPLACE", SHMRT_NOTE_REPLACE}, {"NOTE_GONE", SHMRT_NOTE_GONE}, {"NOTE_EXPIRED", SHMRT_NOTE_EXPIRED}, {"KILL_DOUBT", SHMRT_KILL_DOUBT},
 	};
 	for (size_t i = 0; i < sizeof(notes) / sizeof(notes[0]); i++)
 		if (PyModule_AddIntConstant(module, notes[i].name, notes[i].value) < 0)

@@ -203,6 +203,8 @@ static PyMethodDef slots_methods[] = {
 	{"hold_death_mutex", (PyCFunction)shmrt_py_slots_hold_death_mutex, METH_O, "Lock the slot's death mutex for life."},
 	{"ready", (PyCFunction)shmrt_py_slots_ready, METH_O, "STARTING -> READY"},
 	{"gone", FAST(shmrt_py_slots_gone), "gone(index, wait_status, oom); STARTING or READY -> GONE"},
+	{"gone_anyway", FAST(shmrt_py_slots_gone_anyway),
+	 "gone_anyway(index, epoch, wait_status, oom) -> bool; GONE, of a reaped process; False if its slot was overwritten"},
 	{"free", (PyCFunction)shmrt_py_slots_free, METH_O, "GONE -> EMPTY"},
 	{"order_kill", FAST(shmrt_py_slots_order_kill), "order_kill(index, reason, task_id=0) -> whether this reason came first"},
 	{"is_abandoned", (PyCFunction)shmrt_py_slots_is_abandoned, METH_O, "Whether the kernel marked the death mutex."},

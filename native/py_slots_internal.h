@@ -30,6 +30,7 @@ PyObject *shmrt_py_slots_set_process(SlotsObject *, PyObject *const *args, Py_ss
 PyObject *shmrt_py_slots_hold_death_mutex(SlotsObject *, PyObject *index);
 PyObject *shmrt_py_slots_ready(SlotsObject *, PyObject *index);
 PyObject *shmrt_py_slots_gone(SlotsObject *, PyObject *const *args, Py_ssize_t count);
+PyObject *shmrt_py_slots_gone_anyway(SlotsObject *, PyObject *const *args, Py_ssize_t count);
 PyObject *shmrt_py_slots_free(SlotsObject *, PyObject *index);
 PyObject *shmrt_py_slots_order_kill(SlotsObject *, PyObject *const *args, Py_ssize_t count);
 PyObject *shmrt_py_slots_request_stop(SlotsObject *, PyObject *index);

@@ -64,6 +64,20 @@ PyObject *shmrt_py_slots_gone(SlotsObject *self, PyObject *const *args, Py_ssize
 	return shmrt_py_slots_answer(shmrt_slot_gone(slot, (int32_t)status, oom), slot, "marked gone");
 }
 
+PyObject *shmrt_py_slots_gone_anyway(SlotsObject *self, PyObject *const *args, Py_ssize_t count) {
+	if (count != 4) {
+		PyErr_SetString(PyExc_TypeError, "gone_anyway(index, epoch, wait_status, oom)");
+		return NULL;
+	}
+	struct shmrt_slot *slot = shmrt_py_slots_at(self, args[0]);
+	unsigned long epoch = slot ? PyLong_AsUnsignedLong(args[1]) : 0;
+	long status = slot && !PyErr_Occurred() ? PyLong_AsLong(args[2]) : 0;
+	int oom = slot && !PyErr_Occurred() ? PyObject_IsTrue(args[3]) : 0;
+	if (!slot || oom < 0 || PyErr_Occurred())
+		return NULL;
+	return PyBool_FromLong(shmrt_slot_gone_anyway(slot, (uint32_t)epoch, (int32_t)status, oom));
+}
+
 PyObject *shmrt_py_slots_free(SlotsObject *self, PyObject *index) {
 	struct shmrt_slot *slot = shmrt_py_slots_at(self, index);
 	return slot ? shmrt_py_slots_answer(shmrt_slot_free(slot), slot, "freed") : NULL;

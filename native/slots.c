@@ -161,6 +161,17 @@ int shmrt_slot_gone(struct shmrt_slot *slot, int32_t wait_status, bool oom) {
 	return change_state(slot, state, SHMRT_SLOT_GONE) ? SHMRT_OK : SHMRT_STALE;
 }
 
+bool shmrt_slot_gone_anyway(struct shmrt_slot *slot, uint32_t epoch, int32_t wait_status, bool oom) {
+	bool known = atomic_load_explicit(&slot->epoch, memory_order_relaxed) == epoch; /* F2: ours */
+	if (known && shmrt_slot_gone(slot, wait_status, oom) == SHMRT_OK)
+		return true;
+	atomic_store_explicit(&slot->epoch, epoch, memory_order_relaxed);              /* F2: GONE follows */
+	atomic_store_explicit(&slot->wait_status, wait_status, memory_order_relaxed);  /* F2 */
+	atomic_store_explicit(&slot->oom, oom ? 1 : 0, memory_order_relaxed);          /* F2 */
+	atomic_store_explicit(&slot->state, SHMRT_SLOT_GONE, memory_order_release);    /* F2 */
+	return false;
+}
+
 int shmrt_slot_free(struct shmrt_slot *slot) {
 	return change_state(slot, SHMRT_SLOT_GONE, SHMRT_SLOT_EMPTY) ? SHMRT_OK : SHMRT_STALE;
 }

@@ -59,6 +59,9 @@ SHMRT_MUST_USE int shmrt_slot_hold_death_mutex(struct shmrt_slot *);
 SHMRT_MUST_USE int shmrt_slot_ready(struct shmrt_slot *);                    /* STARTING -> READY */
 /* STARTING or READY -> GONE. Only after the kernel said that the whole process is gone. */
 SHMRT_MUST_USE int shmrt_slot_gone(struct shmrt_slot *, int32_t wait_status, bool oom);
+/* The same by the root, of a process that it has reaped, whatever that wrote over its own slot: GONE, and the epoch of
+ * its claim. False: the slot said what no life says. */
+bool shmrt_slot_gone_anyway(struct shmrt_slot *, uint32_t epoch, int32_t wait_status, bool oom);
 SHMRT_MUST_USE int shmrt_slot_free(struct shmrt_slot *);                     /* GONE -> EMPTY, by the hub */
 /* First reason wins; true if it was this one. task_id counts for TIMEOUT and CANCEL only, and only the hub
  * orders these two (kill_task_id has one writer). */

@@ -123,7 +123,7 @@ def kill_survivors(slots: _native.Slots, root_pid: int) -> list[int]:
     lived = [
         slot
         for slot in range(_native.SLOT_FIRST_WORKER, slots.count)
-        if slots.state(slot) in (_native.SLOT_STARTING, _native.SLOT_READY)
+        if slots.state(slot) not in (_native.SLOT_EMPTY, _native.SLOT_GONE)
     ]
     for slot in lived:
         slots.order_kill(slot, _native.KILL_ROOT_LOST)
@@ -132,11 +132,9 @@ def kill_survivors(slots: _native.Slots, root_pid: int) -> list[int]:
         wait_gone(pidfds)
     gone = []
     for slot in lived:
-        try:
-            slots.gone(slot, KILL, False)
+        if slots.state(slot) != _native.SLOT_GONE:  # as far as that the root had got itself
+            slots.gone_anyway(slot, slots.epoch(slot), KILL, False)
             gone.append(slot)
-        except RuntimeError:
-            pass  # the root had got as far as GONE itself
     slots.ring_all()
     return gone
 

@@ -105,6 +105,10 @@ def unpack_exception(packed: Any, pool: str | None, worker: int, pid: int, attem
 
 def unpack_from(packed: Any, where: str) -> BaseException:
     """The same for any process; `where` is the last line of the cause."""
+    if not isinstance(packed, tuple) or len(packed) < 4 or not all(isinstance(word, str) for word in packed[1:4]):
+        from shmrt.errors import SegmentError
+
+        return SegmentError(f"what was sent as an exception is none, {where}: its record was overwritten")
     data, name, message, text = packed[:4]
     error: BaseException | None = None
     if data is not None:
@@ -200,9 +204,13 @@ def make_error(kind: str, facts: dict[str, Any]) -> BaseException:
     stack = facts["stack"] or None
     attempts = facts["attempts"]
     if kind in ("crashed", "poison"):
+        from shmrt import _native
+
         how, exitcode, number = _ended(facts)
         oom = bool(facts["oom"]) and number == 9
         why = ": the memory cgroup ran out of memory; give it more, or set max_rss" if oom else ""
+        if facts["kill_reason"] == _native.KILL_DOUBT:
+            why = ": it had written over memory that it shares with the runtime, as a bug in a C library may"
         text = f"worker {worker} (pid {facts['pid']}) {how} while it ran this task{why} (attempt {attempts})"
         if kind == "poison":
             text = (

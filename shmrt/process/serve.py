@@ -384,6 +384,8 @@ class _Loop:
             elif verb == "system":
                 _, token, what, payload = message
                 self.later.append((self.taken + self.mailbox.qsize(), token, what, payload))
+            elif verb == "deaf":  # it could not even be told to stop
+                self._end_by(message[1])
         if self.term:
             self.reason, self.asked = "shutdown", None
 

@@ -16,6 +16,7 @@ for a few system calls, never for the life of anybody.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -23,7 +24,7 @@ from time import monotonic, sleep
 
 from shmrt.errors import ConfigError
 from shmrt.supervise.owners import describe_machine, describe_process, is_alive, same_machine
-from shmrt.supervise.place import check_runtime_name, default_place, locked, open_checked
+from shmrt.supervise.place import check_runtime_name, default_place, locked, naming, open_checked
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ class RuntimeDirectory:
     def _take(cls, name: str, place: str, place_fd: int) -> RuntimeDirectory | None:
         """None while the last owner's root is on its way out."""
         path = os.path.join(place, name)
-        with contextlib.suppress(FileExistsError):
+        with contextlib.suppress(FileExistsError), naming(path):
             os.mkdir(name, 0o700, dir_fd=place_fd)
         found = _look(place_fd, name, place)
         if found.state == "ending":
@@ -239,8 +240,9 @@ class RuntimeDirectory:
                 "root": None,
                 "ended": None,
             }
-            _write_owner(fd, owner)
-            return cls(name, place, _listen(fd), owner)
+            with naming(path):
+                _write_owner(fd, owner)
+                return cls(name, place, _listen(fd), owner)
         except BaseException:
             _empty(fd)
             with contextlib.suppress(OSError):
@@ -291,10 +293,17 @@ def _write_owner(fd: int, owner: dict[str, Any]) -> None:
     private = f"owner-{owner['token']}"
     file = os.open(private, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
     try:
-        os.write(file, json.dumps(owner).encode() + b"\n")
-    finally:
-        os.close(file)
-    os.rename(private, "owner", src_dir_fd=fd, dst_dir_fd=fd)
+        try:
+            data = json.dumps(owner).encode() + b"\n"
+            if os.write(file, data) < len(data):  # the disk is full by now; half a record would speak of nobody
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(file)
+        os.rename(private, "owner", src_dir_fd=fd, dst_dir_fd=fd)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(private, dir_fd=fd)
+        raise
 
 
 def _empty(fd: int) -> None:

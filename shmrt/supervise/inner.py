@@ -106,7 +106,8 @@ class InnerLink(Commands, Asking):
 
     # ---- control messages -------------------------------------------------------------------------------------------
     def take(self) -> list[tuple[Any, ...]]:
-        """Control messages that have come, in order. Without a thread it reads the socket itself."""
+        """Control messages that have come, in order. Without a thread it reads the socket itself. ("deaf", error) is
+        the last one when a part of what the root said could not be received: it may have been the order to end."""
         if self._thread is None:
             with self._lock:
                 messages = self._channel.receive() if self._thread is None else []
@@ -115,6 +116,10 @@ class InnerLink(Commands, Asking):
         found = []
         while self._controls:
             found.append(self._controls.popleft())
+        if why := self._channel.failed:
+            from shmrt.errors import RuntimeDown
+
+            found.append(("deaf", RuntimeDown(f"the root supervisor cannot be heard: {why}", reason=why)))
         return found
 
     def take_exit_signal(self) -> Any:
@@ -241,6 +246,9 @@ class InnerLink(Commands, Asking):
                 messages = channel.receive() if channel.fd in found else []
             for message, _ in messages:
                 self._route(message)
+            if channel.failed:
+                self.on_control()  # whoever waits for the root's word hears in `take` that it will not come
+                raise OSError(channel.failed)
             if channel.closed:
                 return  # the root is gone, and this process about to be
 

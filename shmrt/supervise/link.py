@@ -288,7 +288,8 @@ class RootLink(Commands, Controlled, Asking):
         except BaseException as error:
             self._give_up(self.down or f"the thread that serves it failed: {error!r}")
             self.root_gone(str(self.down))
-            raise
+            if not isinstance(error, OSError):  # no descriptors, no memory: the reason says it
+                raise
         finally:
             self._end_root()  # nobody would hear it
 

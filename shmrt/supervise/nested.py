@@ -81,8 +81,9 @@ class Nested:
         """The pools that end with it, marked."""
         hub = self._hubs.pop(owner, 0)
         if hub:
-            self.staff.slots.gone(hub, 0, False)
-            self.staff.slots.free(hub)
+            slots = self.staff.slots
+            slots.gone_anyway(hub, slots.epoch(hub), 0, False)
+            slots.free(hub)
         crews = [crew for crew in self.staff.crews.values() if crew.owner is owner]
         for crew in crews:
             crew.orphaned = True

@@ -19,7 +19,7 @@ TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["VARIABLE", "check_runtime_name", "default_place", "locked", "open_checked"]
+__all__ = ["VARIABLE", "check_runtime_name", "default_place", "locked", "naming", "open_checked"]
 
 VARIABLE = "SHMRT_RUNTIME_DIR"
 NAME_MOST = 180
@@ -131,17 +131,27 @@ def _is_there(fd: int, path: str) -> bool:
         return False
 
 
-def _make_directory(path: str) -> None:
+@contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
+    """What the system says when the directory or a file in it cannot be made, with its path: a full disk or quota as
+    OSError, and what only another place can help as ConfigError."""
     try:
-        os.mkdir(path, 0o700)
+        yield
     except FileExistsError:
-        pass
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
             raise OSError(error.errno, f"the runtime directory {path} cannot be made: {error.strerror}") from None
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise  # a limit that says so itself
         raise ConfigError(
             f"the runtime directory {path} cannot be made: {error.strerror}; choose another place with {VARIABLE} or "
             "--runtime-dir",
             key="runtime_dir",
             origin=path,
         ) from None
+
+
+def _make_directory(path: str) -> None:
+    with contextlib.suppress(FileExistsError), naming(path):
+        os.mkdir(path, 0o700)

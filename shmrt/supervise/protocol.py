@@ -97,11 +97,12 @@ class ProtocolError(Exception):
 class Channel:
     """One end of the socket. Not thread-safe: the owner serialises `send` and `flush`."""
 
-    __slots__ = ("_deaf", "_fds", "_in", "_out", "closed", "fd")
+    __slots__ = ("_deaf", "_fds", "_in", "_out", "closed", "failed", "fd")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.closed = False
+        self.failed = ""  # why a part of what a living peer said could not be received
         self._deaf = False  # the peer takes nothing any more; what it said before may still be unread
         self._in = bytearray()
         self._fds: list[int] = []
@@ -159,7 +160,10 @@ class Channel:
         while not self.closed:
             try:
                 received = _native.recv_fds(self.fd, 65536)
-            except OSError:  # reset; or memory or descriptors ran out, and part of what it said is lost
+            except ConnectionResetError:
+                received = (b"", [])
+            except OSError as error:  # memory or descriptors ran out, and part of what it said is lost
+                self.failed = str(error)
                 received = (b"", [])
             if received is None:
                 break

@@ -49,7 +49,9 @@ class Reaping:
         for one, (state, abandoned) in zip(watched, staff.slots.scan([one.slot for one in watched]), strict=True):
             if state == _native.SLOT_READY and not one.ready:
                 self._on_ready(one)
-            if abandoned and not one.dying:
+            # A state that only a slot without a process has: the process wrote over it.
+            overwritten = state not in (_native.SLOT_STARTING, _native.SLOT_READY)
+            if (abandoned or overwritten) and not one.dying:
                 staff.kill(one)  # it may only have ended its main thread, or exec'ed
                 # What the main thread wrote is final now. A start failure waits for its status, and so does a
                 # pool that counts restarts, since its reasons are shown.

@@ -160,6 +160,8 @@ class Root:
             if one.channel is not None and one.channel.fd in ready:
                 one.channel.flush()
                 self.obey_worker(one, one.channel.receive())
+                if one.channel.failed and not one.dying:
+                    self.staff.kill(one)  # part of what it said is lost, and it may wait for the answer
         if self.service is not None:
             self.service.handle(ready)
 

@@ -98,7 +98,7 @@ class Staff:
 
     def tell_gone(self, one: Worker, status: int, oom: bool) -> None:
         """Nothing of it is left that could write: its slot is GONE from here on."""
-        self.slots.gone(one.slot, status, oom)
+        self.slots.gone_anyway(one.slot, one.epoch, status, oom)
         if one.crew.orphaned:
             self.slots.free(one.slot)  # no hub will
         self.slots.ring_all()

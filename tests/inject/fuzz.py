@@ -22,6 +22,10 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from subject import Subject
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 
@@ -71,9 +75,26 @@ def change(kind: str, seed: int, index: int, size: int) -> list[tuple[int, bytes
     return made
 
 
+def subject_of(name: str) -> Subject:
+    from subjects_control import OneMailbox, Table
+    from subjects_guards import Guards
+    from subjects_rings import DroppingRing, NamedRing, OneArena, OneRing
+
+    kinds: dict[str, type[Subject]] = {
+        "ring": OneRing,
+        "dropping": DroppingRing,
+        "arena": OneArena,
+        "named": NamedRing,
+        "table": Table,
+        "mailbox": OneMailbox,
+        "guards": Guards,
+    }
+    return kinds[name]()
+
+
 def main() -> None:
     name, kind, seed, first, count, progress = sys.argv[1:7]
-    from subjects import DOCUMENTED, SUBJECTS
+    from subject import DOCUMENTED
 
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
@@ -83,7 +104,7 @@ def main() -> None:
         fence(1)
     with open(progress, "r+b") as file:
         at = mmap.mmap(file.fileno(), 8)
-    subject = SUBJECTS[name]()
+    subject = subject_of(name)
     outcomes: collections.Counter[str] = collections.Counter()
     unexpected: list[tuple[int, str]] = []
     for index in range(int(first), int(first) + int(count)):

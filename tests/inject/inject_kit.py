@@ -41,13 +41,15 @@ def build_shim(folder: Path) -> Path:
 class Child:
     """A script of this folder under the shim. Its progress is a number in a file; if that stands still, it hangs."""
 
-    def __init__(self, shim: Path, folder: Path, script: str, *words: object, **environment: str) -> None:
+    def __init__(
+        self, shim: Path, folder: Path, script: str, *words: object, under: tuple[str, ...] = (), **environment: str
+    ) -> None:
         self.progress = folder / "progress"
         self.progress.write_bytes(bytes(8))
         self.out, self.err = folder / "out", folder / "err"
         preloaded = f"{shim} {os.environ['LD_PRELOAD']}" if SANITIZED else str(shim)
         given = os.environ | {"LD_PRELOAD": preloaded, "PYTHONPATH": "", "OPENBLAS_NUM_THREADS": "1"} | environment
-        command = [sys.executable, "-P", str(HERE / script), *map(str, words), str(self.progress)]
+        command = [*under, sys.executable, "-P", str(HERE / script), *map(str, words), str(self.progress)]
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=given)
 

@@ -32,11 +32,17 @@ BYTES = {
     "mailbox": 5120,
     "guards": 10112,
 }
+WORDS = {
+    "random": "random words before it is attached",
+    "late": "random words while it is in use",
+    "few": "bytes of the header, five values",
+    "every": "bytes of the header, every value",
+}
 SLOW = {"arena": 8, "guards": 4, "table": 2}
 
 
 def fuzz(shim: Path, folder: Path, name: str, kind: str, first: int, count: int) -> None:
-    print(f"seed {SEED}: python {HERE / 'fuzz.py'} {name} {kind} {SEED} {first} {count} FILE")
+    print(f"SHMRT_INJECT_SEED={SEED} python {HERE / 'fuzz.py'} {name} {kind} {SEED} {first} {count} FILE")
     child = Child(shim, folder, "fuzz.py", name, kind, SEED, first, count)
     status, reports, err = child.end()
     if not reports:
@@ -48,6 +54,8 @@ def fuzz(shim: Path, folder: Path, name: str, kind: str, first: int, count: int)
     assert status == 0 and not report["unexpected"], (name, kind, SEED, report["unexpected"][:2])
     assert report["size"] >= BYTES[name] and sum(report["outcomes"].values()) == count, report
     assert "Traceback" not in err, err[-3000:]
+    outcomes = dict(sorted(report["outcomes"].items()))
+    print(f"result: {name}, {WORDS[kind]}: {count} changes, 0 signals, 0 hangs, 0 other errors; {outcomes}")
 
 
 @pytest.mark.parametrize("name", NAMES)

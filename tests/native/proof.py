@@ -4,6 +4,7 @@
     python tests/native/proof.py mutants    # every seeded bug, and what its test said of it
     python tests/native/proof.py fire [TEST...]  # tests/crash and tests/stress, marked stress, or some of them
     python tests/sanitize.py                # every file of tests under ASan and UBSan: hours
+    python tests/native/proof.py inject [TEST...]  # tests/inject, marked stress: hostile input: an hour
     python tests/native/proof.py page       # docs/proof.md and docs/proof-mutants.md from what the others found
     python tests/native/proof.py list       # the seeded bugs by test, at once, nothing is run
 
@@ -34,6 +35,7 @@ import test_native_c as native  # noqa: E402
 
 STORE = ROOT / "build" / "proof"
 FIRE = ["tests/crash", "tests/stress"]
+INJECT = ["tests/inject/test_attach_fuzz.py", "tests/inject/test_scribble.py", "tests/inject/test_full_disk.py"]
 PATIENCE_S = 3600
 
 
@@ -147,10 +149,19 @@ def list_mutants() -> None:
     print(f"{len(native.MUTANTS)} seeded bugs")
 
 
-# ---- fire
+# ---- fire, hostile input
 def run_fire(*wanted: str) -> None:
+    run_stress("fire", wanted, FIRE)
+
+
+def run_inject(*wanted: str) -> None:
+    run_stress("inject", wanted, INJECT)
+
+
+def run_stress(kind: str, wanted: tuple[str, ...], everything: list[str]) -> None:
     """What is run again takes the place of what was found before."""
-    command = [sys.executable, "-m", "pytest", "-v", "-s", "-m", "stress", "-p", "no:cacheprovider", *(wanted or FIRE)]
+    command = [sys.executable, "-m", "pytest", "-v", "-s", "-m", "stress", "-p", "no:cacheprovider"]
+    command += wanted or everything
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     rows: list[dict[str, Any]] = []
@@ -159,15 +170,15 @@ def run_fire(*wanted: str) -> None:
         print(line, end="", flush=True)
         if found := re.match(r"tests/\S+/(\S+\.py)", line):
             test = found[1]
-        if found := re.search(r"SHMRT_SEED=(\d+)", line):
+        if found := re.search(r"SHMRT_(?:INJECT_)?SEED=(\d+)", line):
             seed = found[1]
         if found := re.search(r"result: (.*)", line):
             rows.append({"test": test, "seed": seed, "commit": commit(), "result": found[1].strip()})
     code = process.wait()
     assert code == 0, f"pytest ended with {code}"
     again = {row["test"] for row in rows}
-    before = found_before("fire") if wanted else []
-    keep("fire", [row for row in before if row["test"] not in again] + rows)
+    before = found_before(kind) if wanted else []
+    keep(kind, [row for row in before if row["test"] not in again] + rows)
 
 
 # ---- pages
@@ -199,11 +210,16 @@ def sanitized(rows: list[dict[str, Any]]) -> str:
     )
 
 
+def changes_of(inject: list[dict[str, Any]]) -> int:
+    counts = [re.search(r"(\d+) (?:changes|tasks do it)", row["result"]) for row in inject]
+    return sum(int(count[1]) for count in counts if count)
+
+
 def write_pages() -> None:
     """From build/proof, which the other commands filled."""
-    kinds = ("sweeps", "mutants", "fire", "sanitizers")
+    kinds = ("sweeps", "mutants", "fire", "inject", "sanitizers")
     found = {kind: json.loads((STORE / f"{kind}.json").read_text()) for kind in kinds}
-    sweeps, mutants, fire = (found[kind]["rows"] for kind in ("sweeps", "mutants", "fire"))
+    sweeps, mutants, fire, inject = (found[kind]["rows"] for kind in kinds[:4])
     there = {(mutant.test, mutant.name) for mutant in native.MUTANTS}
     mutants = [row for row in mutants if (row["test"], row["name"]) in there]
     assert len({(row["test"], row["name"]) for row in mutants}) == len(there), "seeded bugs that were not tried"
@@ -239,6 +255,16 @@ def write_pages() -> None:
             ["test", "commit", "seed", "result"],
             [[row["test"], row["commit"], row["seed"], row["result"]] for row in fire],
         ),
+        "## Hostile input\n",
+        head_of(found["inject"], "inject"),
+        "Each change is made to whole shared memory, or in the middle of work; then all is done with it that can be",
+        "done. What came out each time was a value or a documented error. *Used, with an error*: some of the calls",
+        "raised one.\n",
+        table(
+            ["test", "commit", "seed", "result"],
+            [[row["test"], row["commit"], row["seed"], row["result"]] for row in inject],
+        ),
+        f"{changes_of(inject):,} changes in all.\n",
         "## Sanitizers\n",
         head_of(found["sanitizers"], "tests/sanitize.py"),
         "The extension is built with AddressSanitizer and UndefinedBehaviorSanitizer, and every object of Python is a",
@@ -269,6 +295,8 @@ COMMANDS = {"mutants": run_mutants, "page": write_pages, "list": list_mutants}
 if __name__ == "__main__":
     if sys.argv[1:2] == ["fire"]:
         run_fire(*sys.argv[2:])
+    elif sys.argv[1:2] == ["inject"]:
+        run_inject(*sys.argv[2:])
     elif sys.argv[1:2] == ["sweeps"]:
         run_sweeps(*sys.argv[2:])
     elif len(sys.argv) == 2 and sys.argv[1] in COMMANDS:

@@ -221,8 +221,10 @@ static void test_answers(void) {
 	EXPECT(shmrt_lane_is_empty(&work.consumer) && !shmrt_lane_has_uncommitted(&work.producer));
 	EXPECT(put(&work.producer, 1, 8) == SHMRT_OK && shmrt_lane_has_uncommitted(&work.producer));
 	EXPECT(shmrt_lane_is_empty(&work.consumer) && shmrt_lane_used(lane) == 0);
+	uint64_t tail = atomic_exchange(&lane->tail, CAPACITY - 1); /* its consumer writes over it */
 	shmrt_lane_abort(&work.producer);
-	EXPECT(!shmrt_lane_has_uncommitted(&work.producer));
+	EXPECT(!shmrt_lane_has_uncommitted(&work.producer) && work.producer.tail == tail);
+	atomic_store(&lane->tail, tail);
 	EXPECT(put(&work.producer, 2, 8) == SHMRT_OK);
 	shmrt_lane_commit(&work.producer);
 	uint64_t id;

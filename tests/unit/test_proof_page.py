@@ -54,6 +54,15 @@ def test_pages_are_made_of_what_was_found(tmp_path: Path, monkeypatch: pytest.Mo
         "sweeps": [sweep],
         "mutants": mutants,
         "fire": [{"test": "t", "seed": "9", "commit": "c", "result": "all"}],
+        "inject": [
+            {"test": "f", "seed": "7", "commit": "c", "result": "ring: 1200 changes, 0 signals"},
+            {
+                "test": "s",
+                "seed": "7",
+                "commit": "c",
+                "result": "over its slot: 34 tasks do it",
+            },
+        ],
         "sanitizers": [
             {"test": "tests/a.py", "commit": "d", "passed": 1200, "skipped": 0, "reports": 0, "ended": "well"},
             {"test": "tests/b.py", "commit": "c", "passed": 34, "skipped": 5, "reports": 0, "ended": "well"},
@@ -70,6 +79,8 @@ def test_pages_are_made_of_what_was_found(tmp_path: Path, monkeypatch: pytest.Mo
         "| test_x.c | 3 | 4,321 | 17 |" in page
         and "commit abc, today, on this one" in page
         and "| t | c | 9 | all |" in page
+        and "| f | c | 7 | ring: 1200 changes, 0 signals |" in page
+        and "1,234 changes in all." in page
     )
     assert re.search(r"2 of \d+ files of tests \(commits c, d\), 1,234 tests passed, 5 skipped: 0 reports", page)
     assert r"no \| yes" in (tmp_path / "docs" / "proof-mutants.md").read_text()
