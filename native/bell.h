@@ -4,7 +4,8 @@
  *   ringer:  make the change visible, then if word == 1: word = 0 and wake all
  *
  * Several threads of a process may sleep on one bell, if none of them disarms it and all of them look for the same: a ring wakes
- * all, but one that arms while another is about to sleep may have that one sleep through what the first has found. Written by: the sleeper (1), any ringer (0).
+ * all, but one that arms while another is about to sleep may have that one sleep through what the first has found. The threads
+ * of a hub look each for its own, so they arm with numbers: see hub.h. Written by: the sleeper (1), any ringer (0).
  * A ringer that dies between its change and the ring leaves a sleeper asleep: after every death the
  * root and the hub ring every bell, which is why no sleeper needs a timer.
  *
