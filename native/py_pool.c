@@ -128,11 +128,10 @@ static PyObject *wait_until_few(ShmrtPoolCore *self, unsigned long long at_most,
 	uint64_t end_ns = timeout_ns < 0 ? UINT64_MAX : shmrt_now_ns() + (uint64_t)timeout_ns;
 	struct shmrt_hub_rest rest = {.outcomes = true};
 	for (;;) {
-		bool done, late = false;
+		bool done, moved, late = false;
 		rest.seen = atomic_load_explicit(&hub->finished, memory_order_acquire); /* H3: before the look, see park */
 		shmrt_py_hub_apply(self->hub, false);
 		Py_BEGIN_ALLOW_THREADS
-		bool moved;
 		uint64_t next_ns = shmrt_hub_pump(hub, &moved), now_ns = shmrt_now_ns();
 		pthread_mutex_lock(&hub->mutex);
 		done = self->pool->pending <= at_most;
