@@ -3,11 +3,11 @@
  *   sleeper: arm (word = 1), look again at everything it waits for, sleep while word == 1
  *   ringer:  make the change visible, then if word == 1: word = 0 and wake all
  *
- * Several threads of a process may sleep on one bell, if none of them disarms it and all of them look for the same: a ring
- * wakes all, but one that arms while another is about to sleep may have that one sleep through what the first has found.
- *
- * Written by: the sleeper (1), any ringer (0). A ringer that dies between its change and the ring leaves a sleeper asleep:
- * after every death the root and the hub ring every bell, which is why no sleeper needs a timer.
+ * Several threads of a process may sleep on one bell, if none of them disarms it and all of them look for the same: a ring wakes
+ * all, but one that arms while another is about to sleep may have that one sleep through what the first has found. The threads
+ * of a hub look each for its own, so they arm with numbers: see hub.h. Written by: the sleeper (1), any ringer (0).
+ * A ringer that dies between its change and the ring leaves a sleeper asleep: after every death the
+ * root and the hub ring every bell, which is why no sleeper needs a timer.
  *
  * Edge B1 (Dekker): the ringer's change, then a seq_cst fence, then its load of the word; the
  * sleeper's arming store, then a seq_cst fence, then its second look. One of the two sees the other.

@@ -1,7 +1,7 @@
 /* breaker_gate.c -- how the processes of a runtime share what a breaker knows: see breaker.h.
  *
- * A change: lock, copy the side that counts onto the other one, decide there, store the gate, unlock. Nothing that a death
- * leaves behind counts, so EOWNERDEAD (SHMRT_STALE) needs no repair.
+ * A change: lock, copy the side that counts, decide there, write that onto the other side, store the gate, unlock. Nothing that a
+ * death leaves behind counts, so EOWNERDEAD (SHMRT_STALE) needs no repair.
  */
 #include "breaker.h"
 
@@ -58,25 +58,54 @@ bool shmrt_breaker_is_sound(const struct shmrt_breaker *breaker) {
 
 /* ---- a change ----------------------------------------------------------------------------------- */
 
-static void copy_side(const struct shmrt_breaker *breaker, struct shmrt_breaker_side *to, const struct shmrt_breaker_side *from) {
-	uint64_t bytes = sizeof(*from);
-	if (from->state == SHMRT_BREAKER_HALF_OPEN)
-		bytes += breaker->settings.half_open_max * sizeof(struct shmrt_trial);
-	memcpy(to, from, bytes);
+/* What is decided on, beside the shared memory: a side there is read by others while it is written, so it is written word by
+ * word, atomically, and once. Its constants, too: they say how long it is, and others can write them. */
+struct draft {
+	struct shmrt_breaker_settings settings;
+	_Alignas(8) uint8_t bytes[sizeof(struct shmrt_breaker_side) + SHMRT_TRIALS_MAX * sizeof(struct shmrt_trial)];
+};
+#define SIDE_WORDS (sizeof(struct shmrt_breaker_side) / sizeof(uint64_t))
+
+static uint64_t trials_bytes(const struct shmrt_breaker_settings *s, uint32_t state) {
+	uint64_t bytes = 0;
+	if (state == SHMRT_BREAKER_HALF_OPEN)
+		bytes += s->half_open_max * sizeof(struct shmrt_trial);
+	return bytes;
+}
+
+static void put_word(uint8_t *to, const uint8_t *from, uint64_t at) {
+	uint64_t word;
+	memcpy(&word, from + at * sizeof(word), sizeof(word));
+	atomic_store_explicit((_Atomic uint64_t *)(void *)to + at, word, memory_order_relaxed); /* Q1 follows */
 }
 
 /* Under the mutex: a copy of what counts, to be decided on. */
-static struct shmrt_breaker_side *begin(struct shmrt_breaker *breaker, uint64_t *gate) {
+static struct shmrt_breaker_side *begin(struct shmrt_breaker *breaker, uint64_t *gate, struct draft *draft) {
 	*gate = atomic_load_explicit(&breaker->gate, memory_order_relaxed); /* the mutex orders it */
-	atomic_thread_fence(memory_order_release); /* Q2: who still reads the side written now finds that the gate has moved */
-	struct shmrt_breaker_side *next = side_of(breaker, which_of(*gate) ^ 1);
-	copy_side(breaker, next, side_of(breaker, which_of(*gate)));
+	draft->settings = breaker->settings;
+	if (SHMRT_UNLIKELY(draft->settings.half_open_max > SHMRT_TRIALS_MAX))
+		draft->settings.half_open_max = SHMRT_TRIALS_MAX;
+	const struct shmrt_breaker_side *counts = side_of(breaker, which_of(*gate));
+	struct shmrt_breaker_side *next = (struct shmrt_breaker_side *)(void *)draft->bytes;
+	memcpy(draft->bytes, counts, sizeof(*counts));
+	uint64_t more = trials_bytes(&draft->settings, next->state);
+	if (SHMRT_UNLIKELY(more != 0))
+		memcpy(next->trials, counts->trials, more);
 	next->state = shmrt_breaker_state_of(next->state);
 	return next;
 }
 
-static void commit(struct shmrt_breaker *breaker, uint64_t gate, const struct shmrt_breaker_side *next, struct shmrt_breaker_change *change) {
+static void commit(struct shmrt_breaker *breaker, uint64_t gate, const struct draft *draft, struct shmrt_breaker_change *change) {
+	const struct shmrt_breaker_side *next = (const struct shmrt_breaker_side *)(const void *)draft->bytes;
+	uint8_t *side = (uint8_t *)side_of(breaker, which_of(gate) ^ 1);
+	uint64_t words = SIDE_WORDS + trials_bytes(&draft->settings, next->state) / sizeof(uint64_t);
 	*change = (struct shmrt_breaker_change){shmrt_gate_state(gate), (enum shmrt_breaker_state)next->state};
+	atomic_thread_fence(memory_order_release); /* Q2: who still reads the side written now finds that the gate has moved */
+#pragma GCC unroll 12
+	for (uint64_t at = 0; at < SIDE_WORDS; at++)
+		put_word(side, draft->bytes, at);
+	for (uint64_t at = SIDE_WORDS; at < words; at++)
+		put_word(side, draft->bytes, at);
 	uint64_t commits = (gate >> COMMITS_SHIFT & COMMITS_MASK) + 1;
 	atomic_store_explicit(&breaker->gate, gate_for(breaker, next, which_of(gate) ^ 1, commits), memory_order_release); /* Q1 */
 	if (change->to != change->from && change->to == SHMRT_BREAKER_OPEN)
@@ -94,9 +123,9 @@ static int enter(struct shmrt_breaker *breaker, int64_t patience_ns) {
 }
 
 /* HALF_OPEN: trials that will have no result. */
-static void look_for_the_lost(struct shmrt_breaker *breaker, const struct shmrt_control *control, struct shmrt_breaker_side *side,
-			      uint64_t now) {
-	const struct shmrt_breaker_settings *s = &breaker->settings;
+static void look_for_the_lost(struct shmrt_breaker *breaker, const struct shmrt_control *control, struct draft *draft, uint64_t now) {
+	const struct shmrt_breaker_settings *s = &draft->settings;
+	struct shmrt_breaker_side *side = (struct shmrt_breaker_side *)(void *)draft->bytes;
 	for (uint32_t i = 0; i < s->half_open_max && side->state == SHMRT_BREAKER_HALF_OPEN; i++) {
 		const struct shmrt_trial *trial = &side->trials[i];
 		if (trial->owner == 0)
@@ -131,11 +160,12 @@ int shmrt_breaker_admit(struct shmrt_breaker *breaker, const struct shmrt_contro
 	int outcome = enter(breaker, patience_ns);
 	if (outcome != SHMRT_OK)
 		return outcome;
-	struct shmrt_breaker_side *side = begin(breaker, &gate);
+	struct draft draft;
+	struct shmrt_breaker_side *side = begin(breaker, &gate, &draft);
 	if (side->state == SHMRT_BREAKER_HALF_OPEN)
-		look_for_the_lost(breaker, control, side, now);
-	outcome = shmrt_breaker_decide_admit(&breaker->settings, side, holder, now, admission, retry_ns);
-	commit(breaker, gate, side, change);
+		look_for_the_lost(breaker, control, &draft, now);
+	outcome = shmrt_breaker_decide_admit(&draft.settings, side, holder, now, admission, retry_ns);
+	commit(breaker, gate, &draft, change);
 	shmrt_guard_unlock(&breaker->guard);
 	if (outcome == SHMRT_FULL)
 		shmrt_guard_count(&breaker->guard, SHMRT_BREAKER_REFUSED, 1);
@@ -156,10 +186,11 @@ int shmrt_breaker_settle(struct shmrt_breaker *breaker, const struct shmrt_admis
 		int outcome = enter(breaker, patience_ns);
 		if (outcome != SHMRT_OK)
 			return outcome;
-		struct shmrt_breaker_side *side = begin(breaker, &gate);
-		current = shmrt_breaker_decide_settle(&breaker->settings, side, window_of(breaker), admission, result, slow, now);
+		struct draft draft;
+		struct shmrt_breaker_side *side = begin(breaker, &gate, &draft);
+		current = shmrt_breaker_decide_settle(&draft.settings, side, window_of(breaker), admission, result, slow, now);
 		if (current)
-			commit(breaker, gate, side, change);
+			commit(breaker, gate, &draft, change);
 		shmrt_guard_unlock(&breaker->guard);
 	}
 	shmrt_guard_count(&breaker->guard, counters[result], 1);
@@ -176,9 +207,10 @@ int shmrt_breaker_set(struct shmrt_breaker *breaker, enum shmrt_breaker_state st
 	int outcome = enter(breaker, patience_ns);
 	if (outcome != SHMRT_OK)
 		return outcome;
-	struct shmrt_breaker_side *side = begin(breaker, &gate);
-	shmrt_breaker_decide_set(&breaker->settings, side, state, now);
-	commit(breaker, gate, side, change);
+	struct draft draft;
+	struct shmrt_breaker_side *side = begin(breaker, &gate, &draft);
+	shmrt_breaker_decide_set(&draft.settings, side, state, now);
+	commit(breaker, gate, &draft, change);
 	shmrt_guard_unlock(&breaker->guard);
 	return SHMRT_OK;
 }
@@ -195,10 +227,15 @@ void shmrt_breaker_look(const struct shmrt_breaker *breaker, struct shmrt_breake
 		uint64_t gate = shmrt_breaker_gate(breaker);
 		const struct shmrt_breaker_side *counts = side_of(breaker, which_of(gate));
 		uint32_t held = 0;
-		memcpy(side, counts, sizeof(*side));
+		for (uint64_t at = 0; at < SIDE_WORDS; at++) {
+			/* Q2: it may be written meanwhile; then the gate has moved */
+			uint64_t word = atomic_load_explicit((const _Atomic uint64_t *)(const void *)counts + at, memory_order_relaxed);
+			memcpy((uint8_t *)side + at * sizeof(word), &word, sizeof(word));
+		}
 		if (trials != NULL && side->state == SHMRT_BREAKER_HALF_OPEN)
 			for (uint32_t i = 0; i < breaker->settings.half_open_max; i++)
-				held += counts->trials[i].owner != 0;
+				held += atomic_load_explicit((const _Atomic uint32_t *)(const void *)&counts->trials[i].owner,
+							     memory_order_relaxed) != 0; /* Q2 */
 		if (trials != NULL)
 			*trials = held;
 		atomic_thread_fence(memory_order_acquire); /* Q2 */
@@ -212,9 +249,10 @@ void shmrt_breaker_pass(struct shmrt_breaker *breaker, uint64_t now) {
 	uint64_t gate = shmrt_breaker_gate(breaker);
 	if (breaker->settings.window != SHMRT_WINDOW_TIME || shmrt_gate_state(gate) != SHMRT_BREAKER_CLOSED || enter(breaker, 0) != SHMRT_OK)
 		return;
-	struct shmrt_breaker_side *side = begin(breaker, &gate);
-	shmrt_breaker_window_pass(&breaker->settings, side, window_of(breaker), now);
-	commit(breaker, gate, side, &change);
+	struct draft draft;
+	struct shmrt_breaker_side *side = begin(breaker, &gate, &draft);
+	shmrt_breaker_window_pass(&draft.settings, side, window_of(breaker), now);
+	commit(breaker, gate, &draft, &change);
 	shmrt_guard_unlock(&breaker->guard);
 }
 
@@ -239,7 +277,8 @@ void shmrt_breaker_carry(struct shmrt_breaker *to, const struct shmrt_breaker_si
 	uint64_t gate = shmrt_breaker_gate(to);
 	if ((only_fresh && shmrt_gate_era(gate) != 0) || enter(to, CARRY_PATIENCE_NS) != SHMRT_OK)
 		return;
-	struct shmrt_breaker_side *side = begin(to, &gate);
+	struct draft draft;
+	struct shmrt_breaker_side *side = begin(to, &gate, &draft);
 	if (only_fresh && side->era != 0) { /* somebody changed it while we waited for the mutex */
 		shmrt_guard_unlock(&to->guard);
 		return;
@@ -257,6 +296,6 @@ void shmrt_breaker_carry(struct shmrt_breaker *to, const struct shmrt_breaker_si
 		atomic_store_explicit(&side->open_until_ns, side->since_ns, memory_order_relaxed); /* Q1 follows */
 		side->row = 0;
 	}
-	commit(to, gate, side, &change);
+	commit(to, gate, &draft, &change);
 	shmrt_guard_unlock(&to->guard);
 }

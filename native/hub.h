@@ -9,10 +9,17 @@
  * result, or, when nobody else does, the hub's own thread. All of them sleep on the one bell of their slot; a ring
  * wakes all, and nobody ever disarms it but a ringer, so no sleeper can be forgotten. The bell's word says how
  * much a result is wanted:
- *   1  lazily: nobody waits for results; a worker rings only when its result lane is half full
- *   2  urgently: somebody waits, or tasks wait for room in a lane; a worker rings at once when it goes idle,
- *      and at most every SHMRT_RING_EVERY_NS while it is busy. So that a deferred ring strands nothing, an urgent sleeper
- *      that has just moved something looks again once after that time; a later result rings at once.
+ *   1       lazily: nobody waits for results; a worker rings only when its result lane is half full
+ *   2 to .. urgently: somebody waits, or tasks wait for room in a lane; a worker rings at once when it goes idle,
+ *           and at most every SHMRT_RING_EVERY_NS while it is busy
+ * What one thread finds, another may wait for. So nobody sleeps through it:
+ *   - Who arms after a ring does so with a number that was never there (2, 3, ...). A thread that had armed before
+ *     the ring and was about to sleep finds that the word is another one, although it is armed again.
+ *   - Who takes an outcome out of a lane raises `finished` and, if somebody is parked for outcomes, rings. A thread that
+ *     looked before that and is not yet parked finds `finished` changed under the mutex. Both after a future was
+ *     completed by hand or by the dispatcher, too.
+ *   - A worker defers a ring only within SHMRT_RING_EVERY_NS after another one. An urgent sleeper sleeps no longer
+ *     than that unless it finds the word as it left it after such a sleep: then there was no ring, and none is deferred.
  *
  * A task is in exactly one place:
  *   BACKLOG  in a queue of its pool; nothing about it is in shared memory but its argument blocks (SENT|program)
@@ -267,7 +274,9 @@ struct shmrt_hub {
 	_Atomic uint32_t dispatcher_word; /* futex: raised when the dispatcher thread has work */
 	_Atomic uint32_t dispatchers_asleep; /* whether raising it has to wake anybody */
 	_Atomic uint64_t completed_count; /* a hint that may be read without the mutex */
-	_Atomic uint64_t finished; /* how many tasks have ever got an outcome; raised under the mutex */
+	_Atomic uint64_t finished; /* how often something came that a thread may be parked for; raised under the mutex */
+	_Atomic uint32_t parked;   /* threads that have armed the bell and sleep, or are about to, until `finished` changes */
+	_Atomic uint32_t armed;    /* how often the bell was armed urgently: numbers for its word */
 	_Atomic uint32_t watched_ready;
 	_Atomic uint64_t sleeping_until; /* when the hub's thread wakes by itself */
 	_Atomic uint64_t closer_ns; /* as pump returns it, for a closer look at workers that may have overwritten what they share */
@@ -319,10 +328,17 @@ SHMRT_MUST_USE int shmrt_hub_retire(struct shmrt_hub_pool *, uint32_t slot, uint
 /* One bounded round. Returns the monotonic time at which it wants to be called again at the latest (UINT64_MAX:
  * only when the bell rings). *moved: whether anything happened. */
 uint64_t shmrt_hub_pump(struct shmrt_hub *, bool *moved);
-/* Arms the bell, looks once more, and sleeps until a ring or `until_ns`. INTERRUPTED: a signal came. */
-/* seen (may be NULL): what `finished` was before the caller looked for what it waits for. If some task was finished since,
- * by whichever thread, it does not sleep: no ring follows an outcome that another thread has taken out of its lane. */
-int shmrt_hub_park(struct shmrt_hub *, uint64_t until_ns, bool urgent, const uint64_t *seen);
+/* What a thread that parks again and again knows from one time to the next; at first all 0. */
+struct shmrt_hub_rest {
+	uint64_t seen;  /* what `finished` was before the caller looked for what it waits for */
+	bool outcomes;  /* it waits for outcomes: it does not sleep when `finished` is not `seen`, and is woken when it changes */
+	bool quiet;     /* a short sleep has ended by itself since the bell's word became .. */
+	uint32_t armed; /* .. this one */
+};
+/* Arms the bell, looks once more, and sleeps until a ring or `until_ns`. INTERRUPTED: a signal came. `rest` may be NULL. */
+int shmrt_hub_park(struct shmrt_hub *, uint64_t until_ns, bool urgent, struct shmrt_hub_rest *rest);
+/* Something came that is not an outcome of the hub's, but that a thread may be parked for. */
+void shmrt_hub_tell(struct shmrt_hub *);
 /* From now on results are wanted at once: what a worker published without ringing is drained too. */
 void shmrt_hub_make_urgent(struct shmrt_hub *);
 /* Whether a task of any pool is pending: then memory that is short now comes back by itself. */
@@ -337,6 +353,11 @@ void shmrt_hub_note_free(struct shmrt_hub *, struct shmrt_note *);
 void shmrt_hub_dispatcher_wait(struct shmrt_hub *, uint32_t seen);
 
 /* ---- between hub_*.c, under the mutex ---- */
+/* Gives the mutex back. If `finished` has changed since it was `before`, those who are parked for outcomes are woken. */
+void shmrt_hub__unlock_and_tell(struct shmrt_hub *, uint64_t before);
+static inline uint64_t shmrt_hub__finished(struct shmrt_hub *hub) {
+	return atomic_load_explicit(&hub->finished, memory_order_relaxed); /* under the mutex */
+}
 void shmrt_hub__finish(struct shmrt_task *, enum shmrt_task_outcome);
 void shmrt_hub__enqueue(struct shmrt_task *, bool front);
 void shmrt_hub__dispatch(struct shmrt_hub_pool *);

@@ -167,6 +167,7 @@ static bool take_back(struct shmrt_task *task) {
 
 struct shmrt_task *shmrt_hub_cancel(struct shmrt_hub *hub, uint64_t id) {
 	pthread_mutex_lock(&hub->mutex);
+	uint64_t before = shmrt_hub__finished(hub);
 	struct shmrt_task *task = shmrt_hub__find(hub, id);
 	if (task && !take_back(task))
 		task = NULL;
@@ -177,13 +178,16 @@ struct shmrt_task *shmrt_hub_cancel(struct shmrt_hub *hub, uint64_t id) {
 		task->pool->cancelled += shmrt_task_weight(task) - task->items_done;
 		task->pool->full = false;
 		shmrt_hub__dispatch(task->pool);
+		/* Not in the completed list; but who waits until few are pending is parked for it. */
+		atomic_fetch_add_explicit(&hub->finished, 1, memory_order_release); /* H3 */
 	}
-	pthread_mutex_unlock(&hub->mutex);
+	shmrt_hub__unlock_and_tell(hub, before);
 	return task;
 }
 
 int shmrt_hub_kill_task(struct shmrt_hub *hub, uint64_t id) {
 	pthread_mutex_lock(&hub->mutex);
+	uint64_t before = shmrt_hub__finished(hub);
 	struct shmrt_task *task = shmrt_hub__find(hub, id);
 	int known = task != NULL;
 	if (task) {
@@ -194,7 +198,7 @@ int shmrt_hub_kill_task(struct shmrt_hub *hub, uint64_t id) {
 			pool->full = false; /* its place is free, and no result will say so */
 		}
 	}
-	pthread_mutex_unlock(&hub->mutex);
+	shmrt_hub__unlock_and_tell(hub, before);
 	if (known)
 		shmrt_hub_make_urgent(hub); /* the pump orders the kill of a running one */
 	return known;
@@ -306,16 +310,17 @@ static uint64_t fail_backlog(struct shmrt_hub_pool *pool, enum shmrt_task_outcom
 
 uint64_t shmrt_hub_fail_backlog(struct shmrt_hub_pool *pool, enum shmrt_task_outcome outcome) {
 	pthread_mutex_lock(&pool->hub->mutex);
-	uint64_t failed = fail_backlog(pool, outcome);
-	pthread_mutex_unlock(&pool->hub->mutex);
+	uint64_t before = shmrt_hub__finished(pool->hub), failed = fail_backlog(pool, outcome);
+	shmrt_hub__unlock_and_tell(pool->hub, before);
 	return failed;
 }
 
 void shmrt_hub_break_pool(struct shmrt_hub_pool *pool) {
 	pthread_mutex_lock(&pool->hub->mutex);
+	uint64_t before = shmrt_hub__finished(pool->hub);
 	pool->broken = true;
 	fail_backlog(pool, SHMRT_TASK_BROKEN);
-	pthread_mutex_unlock(&pool->hub->mutex);
+	shmrt_hub__unlock_and_tell(pool->hub, before);
 }
 
 bool shmrt_hub_is_busy(struct shmrt_hub *hub) {

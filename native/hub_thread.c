@@ -48,19 +48,15 @@ static void *thread_main(void *argument) {
 	(void)result; /* STALE: a hub was started before on this slot */
 	atomic_store_explicit(&hub->thread_running, 1, memory_order_release); /* H4: start_thread waits for it */
 	shmrt_futex_wake(&hub->thread_running, INT32_MAX);
-	uint64_t look_again_ns = 0;
+	struct shmrt_hub_rest rest = {0};
 	while (atomic_load_explicit(&hub->stop, memory_order_acquire) == 0) { /* H4: set by stop_thread */
 		bool moved;
-		uint64_t next_ns = shmrt_hub_pump(hub, &moved), now_ns = shmrt_now_ns();
+		uint64_t next_ns = shmrt_hub_pump(hub, &moved);
 		bool urgent = is_urgent(hub);
-		if (moved)
-			look_again_ns = now_ns + SHMRT_RING_EVERY_NS;
-		if (urgent && look_again_ns > now_ns && look_again_ns < next_ns)
-			next_ns = look_again_ns;
 		atomic_store_explicit(&hub->sleeping_until, next_ns, memory_order_relaxed); /* a hint */
 		atomic_store_explicit(&hub->sleeping_closer, atomic_load_explicit(&hub->closer_ns, memory_order_relaxed),
 				      memory_order_relaxed); /* hints */
-		result = shmrt_hub_park(hub, next_ns, urgent, NULL);
+		result = shmrt_hub_park(hub, next_ns, urgent, &rest);
 		(void)result; /* whatever ended the sleep, the next round looks at everything */
 	}
 	return NULL;

@@ -5,6 +5,7 @@ uint64_t shmrt_hub_pump(struct shmrt_hub *hub, bool *moved) {
 	uint64_t next_ns = UINT64_MAX, now_ns = 0;
 	*moved = false;
 	pthread_mutex_lock(&hub->mutex);
+	uint64_t before = shmrt_hub__finished(hub);
 	hub->pumps++;
 	atomic_store_explicit(&hub->closer_ns, UINT64_MAX, memory_order_relaxed); /* under the mutex */
 	for (uint32_t p = 0; p < hub->pool_high; p++) {
@@ -44,7 +45,7 @@ uint64_t shmrt_hub_pump(struct shmrt_hub *hub, bool *moved) {
 			}
 		}
 	}
-	pthread_mutex_unlock(&hub->mutex);
+	shmrt_hub__unlock_and_tell(hub, before);
 	return next_ns;
 }
 
@@ -79,18 +80,43 @@ static bool has_work(struct shmrt_hub *hub) {
 	return false;
 }
 
-int shmrt_hub_park(struct shmrt_hub *hub, uint64_t until_ns, bool urgent, const uint64_t *seen) {
-	_Atomic uint32_t *bell = &hub->control->slots[hub->self_slot].bell;
-	uint32_t wanted = urgent ? 2 : 1, found = 0;
-	/* Never lower an urgent bell: another thread may sleep behind it. */
-	while (!atomic_compare_exchange_weak_explicit(bell, &found, wanted > found ? wanted : found, memory_order_seq_cst,
-						      memory_order_relaxed)) /* B1 */
-		;
-	atomic_thread_fence(memory_order_seq_cst); /* B1 */
+/* Who is parked has armed the bell before it looked under the mutex. So whoever changes `finished` under the mutex is seen by
+ * that look, or sees here that it is parked; then this ring takes the bell from it. A bell that somebody took before
+ * needs none: who took it wakes everybody, or dies, and then all bells are rung. */
+void shmrt_hub__unlock_and_tell(struct shmrt_hub *hub, uint64_t before) {
+	bool tell = shmrt_hub__finished(hub) != before &&
+		    atomic_load_explicit(&hub->parked, memory_order_relaxed) != 0; /* raised before the mutex was taken */
+	pthread_mutex_unlock(&hub->mutex);
+	if (tell)
+		shmrt_bell_ring(&hub->control->slots[hub->self_slot].bell);
+}
+
+void shmrt_hub_tell(struct shmrt_hub *hub) {
 	pthread_mutex_lock(&hub->mutex);
-	bool work = has_work(hub);
-	if (seen && atomic_load_explicit(&hub->finished, memory_order_relaxed) != *seen) /* under the mutex */
-		work = true;
+	uint64_t before = atomic_fetch_add_explicit(&hub->finished, 1, memory_order_release); /* H3 */
+	shmrt_hub__unlock_and_tell(hub, before);
+}
+
+/* A number that nobody who is about to sleep expects, unless it stays about to while 2^31 others arm. */
+static uint32_t fresh(struct shmrt_hub *hub) {
+	return 2 + (atomic_fetch_add_explicit(&hub->armed, 1, memory_order_relaxed) & 0x7FFFFFFF); /* any will do, but once */
+}
+
+/* Returns the word to sleep on. */
+static uint32_t arm(struct shmrt_hub *hub, _Atomic uint32_t *bell, bool urgent) {
+	uint32_t found = 0, word;
+	do /* never lower an urgent bell: another thread may sleep behind it */
+		word = found >= 2 || (found == 1 && !urgent) ? found : urgent ? fresh(hub) : 1;
+	while (!atomic_compare_exchange_weak_explicit(bell, &found, word, memory_order_seq_cst, memory_order_relaxed)); /* B1 */
+	atomic_thread_fence(memory_order_seq_cst); /* B1 */
+	return word;
+}
+
+static int sleep_armed(struct shmrt_hub *hub, uint64_t until_ns, bool urgent, struct shmrt_hub_rest *rest) {
+	_Atomic uint32_t *bell = &hub->control->slots[hub->self_slot].bell;
+	uint32_t word = arm(hub, bell, urgent);
+	pthread_mutex_lock(&hub->mutex);
+	bool work = has_work(hub) || (rest && rest->outcomes && shmrt_hub__finished(hub) != rest->seen);
 	hub->sleeps += !work;
 	uint64_t closer_ns = atomic_load_explicit(&hub->closer_ns, memory_order_relaxed); /* under the mutex */
 	if (closer_ns < until_ns)
@@ -99,18 +125,38 @@ int shmrt_hub_park(struct shmrt_hub *hub, uint64_t until_ns, bool urgent, const 
 	/* stop_thread sets the word before it rings: a ring that came before we armed is seen here. */
 	if (work || atomic_load_explicit(&hub->stop, memory_order_acquire) != 0) /* B1 */
 		return SHMRT_OK;
-	uint64_t now_ns = until_ns == UINT64_MAX ? 0 : shmrt_now_ns();
+	bool brief = rest && urgent && !(rest->quiet && rest->armed == word);
+	uint64_t now_ns = until_ns == UINT64_MAX && !brief ? 0 : shmrt_now_ns();
 	if (until_ns != UINT64_MAX && until_ns <= now_ns)
 		return SHMRT_TIMEOUT;
+	if (brief && (until_ns == UINT64_MAX || until_ns - now_ns > SHMRT_RING_EVERY_NS))
+		until_ns = now_ns + SHMRT_RING_EVERY_NS;
+	else
+		brief = false; /* it may end too early to tell anything */
 	int64_t timeout = until_ns == UINT64_MAX ? SHMRT_FOREVER : (int64_t)(until_ns - now_ns);
-	return shmrt_futex_wait(bell, wanted > found ? wanted : found, timeout);
+	int result = shmrt_futex_wait(bell, word, timeout);
+	if (brief) {
+		rest->quiet = result == SHMRT_TIMEOUT;
+		rest->armed = word;
+	}
+	return result;
+}
+
+int shmrt_hub_park(struct shmrt_hub *hub, uint64_t until_ns, bool urgent, struct shmrt_hub_rest *rest) {
+	if (rest == NULL || !rest->outcomes)
+		return sleep_armed(hub, until_ns, urgent, rest);
+	atomic_fetch_add_explicit(&hub->parked, 1, memory_order_relaxed); /* the mutex orders it */
+	int result = sleep_armed(hub, until_ns, urgent, rest);
+	atomic_fetch_sub_explicit(&hub->parked, 1, memory_order_relaxed); /* a ring too many is harmless */
+	return result;
 }
 
 void shmrt_hub_make_urgent(struct shmrt_hub *hub) {
 	_Atomic uint32_t *bell = &hub->control->slots[hub->self_slot].bell;
 	uint32_t lazily = 1;
 	bool moved;
-	atomic_compare_exchange_strong_explicit(bell, &lazily, 2, memory_order_seq_cst, memory_order_relaxed); /* B1 */
+	if (atomic_load_explicit(bell, memory_order_relaxed) == 1) /* B1: so that no number is spent in vain */
+		atomic_compare_exchange_strong_explicit(bell, &lazily, fresh(hub), memory_order_seq_cst, memory_order_relaxed); /* B1 */
 	atomic_thread_fence(memory_order_seq_cst); /* B1: a worker that saw 1 has published what we now find */
 	uint64_t next_ns = shmrt_hub_pump(hub, &moved);
 	/* The hub's thread is to wake in time. For a closer look once is enough: then it has a time of its own. */

@@ -34,6 +34,8 @@ struct shmrt_future_origin {
 	void (*watch)(PyObject *origin_object, uint64_t token);
 	/* True once user code for it was begun (for Future.running()). */
 	int (*running)(PyObject *origin_object, uint64_t token);
+	/* This future was completed, but not by the origin: threads that wait for it have to look again. May be NULL. */
+	void (*settled)(PyObject *origin_object);
 	/* New reference: the decoded value or exception object; NULL with an exception set. `payload` as given to complete. */
 	PyObject *(*decode)(PyObject *origin_object, void *payload, enum shmrt_outcome outcome);
 	/* The payload is no longer needed (decoded, or the future died). */

@@ -97,6 +97,15 @@ static void complete(struct core_future *self, struct completion *completion) {
 		PyErr_SetInterrupt();
 }
 
+/* After a change that did not come from the origin; without the lock. */
+static void tell_origin(struct core_future *self) {
+	if (self->origin_object == NULL || self->origin->settled == NULL)
+		return;
+	PyObject *origin_object = Py_NewRef(self->origin_object);
+	self->origin->settled(origin_object);
+	Py_DECREF(origin_object);
+}
+
 /* For set_result and set_exception: takes `value`. */
 static PyObject *set_by_hand(struct core_future *self, enum shmrt_outcome outcome, PyObject *value) {
 	PyObject *held;
@@ -109,6 +118,7 @@ static PyObject *set_by_hand(struct core_future *self, enum shmrt_outcome outcom
 	}
 	settle(self, &(struct completion){.state = STATE_FINISHED, .outcome = outcome, .value = Py_NewRef(value)});
 	shmrt__future_unlock(held);
+	tell_origin(self);
 	if (shmrt__future_run_callbacks(self, true) < 0)
 		return NULL;
 	Py_RETURN_NONE;
@@ -186,6 +196,8 @@ PyObject *shmrt__future_cancel(PyObject *future, PyObject *Py_UNUSED(ignored)) {
 	bool cancelled = is_cancelled(self);
 	shmrt__future_unlock(held);
 	if (mine)
+		tell_origin(self);
+	if (mine)
 		shmrt__future_tell_guard(self, SHMRT_OUTCOME_CANCELLED, NULL);
 	if (mine && shmrt__future_run_callbacks(self, true) < 0)
 		return NULL;
@@ -214,6 +226,8 @@ PyObject *shmrt__future_refuse(PyObject *future, PyObject *exception) {
 		settle(self, &(struct completion){
 				     .state = STATE_FINISHED, .outcome = SHMRT_OUTCOME_EXCEPTION, .value = Py_NewRef(exception)});
 	shmrt__future_unlock(held);
+	if (mine)
+		tell_origin(self);
 	if (mine && shmrt__future_run_callbacks(self, true) < 0)
 		return NULL;
 	return PyBool_FromLong(mine);

@@ -7,6 +7,8 @@
  */
 #include "py_hub.h"
 
+#include <stddef.h>
+#include <structmember.h>
 #include <unistd.h>
 
 /* ---- the owner ---- */
@@ -71,11 +73,8 @@ static PyObject *hub_dispatch_once(ShmrtHub *self, PyObject *Py_UNUSED(ignored))
 	shmrt_future_batch_begin();
 	Py_ssize_t completed = shmrt_py_hub_apply(self, true);
 	shmrt_future_batch_end();
-	if (completed > 0) {
-		if (self->waiters)
-			shmrt_bell_ring_always(&self->control->slots[self->hub.self_slot].bell);
+	if (completed > 0)
 		Py_RETURN_TRUE;
-	}
 	if (atomic_load_explicit(&self->hub.stop, memory_order_acquire)) /* H4: set by stop_thread */
 		Py_RETURN_FALSE;
 	Py_BEGIN_ALLOW_THREADS
@@ -122,9 +121,10 @@ static PyObject *hub_pump(ShmrtHub *self, PyObject *Py_UNUSED(ignored)) {
 static PyObject *hub_stats(ShmrtHub *self, PyObject *Py_UNUSED(ignored)) {
 	struct shmrt_hub *hub = &self->hub;
 	pthread_mutex_lock(&hub->mutex);
-	PyObject *stats = Py_BuildValue("{sKsKsKsK}", "pumps", (unsigned long long)hub->pumps, "sleeps", (unsigned long long)hub->sleeps,
+	PyObject *stats = Py_BuildValue("{sKsKsKsKsI}", "pumps", (unsigned long long)hub->pumps, "sleeps", (unsigned long long)hub->sleeps,
 					"notes_dropped", (unsigned long long)hub->notes_dropped, "completed_waiting",
-					(unsigned long long)hub->completed.count);
+					(unsigned long long)hub->completed.count, "parked",
+					(unsigned int)atomic_load_explicit(&hub->parked, memory_order_relaxed)); /* a look */
 	pthread_mutex_unlock(&hub->mutex);
 	return stats;
 }
@@ -151,6 +151,7 @@ static int hub_init(ShmrtHub *self, PyObject *args, PyObject *kwargs) {
 	}
 	self->arena = (ShmrtArena *)Py_NewRef(arena);
 	self->deferred_end = &self->deferred;
+	self->signal_ns = SHMRT_SIGNAL_NS;
 	self->forks = atomic_load_explicit(&shmrt_py_fork_count, memory_order_relaxed); /* ours alone */
 	if (shmrt_hub_open(&self->hub, self->control, self_slot, &self->arena->arena) != SHMRT_OK) {
 		PyErr_SetFromErrno(PyExc_OSError);
@@ -190,11 +191,18 @@ static PyMethodDef hub_methods[] = {
 	{NULL, NULL, 0, NULL},
 };
 
+static PyMemberDef hub_members[] = {
+	{"signal_ns", T_ULONGLONG, offsetof(ShmrtHub, signal_ns), 0,
+	 "How long a thread that waits for a result sleeps at most, so that it sees a signal; no wake-up depends on it."},
+	{0},
+};
+
 static PyType_Slot hub_slots[] = {
 	{Py_tp_init, (void *)hub_init},
 	{Py_tp_new, (void *)PyType_GenericNew},
 	{Py_tp_dealloc, (void *)hub_dealloc},
 	{Py_tp_methods, hub_methods},
+	{Py_tp_members, hub_members},
 	{Py_tp_doc, "Hub(control_fd, arena)\n--\n\nDispatches the tasks of every pool of this process."},
 	{0, NULL},
 };

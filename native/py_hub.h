@@ -6,6 +6,8 @@
 #include "py_future.h"
 #include "py_message.h"
 
+#define SHMRT_SIGNAL_NS UINT64_C(250000000)
+
 typedef struct {
 	PyObject_HEAD
 	struct shmrt_hub hub;
@@ -16,8 +18,9 @@ typedef struct {
 	PyObject *unpack_exception;  /* shmrt.process.remote.unpack_exception(packed, worker, pid, attempt) */
 	struct shmrt_task *deferred; /* finished tasks of watched futures, for the dispatcher thread */
 	struct shmrt_task **deferred_end;
-	uint32_t waiters;            /* threads inside wait */
+	uint32_t waiters;            /* threads inside wait that have looked and do not hold the GIL */
 	uint32_t vain_spins;         /* py_hub_origin.c: waits that spun in vain */
+	uint64_t signal_ns;          /* how late Ctrl-C may be noticed by a thread that waits for a result, at worst */
 	uint32_t forks;              /* shmrt_py_fork_count when it was opened */
 	bool closed;
 	bool dispatcher_wanted;      /* something waits for the dispatcher thread outside of our lists */

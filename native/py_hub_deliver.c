@@ -41,9 +41,16 @@ static void complete(ShmrtHub *self, struct shmrt_task *task) {
 	Py_DECREF(future);
 }
 
+/* After completions: what a thread has looked at before them and may wait for is another matter now. The hub told when the outcome
+ * came, but the future was completed later, and whoever was woken may have been faster. */
+static void tell_waiters(ShmrtHub *self) {
+	if (self->waiters)
+		shmrt_hub_tell(&self->hub);
+}
+
 Py_ssize_t shmrt_py_hub_apply(ShmrtHub *self, bool dispatcher) {
 	Py_ssize_t count = 0;
-	if (dispatcher) {
+	if (dispatcher && self->deferred) {
 		while (self->deferred) {
 			struct shmrt_task *task = self->deferred;
 			self->deferred = task->next;
@@ -52,6 +59,7 @@ Py_ssize_t shmrt_py_hub_apply(ShmrtHub *self, bool dispatcher) {
 			complete(self, task);
 			count++;
 		}
+		tell_waiters(self);
 	}
 	if (atomic_load_explicit(&self->hub.completed_count, memory_order_acquire) == 0) /* H3: a hint */
 		return count;
@@ -78,6 +86,8 @@ Py_ssize_t shmrt_py_hub_apply(ShmrtHub *self, bool dispatcher) {
 		bare = next;
 		count++;
 	}
+	if (bare_end != &bare)
+		tell_waiters(self);
 	if (deferred && !dispatcher)
 		shmrt_hub__wake_dispatcher(&self->hub);
 	else if (deferred)

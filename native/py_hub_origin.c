@@ -12,7 +12,6 @@
 #define SOON_NS UINT64_C(200000) /* a result that comes later says nothing of CPUs */
 #define INSIST 16 /* waits with a long look in vain, until looks become short */
 #define REST 256  /* waits with a short look, until one is long again */
-#define SIGNAL_NS UINT64_C(250000000) /* how late Ctrl-C may be noticed by a thread that waits for a result, at worst */
 
 static void origin_poll(PyObject *hub) {
 	ShmrtHub *self = (ShmrtHub *)hub;
@@ -40,12 +39,12 @@ int shmrt_py_hub_wait(PyObject *hub, PyObject *future, int64_t timeout_ns) {
 	uint64_t start_ns = shmrt_now_ns(), now_ns = start_ns;
 	uint64_t end_ns = timeout_ns == SHMRT_FOREVER || (uint64_t)timeout_ns > UINT64_MAX / 4 ? UINT64_MAX : start_ns + (uint64_t)timeout_ns;
 	bool may_spin = shmrt_usable_cpus() >= 2;
-	uint64_t look_again_ns = 0, spin_ns = self->vain_spins < INSIST ? SPIN_NS : SPIN_SHORT_NS;
+	uint64_t spin_ns = self->vain_spins < INSIST ? SPIN_NS : SPIN_SHORT_NS;
+	struct shmrt_hub_rest rest = {.outcomes = true};
 	int result = 0;
 	bool slept = false;
-	self->waiters++;
 	for (;;) {
-		uint64_t seen = atomic_load_explicit(&self->hub.finished, memory_order_acquire); /* H3: before the look, see park */
+		rest.seen = atomic_load_explicit(&self->hub.finished, memory_order_acquire); /* H3: before the look, see park */
 		shmrt_py_hub_apply(self, false);
 		if (shmrt_future_is_done(future)) {
 			result = 1;
@@ -53,6 +52,7 @@ int shmrt_py_hub_wait(PyObject *hub, PyObject *future, int64_t timeout_ns) {
 		}
 		if (now_ns >= end_ns)
 			break;
+		self->waiters++; /* we have looked: whoever completes a future from now on tells the hub */
 		Py_BEGIN_ALLOW_THREADS
 		bool moved;
 		uint64_t next_ns;
@@ -64,24 +64,18 @@ int shmrt_py_hub_wait(PyObject *hub, PyObject *future, int64_t timeout_ns) {
 					shmrt_pause();
 		} while (!moved && may_spin && now_ns - start_ns < spin_ns &&
 			 atomic_load_explicit(&self->hub.completed_count, memory_order_relaxed) == 0); /* a hint */
-		if (moved)
-			look_again_ns = now_ns + SHMRT_RING_EVERY_NS;
-		else if (atomic_load_explicit(&self->hub.completed_count, memory_order_relaxed) == 0) { /* a hint */
+		if (!moved && atomic_load_explicit(&self->hub.completed_count, memory_order_relaxed) == 0) { /* a hint */
 			uint64_t until_ns = next_ns < end_ns ? next_ns : end_ns;
-			/* The first sleep is short: what was published lazily before the bell became urgent is looked for once. */
-			if (look_again_ns == 0)
-				look_again_ns = now_ns + SHMRT_RING_EVERY_NS;
-			if (look_again_ns > now_ns && look_again_ns < until_ns)
-				until_ns = look_again_ns;
 			/* A signal that comes between the look for signals and the sleep, or to another thread, interrupts nothing. */
-			if (until_ns > now_ns + SIGNAL_NS)
-				until_ns = now_ns + SIGNAL_NS;
-			int ended = shmrt_hub_park(&self->hub, until_ns, true, &seen);
+			if (until_ns > now_ns + self->signal_ns)
+				until_ns = now_ns + self->signal_ns;
+			int ended = shmrt_hub_park(&self->hub, until_ns, true, &rest);
 			(void)ended; /* whatever ended it: look at everything */
 			now_ns = shmrt_now_ns();
 			slept = true;
 		}
 		Py_END_ALLOW_THREADS
+		self->waiters--;
 		if (PyErr_CheckSignals() < 0) {
 			result = -1;
 			break;
@@ -91,7 +85,6 @@ int shmrt_py_hub_wait(PyObject *hub, PyObject *future, int64_t timeout_ns) {
 			break;
 		}
 	}
-	self->waiters--;
 	if (result == 1 && may_spin)
 		learn(self, now_ns - start_ns, slept);
 	return result;
@@ -106,9 +99,13 @@ static int origin_cancel(PyObject *hub, uint64_t token) {
 	task->future = NULL;
 	shmrt_py_hub_free_task(self, task);
 	Py_XDECREF(future); /* the caller holds another reference */
-	if (self->waiters) /* a thread that waits for this very future sleeps on the bell */
-		shmrt_bell_ring_always(&self->control->slots[self->hub.self_slot].bell);
 	return 1;
+}
+
+static void origin_settled(PyObject *hub) {
+	ShmrtHub *self = (ShmrtHub *)hub;
+	if (self->waiters && shmrt_py_hub_is_ours(self)) /* some thread may wait for this very future */
+		shmrt_hub_tell(&self->hub);
 }
 
 static int origin_kill(PyObject *hub, uint64_t token) {
@@ -129,6 +126,7 @@ const struct shmrt_future_origin shmrt_hub_origin = {
 	.kill = origin_kill,
 	.watch = origin_watch,
 	.running = origin_running,
+	.settled = origin_settled,
 	.decode = shmrt_py_hub_decode,
 	.drop = shmrt_py_hub_drop,
 };

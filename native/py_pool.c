@@ -126,21 +126,21 @@ static PyObject *core_workers(ShmrtPoolCore *self, PyObject *Py_UNUSED(ignored))
 static PyObject *wait_until_few(ShmrtPoolCore *self, unsigned long long at_most, long long timeout_ns) {
 	struct shmrt_hub *hub = &self->hub->hub;
 	uint64_t end_ns = timeout_ns < 0 ? UINT64_MAX : shmrt_now_ns() + (uint64_t)timeout_ns;
+	struct shmrt_hub_rest rest = {.outcomes = true};
 	for (;;) {
-		bool done, late = false;
-		uint64_t seen = atomic_load_explicit(&hub->finished, memory_order_acquire); /* H3: before the look, see park */
+		bool done, moved, late = false;
+		rest.seen = atomic_load_explicit(&hub->finished, memory_order_acquire); /* H3: before the look, see park */
 		shmrt_py_hub_apply(self->hub, false);
 		Py_BEGIN_ALLOW_THREADS
-		bool moved;
 		uint64_t next_ns = shmrt_hub_pump(hub, &moved), now_ns = shmrt_now_ns();
 		pthread_mutex_lock(&hub->mutex);
 		done = self->pool->pending <= at_most;
 		pthread_mutex_unlock(&hub->mutex);
 		late = now_ns >= end_ns;
 		if (!done && !late && !moved) {
-			uint64_t until_ns = now_ns + 20000000; /* another thread's pump may have made the room: look again */
+			uint64_t until_ns = now_ns + 20000000; /* for a signal that interrupts nothing */
 			until_ns = next_ns < until_ns ? next_ns : until_ns;
-			int slept = shmrt_hub_park(hub, end_ns < until_ns ? end_ns : until_ns, true, &seen);
+			int slept = shmrt_hub_park(hub, end_ns < until_ns ? end_ns : until_ns, true, &rest);
 			(void)slept; /* whatever ended it: look at everything */
 		}
 		Py_END_ALLOW_THREADS

@@ -40,6 +40,7 @@ FAST = [
     Check("bell", "-DCRASHES=0", 100_000),
     Check("bell", "-DRINGERS=1 -DCHANGES=2", 50_000),
     Check("bell", "-DRINGERS=1 -DSLEEPERS=2", 100_000),
+    Check("park", "-DTHREADS=1", 50_000),
     Check("block", "", 10_000),
     Check("block", "-DSENDERS=1 -DMESSAGES=2", 1_000),
     Check("granule", "-DUSERS=1", 10_000),
@@ -52,6 +53,7 @@ LONG = [
     Check("lane", "-DMESSAGES=4 -DCRASHES=2", 1_000_000),
     Check("lane", "-DSLOTS=3 -DMESSAGES=5 -DCRASHES=1", 100_000),
     Check("bell", "", 5_000_000),
+    Check("park", "-DTHREADS=1 -DRESULTS=2 -DPUMPS=2 -DARMS=2", 500_000),
     Check("block", "-DMESSAGES=2 -DCRASHES=1", 100_000),
     Check("block", "-DSENDERS=1 -DMESSAGES=3 -DCRASHES=3", 10_000),
     Check("granule", "-DUSERS=1 -DALLOCS=2 -DTRIMS=2 -DCRASHES=2", 1_000_000),
@@ -95,6 +97,18 @@ SEEDED: dict[str, dict[str, str]] = {
     )
     # Two sleepers that disarm run in circles: only runs with few enough stores are looked at.
     | {"TWO_DISARM": f"{TWO_SLEEPERS} -DCUT", "EACH_FOR_ITSELF": TWO_SLEEPERS},
+    "park": dict.fromkeys(
+        [
+            "SAME_NUMBER",
+            "NO_TELL",
+            "NO_SEEN",
+            "PARKED_TOO_LATE",
+            "NO_RING_AFTER_DEATH",
+            "TELL_FIRST",
+        ],
+        "-DTHREADS=1",
+    )
+    | dict.fromkeys(["NO_SHORT_SLEEP", "SHORT_SLEEP_ONCE"], "-DTHREADS=1 -DRESULTS=2 -DCRASHES=0"),
     "block": dict.fromkeys(
         [
             "SENT_RELAXED",
@@ -162,7 +176,7 @@ OFTEN = {
     ),
     *("bell POLITE_RING_AFTER_DEATH", "block SENT_RELAXED", "block NO_BUMP", "granule NO_SECOND_LOOK"),
     *("granule HEAD_RELAXED", "watch NO_FENCE_IN_POKE", "watch NO_WAITERS_BY_OWNER", "death DEATH_RELAXED"),
-    *("death IDLE_BEFORE_COMMIT",),
+    *("death IDLE_BEFORE_COMMIT", "park SAME_NUMBER", "park NO_TELL"),
 }
 """Of each kind of bug one or two in every run of the tests; building all takes a minute."""
 

@@ -1,7 +1,7 @@
 """Runs the proof and writes it down: states judged, which test killed which seeded bug, messages under fire.
 
     python tests/native/proof.py sweeps [TEST...]  # C tests in their long form: many minutes
-    python tests/native/proof.py mutants    # every seeded bug, and what its test said of it
+    python tests/native/proof.py mutants [TEST...]  # every seeded bug, and what its test said of it
     python tests/native/proof.py fire [TEST...]  # tests/crash and tests/stress, marked stress, or some of them
     python tests/sanitize.py                # every file of tests under ASan and UBSan: hours
     python tests/native/proof.py inject [TEST...]  # tests/inject, marked stress: hostile input: an hour
@@ -135,10 +135,14 @@ def try_mutant(mutant: native.Mutant) -> dict[str, Any]:
     return row
 
 
-def run_mutants() -> None:
+def run_mutants(*wanted: str) -> None:
+    """Those of the wanted tests, or all; rows of the others stay."""
     with ThreadPoolExecutor(1) as pool:
-        rows = list(pool.map(try_mutant, native.MUTANTS))
-    keep("mutants", rows)
+        rows = list(pool.map(try_mutant, [bug for bug in native.MUTANTS if not wanted or bug.test in wanted]))
+    before = found_before("mutants") if wanted else []
+    keep(
+        "mutants", sorted([row for row in before if row["test"] not in wanted] + rows, key=lambda row: str(row["test"]))
+    )
     assert all(row["killed"] for row in rows)
 
 
@@ -290,7 +294,7 @@ def write_pages() -> None:
     (ROOT / "docs" / "proof-mutants.md").write_text("\n".join(lines))
 
 
-COMMANDS = {"mutants": run_mutants, "page": write_pages, "list": list_mutants}
+COMMANDS = {"page": write_pages, "list": list_mutants}
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["fire"]:
@@ -299,6 +303,8 @@ if __name__ == "__main__":
         run_inject(*sys.argv[2:])
     elif sys.argv[1:2] == ["sweeps"]:
         run_sweeps(*sys.argv[2:])
+    elif sys.argv[1:2] == ["mutants"]:
+        run_mutants(*sys.argv[2:])
     elif len(sys.argv) == 2 and sys.argv[1] in COMMANDS:
         COMMANDS[sys.argv[1]]()
     else:

@@ -1,9 +1,8 @@
-/* races_guards.c -- for ThreadSanitizer: threads share a bulkhead of one permit, on one mapping.
+/* races_guards.c -- for ThreadSanitizer: threads share a breaker, and a bulkhead of one permit, on one mapping.
  *
  * Who has the permit adds to a plain number: the bulkhead alone keeps two of them apart, and hands on what the last one wrote.
- *
- * No breaker: who looks at one without its mutex (edge Q2) reads plain bytes that are written meanwhile, by design, and finds
- * afterwards that the gate has moved. That is a data race by the letter of C11; test_breaker_look.c steps through it instead.
+ * Who looks at the breaker without its mutex (edge Q2) may read a side that is written meanwhile: word by word, so that it is no
+ * data race. That it finds the gate moved then is for test_breaker_look.c.
  */
 #include "guards_world.h"
 
@@ -17,6 +16,27 @@
 static uint8_t bulkhead_region[REGION] __attribute__((aligned(4096)));
 static struct shmrt_bulkhead *bulkhead = (void *)bulkhead_region;
 static uint64_t number; /* plain: only with the permit */
+static uint8_t breaker_region[REGION] __attribute__((aligned(4096)));
+static struct shmrt_breaker *breaker = (void *)breaker_region;
+
+static const struct shmrt_breaker_settings settings = {
+	.failure_threshold = 2, .success_threshold = 1, .half_open_max = 2, .reset_ns = 1000, .reset_max_ns = 1000, .growth = 1.0,
+	.trial_ns = 1000000000, .window = SHMRT_WINDOW_CALLS, .window_size = 20, .min_calls = 19, .failure_rate = 1.0};
+
+static void pass_the_breaker(struct shmrt_holder me, unsigned turn) {
+	struct shmrt_admission admission;
+	struct shmrt_breaker_change change;
+	struct shmrt_breaker_side side;
+	uint64_t retry;
+	uint32_t trials;
+	int rc = shmrt_breaker_admit(breaker, &table.control, me, shmrt_now_ns(), PATIENCE_NS, &admission, &retry, &change);
+	CHECK(rc == SHMRT_OK || rc == SHMRT_FULL);
+	shmrt_breaker_look(breaker, &side, &trials);
+	CHECK(side.state <= SHMRT_BREAKER_DISABLED && trials <= settings.half_open_max);
+	if (rc == SHMRT_OK)
+		CHECK(shmrt_breaker_settle(breaker, &admission, turn % 3 ? SHMRT_VERDICT_FAILURE : SHMRT_VERDICT_SUCCESS, false,
+					   shmrt_now_ns(), PATIENCE_NS, &change) == SHMRT_OK);
+}
 
 static void pass_the_bulkhead(struct shmrt_holder me) {
 	struct shmrt_permit permit, place = {0};
@@ -38,7 +58,7 @@ static void pass_the_bulkhead(struct shmrt_holder me) {
 static void *work(void *which) {
 	struct shmrt_holder me = holder_in(ALIVE + (uint32_t)(uintptr_t)which);
 	for (unsigned turn = 0; turn < TURNS; turn++)
-		pass_the_bulkhead(me);
+		pass_the_bulkhead(me), pass_the_breaker(me, turn);
 	return NULL;
 }
 
@@ -48,6 +68,7 @@ int main(void) {
 	world_begin();
 	world_set(DEAD, SHMRT_SLOT_READY);
 	guard_make(bulkhead_region, REGION, SHMRT_GUARD_BULKHEAD, shmrt_bulkhead_body_bytes(&one), shmrt_bulkhead_fill, &one);
+	guard_make(breaker_region, REGION, SHMRT_GUARD_BREAKER, shmrt_breaker_body_bytes(&settings), shmrt_breaker_fill, &settings);
 	for (uintptr_t i = 0; i < THREADS; i++)
 		CHECK(pthread_create(&threads[i], NULL, work, (void *)i) == 0);
 	for (uintptr_t i = 0; i < THREADS; i++)

@@ -41,7 +41,9 @@ static bool try_send(struct side *side) {
 	if (side->sent == TURNS || shmrt_lane_reserve(&side->out, sizeof(struct shmrt_block_reference), &record) != SHMRT_OK)
 		return false;
 	CHECK(shmrt_arena_alloc(&side->arena, 2048, OWNER(side->self), &block, NULL) == SHMRT_OK);
-	memset(block.data, (int)(side->sent & 0xFF), 64); /* plain stores: what A1 and A2 are for */
+	uint64_t *words = (uint64_t *)(void *)block.data;
+	for (unsigned i = 0; i < 8; i++)
+		words[i] = side->sent; /* plain stores: what A1 and A2 are for */
 	CHECK(shmrt_arena_move(&side->arena, block.block, block.generation, SHMRT_BLOCK_WRITING, OWNER(side->self),
 			       SHMRT_BLOCK_SENT, OWNER(side->self)) == SHMRT_OK);
 	record->kind = SHMRT_RECORD_TASK;
@@ -67,8 +69,9 @@ static bool try_read(struct side *side) {
 	CHECK(shmrt_arena_move(&side->arena, reference.block, reference.generation, SHMRT_BLOCK_SENT, other, SHMRT_BLOCK_HELD,
 			       mine) == SHMRT_OK);
 	CHECK(shmrt_arena_resolve(&side->arena, &reference, &block) == SHMRT_OK);
-	for (unsigned i = 0; i < 64; i++)
-		CHECK(block.data[i] == (uint8_t)header.id);
+	const uint64_t *words = (const uint64_t *)(const void *)block.data;
+	for (unsigned i = 0; i < 8; i++)
+		CHECK(words[i] == header.id);
 	CHECK(shmrt_arena_free(&side->arena, reference.block, reference.generation, SHMRT_BLOCK_HELD, mine) == SHMRT_OK);
 	shmrt_lane_advance(&side->in, &header);
 	shmrt_lane_release(&side->in);

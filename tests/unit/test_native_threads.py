@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from test_native_c import NATIVE, TESTS, WATCHDOG_S, build, objects, run  # noqa: F401 (objects is a fixture)
 
-PROGRAMS = ["races_lane", "races_ring", "races_guards", "test_call_stress"]
+PROGRAMS = ["races_lane", "races_arena", "races_ring", "races_guards", "test_call_stress"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,31 @@ WEAK = [
         "ring_internal.h",
         "atomic_store_explicit(&shared->head, head, memory_order_release); /* R4 */",
         "atomic_store_explicit(&shared->head, head, memory_order_relaxed); /* R4 */",
+    ),
+    Weak(
+        "A1",
+        "races_arena",
+        "arena.c",
+        "shmrt_word_swap(&arena->block_words[index], shmrt_block_pack(from, generation, from_owner),\n",
+        "atomic_compare_exchange_strong_explicit(\n"
+        "&arena->block_words[index], &(uint64_t){shmrt_block_pack(from, generation, from_owner)},\n"
+        "shmrt_block_pack(to, generation, to_owner), memory_order_relaxed, memory_order_relaxed) ? SHMRT_OK\n"
+        ": shmrt_word_swap(&arena->block_words[index], UINT64_MAX,\n",
+    ),
+    Weak(
+        "A2",
+        "races_arena",
+        "arena.c",
+        "if (!shmrt_word_swap(&arena->block_words[index], expected, shmrt_block_next_free(expected))) /* edge A2 */",
+        "if (!atomic_compare_exchange_strong_explicit(&arena->block_words[index], &(uint64_t){expected},\n"
+        "shmrt_block_next_free(expected), memory_order_relaxed, memory_order_relaxed))",
+    ),
+    Weak(
+        "Q2",
+        "races_guards",
+        "breaker_gate.c",
+        "atomic_store_explicit((_Atomic uint64_t *)(void *)to + at, word, memory_order_relaxed); /* Q1 follows */",
+        "memcpy(to + at * sizeof(word), &word, sizeof(word));",
     ),
     Weak(
         "C2",

@@ -8,7 +8,8 @@
  * every change that was made. Checked: nobody sleeps for good while there is a change that it has not seen.
  *
  * One sleeper: it disarms when it is awake. With SLEEPERS=2 on one bell (threads of a hub, shmrt_hub_park) nobody does, and
- * what one of them has found the others need not find: EACH_FOR_ITSELF shows that they could sleep through it.
+ * what one of them has found the others need not find: EACH_FOR_ITSELF shows that they could sleep through it. Therefore
+ * the hub's threads arm with numbers and tell each other: park.pml.
  *
  * Mutants: NO_FENCE_IN_ARM NO_FENCE_IN_RING NO_SECOND_LOOK NO_WAKE RING_FIRST NO_RING_AFTER_DEATH POLITE_RING_AFTER_DEATH
  * LOOK_FIRST DEATH_IS_NO_FENCE, and with SLEEPERS=2 TWO_DISARM EACH_FOR_ITSELF

@@ -1,0 +1,319 @@
+/* test_hub_park.c -- threads of one hub sleep on one bell, and what one of them finds another may wait for.
+ *
+ * No threads here: `syscall` below stands in for the C library's, so the test is called in the place where a thread is about
+ * to sleep, lets others do what they can do just then, and sees whether the kernel would have let it sleep on.
+ */
+#include "hub.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <stdarg.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define CHECK(condition)                                                                            \
+	do {                                                                                        \
+		if (!(condition)) {                                                                 \
+			fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #condition);      \
+			exit(1);                                                                    \
+		}                                                                                   \
+	} while (0)
+
+enum { SELF = 0, WORKER = 2, SLOTS = 4 };
+
+static union {
+	struct shmrt_control control;
+	uint8_t bytes[sizeof(struct shmrt_control) + SLOTS * sizeof(struct shmrt_slot) + sizeof(struct shmrt_guards)];
+} table __attribute__((aligned(4096)));
+static struct shmrt_hub hub;
+static struct shmrt_hub_pool pool;
+static struct shmrt_hub_worker worker;
+static struct shmrt_function function;
+static struct shmrt_task_list pinned;
+
+/* ---- the kernel ---- */
+
+static void (*meanwhile)(void); /* once, when somebody is about to sleep: before the kernel compares */
+static bool slept, woken, timed;
+static uint64_t slept_ns;
+static int bell_wakes;
+static const void *slept_on;
+
+long syscall(long number, ...) {
+	va_list more;
+	va_start(more, number);
+	_Atomic uint32_t *word = va_arg(more, _Atomic uint32_t *);
+	int operation = va_arg(more, int);
+	uint32_t expected = va_arg(more, uint32_t);
+	const struct timespec *timeout = va_arg(more, const struct timespec *);
+	va_end(more);
+	CHECK(number == SYS_futex);
+	if (operation == FUTEX_WAKE) {
+		woken |= slept && slept_on == word;
+		bell_wakes += word == &table.control.slots[SELF].bell;
+		return 1;
+	}
+	void (*others)(void) = meanwhile;
+	meanwhile = NULL;
+	if (others)
+		others();
+	if (atomic_load_explicit(word, memory_order_relaxed) != expected) {
+		errno = EAGAIN;
+		return -1;
+	}
+	slept = true;
+	slept_on = word;
+	woken = false;
+	timed = timeout != NULL;
+	slept_ns = timeout ? (uint64_t)timeout->tv_sec * UINT64_C(1000000000) + (uint64_t)timeout->tv_nsec : UINT64_MAX;
+	others = meanwhile; /* set by the first: what happens while it sleeps */
+	meanwhile = NULL;
+	if (others)
+		others();
+	if (woken)
+		return 0;
+	errno = ETIMEDOUT;
+	return -1;
+}
+
+/* ---- the world ---- */
+
+static _Atomic uint32_t *bell(void) { return &table.control.slots[SELF].bell; }
+static uint32_t word(void) { return atomic_load_explicit(bell(), memory_order_relaxed); }
+static uint64_t finished(void) { return atomic_load_explicit(&hub.finished, memory_order_relaxed); }
+
+static void begin(void) {
+	struct shmrt_arena arena = {0};
+	memset(&pool, 0, sizeof(pool));
+	memset(&worker, 0, sizeof(worker));
+	shmrt_control_format(&table.control, SLOTS);
+	CHECK(shmrt_hub_open(&hub, &table.control, SELF, &arena) == SHMRT_OK);
+	worker.slot = &table.control.slots[WORKER];
+	pool.hub = &hub;
+	pool.options = (struct shmrt_pool_options){.first_slot = WORKER, .slot_count = 1, .max_workers = 1, .stacks_fd = -1};
+	pool.workers = &worker;
+	pool.pinned = &pinned;
+	function = (struct shmrt_function){.used = true};
+	pool.functions = &function;
+	pool.function_capacity = 1;
+	hub.pools[0] = &pool;
+	hub.pool_high = 1;
+	meanwhile = NULL;
+	slept = woken = timed = false;
+	bell_wakes = 0;
+}
+
+static void end(void) {
+	struct shmrt_task *task = shmrt_hub_take_completed(&hub);
+	while (task) {
+		struct shmrt_task *next = task->next;
+		shmrt_hub_task_free(&hub, task);
+		task = next;
+	}
+	struct shmrt_note *note;
+	while ((note = shmrt_hub_take_note(&hub)) != NULL)
+		shmrt_hub_note_free(&hub, note);
+	shmrt_hub_close(&hub);
+}
+
+/* A task whose deadline is over: the next pump, by whichever thread, finds its outcome. */
+static uint64_t submit_expired(void) {
+	struct shmrt_task *task = shmrt_hub_task_new(&hub);
+	CHECK(task != NULL);
+	task->max_attempts = 1;
+	task->timeout_ns = SHMRT_FOREVER;
+	task->deadline_ns = 1;
+	task->affinity = -1;
+	CHECK(shmrt_hub_submit(&pool, task) == SHMRT_OK);
+	return task->id;
+}
+
+/* What a thread does that waits for an outcome which is not there: it has looked, now it parks. */
+static struct shmrt_hub_rest rest_of_one_that_has_looked(void) {
+	return (struct shmrt_hub_rest){.outcomes = true, .seen = finished()};
+}
+static int park_until(struct shmrt_hub_rest *rest, uint64_t until_ns) { return shmrt_hub_park(&hub, until_ns, true, rest); }
+static int park(struct shmrt_hub_rest *rest) { return park_until(rest, UINT64_MAX); }
+
+/* ---- others ---- */
+
+static void ring(void) { shmrt_bell_ring(bell()); }
+static void pump(void) {
+	bool moved;
+	(void)shmrt_hub_pump(&hub, &moved);
+	CHECK(moved);
+}
+/* Others that go to sleep meanwhile: what the kernel saw of them is not what the test asks for. */
+static void aside(bool urgent, struct shmrt_hub_rest *rest) {
+	bool slept_before = slept, woken_before = woken, timed_before = timed;
+	const void *on_before = slept_on;
+	uint64_t ns_before = slept_ns;
+	(void)shmrt_hub_park(&hub, UINT64_MAX, urgent, rest);
+	slept = slept_before, woken = woken_before, timed = timed_before;
+	slept_on = on_before;
+	slept_ns = ns_before;
+}
+static void another_parks(void) {
+	struct shmrt_hub_rest rest = rest_of_one_that_has_looked();
+	aside(true, &rest);
+}
+static void the_hubs_thread_parks(void) { aside(false, NULL); }
+static void a_worker_rings_and_another_parks(void) {
+	ring();
+	another_parks();
+}
+static void a_worker_rings_and_the_hubs_thread_parks_until_urgent(void) {
+	ring();
+	the_hubs_thread_parks();
+	shmrt_hub_make_urgent(&hub);
+}
+static void a_worker_rings_and_another_finds(void) {
+	ring();
+	pump();
+	another_parks();
+}
+static void another_finds(void) { pump(); }
+static void another_finds_and_parks(void) {
+	pump();
+	another_parks();
+}
+static uint64_t doomed;
+static void another_cancels(void) {
+	struct shmrt_task *task = shmrt_hub_cancel(&hub, doomed);
+	CHECK(task != NULL);
+	shmrt_hub_task_free(&hub, task);
+}
+static void another_kills(void) { CHECK(shmrt_hub_kill_task(&hub, doomed)); }
+static void another_fails_the_backlog(void) { CHECK(shmrt_hub_fail_backlog(&pool, SHMRT_TASK_LOST) == 1); }
+static void another_breaks_the_pool(void) { shmrt_hub_break_pool(&pool); }
+static void another_completes_a_future(void) { shmrt_hub_tell(&hub); }
+
+static bool finds(void (*change)(void)) {
+	return change == a_worker_rings_and_another_finds || change == another_finds || change == another_finds_and_parks;
+}
+
+static void (*asleep_then)(void);
+static void it_sleeps(void) { meanwhile = asleep_then; }
+
+/* ---- tests ---- */
+
+static void test_about_to_sleep(void) {
+	static void (*const changes[])(void) = {
+		a_worker_rings_and_another_parks, a_worker_rings_and_the_hubs_thread_parks_until_urgent, a_worker_rings_and_another_finds,
+		another_finds,			  another_finds_and_parks,				  another_cancels,
+		another_kills,			  another_fails_the_backlog,				  another_breaks_the_pool,
+		another_completes_a_future,
+	};
+	for (size_t i = 0; i < sizeof(changes) / sizeof(changes[0]); i++) {
+		begin();
+		doomed = submit_expired();
+		if (!finds(changes[i])) /* else the pump in some of them would find it over */
+			shmrt_hub__find(&hub, doomed)->deadline_ns = 0;
+		struct shmrt_hub_rest rest = rest_of_one_that_has_looked();
+		meanwhile = changes[i];
+		CHECK(park(&rest) == SHMRT_OK && !slept);
+		CHECK(atomic_load_explicit(&hub.parked, memory_order_relaxed) == 0);
+		end();
+	}
+}
+
+static void test_asleep(void) {
+	static void (*const changes[])(void) = {
+		ring,	       another_finds,		  another_cancels,	      another_kills,
+		another_fails_the_backlog, another_breaks_the_pool, another_completes_a_future,
+	};
+	for (size_t i = 0; i < sizeof(changes) / sizeof(changes[0]); i++) {
+		begin();
+		doomed = submit_expired();
+		if (!finds(changes[i]))
+			shmrt_hub__find(&hub, doomed)->deadline_ns = 0;
+		struct shmrt_hub_rest rest = rest_of_one_that_has_looked();
+		asleep_then = changes[i];
+		meanwhile = it_sleeps;
+		CHECK(park(&rest) == SHMRT_OK && slept && woken);
+		end();
+	}
+}
+
+static void test_looked_before(void) {
+	begin();
+	submit_expired();
+	struct shmrt_hub_rest rest = rest_of_one_that_has_looked();
+	pump(); /* by another thread, after our look */
+	CHECK(park(&rest) == SHMRT_OK && !slept);
+	rest = rest_of_one_that_has_looked();
+	shmrt_hub_tell(&hub);
+	CHECK(park(&rest) == SHMRT_OK && !slept);
+	rest = rest_of_one_that_has_looked();
+	CHECK(park(&rest) == SHMRT_TIMEOUT && slept);
+	end();
+}
+
+static void test_nobody_is_rung_for_nothing(void) {
+	begin();
+	submit_expired();
+	the_hubs_thread_parks();
+	int before = bell_wakes;
+	CHECK(word() == 1);
+	pump(); /* nobody is parked for outcomes: the hub's thread sleeps on */
+	CHECK(word() == 1 && bell_wakes == before);
+	end();
+}
+
+/* A ring that a busy worker defers comes within SHMRT_RING_EVERY_NS after another ring: until a sleep of that length has ended by
+ * itself and the word is still the same, none may be longer. */
+static void test_short_sleeps(void) {
+	begin();
+	struct shmrt_hub_rest rest = rest_of_one_that_has_looked();
+	CHECK(park(&rest) == SHMRT_TIMEOUT && slept && timed && slept_ns == SHMRT_RING_EVERY_NS);
+	CHECK(park(&rest) == SHMRT_TIMEOUT && !timed); /* quiet */
+	CHECK(park(&rest) == SHMRT_TIMEOUT && !timed);
+	ring(); /* while we were awake */
+	CHECK(park(&rest) == SHMRT_TIMEOUT && timed && slept_ns == SHMRT_RING_EVERY_NS);
+	ring();
+	another_parks(); /* and the word is armed again when we come */
+	CHECK(park(&rest) == SHMRT_TIMEOUT && timed && slept_ns == SHMRT_RING_EVERY_NS);
+	asleep_then = ring;
+	meanwhile = it_sleeps;
+	CHECK(park(&rest) == SHMRT_OK && woken);
+	CHECK(park(&rest) == SHMRT_TIMEOUT && timed && slept_ns == SHMRT_RING_EVERY_NS);
+	CHECK(park(&rest) == SHMRT_TIMEOUT && !timed);
+	/* A sleep that is shorter for another reason says nothing. */
+	rest = rest_of_one_that_has_looked();
+	CHECK(park_until(&rest, shmrt_now_ns() + SHMRT_RING_EVERY_NS / 2) == SHMRT_TIMEOUT);
+	CHECK(park(&rest) == SHMRT_TIMEOUT && timed);
+	end();
+}
+
+static void test_words(void) {
+	begin();
+	struct shmrt_hub_rest rest = rest_of_one_that_has_looked();
+	the_hubs_thread_parks();
+	CHECK(word() == 1);
+	(void)park(&rest);
+	uint32_t first = word();
+	CHECK(first >= 2);
+	the_hubs_thread_parks(); /* never lower */
+	CHECK(word() == first);
+	ring();
+	(void)park(&rest);
+	CHECK(word() >= 2 && word() != first);
+	atomic_store_explicit(&hub.armed, UINT32_MAX - 2, memory_order_relaxed);
+	for (int i = 0; i < 6; i++) {
+		uint32_t before = word();
+		ring();
+		(void)park(&rest);
+		CHECK(word() >= 2 && word() != before);
+	}
+	end();
+}
+
+int main(void) {
+	test_about_to_sleep();
+	test_asleep();
+	test_looked_before();
+	test_nobody_is_rung_for_nothing();
+	test_short_sleeps();
+	test_words();
+	return 0;
+}
