@@ -1,5 +1,5 @@
 /* hub_age.c -- the orderly end of a worker: one that is surplus, or has served long enough. */
-#include "hub.h"
+#include "hub_internal.h"
 
 static void send_stop(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker) {
 	struct shmrt_record_header *record;

@@ -13,7 +13,7 @@
 #ifndef SHMRT_HUB_CHUNK_H
 #define SHMRT_HUB_CHUNK_H
 
-#include "hub.h"
+#include "hub_internal.h"
 
 /* Lets a chunk end with the items that are begun. How many those are; -1: it is not running. */
 int64_t shmrt_hub_split(struct shmrt_hub *, uint64_t id);

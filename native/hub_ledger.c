@@ -1,5 +1,5 @@
 /* hub_ledger.c -- tasks from acceptance to outcome: queues, submit, cancel, kill, ends. */
-#include "hub.h"
+#include "hub_internal.h"
 
 /* ---- outcomes ---- */
 

@@ -3,7 +3,7 @@
  * All of it is private memory of this process, under the hub's mutex; only the blocks that a payload names lie
  * in shared memory, and they name this process as their owner.
  */
-#include "hub.h"
+#include "hub_internal.h"
 
 /* ---- payloads ---- */
 

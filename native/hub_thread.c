@@ -2,7 +2,7 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include "hub.h"
+#include "hub_internal.h"
 
 int shmrt_hub_open(struct shmrt_hub *hub, struct shmrt_control *control, uint32_t self_slot,
 		   const struct shmrt_arena *arena) {

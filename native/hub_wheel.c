@@ -1,5 +1,5 @@
 /* hub_wheel.c -- one turn of the hub, and how it sleeps between two. */
-#include "hub.h"
+#include "hub_internal.h"
 
 uint64_t shmrt_hub_pump(struct shmrt_hub *hub, bool *moved) {
 	uint64_t next_ns = UINT64_MAX, now_ns = 0;

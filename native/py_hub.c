@@ -5,6 +5,7 @@
  * `Hub.dispatch_once`. It takes the notes, too, and so does whoever must not miss one: a pool that ends, above all. What a
  * future asks of the hub, waiting above all, is in py_hub_origin.c.
  */
+#include "hub_internal.h"
 #include "py_hub.h"
 
 #include <stddef.h>

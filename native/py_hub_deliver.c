@@ -4,6 +4,7 @@
  * completed by whoever comes first; those of watched ones wait in `deferred` for the dispatcher thread, as completing them
  * runs user code.
  */
+#include "hub_internal.h"
 #include "py_block.h"
 #include "py_chunk.h"
 

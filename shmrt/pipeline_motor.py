@@ -8,7 +8,6 @@
 The consumer's side is `shmrt.pipeline_run`. Nobody but the coordinator changes the machine, under a lock that `report`
 takes too. Leaving early stops the feeder, cancels what is queued and ends the workers; a source that blocks keeps its
 (daemon) thread until it returns, and no item that it gives then is used.
-
 If a worker dies, its pool retries or reports; the machine decides. If a pool breaks or the runtime goes down, the
 consumer gets that error. If this module itself fails, the consumer gets that too, instead of waiting for ever.
 """

@@ -224,11 +224,11 @@ class Pool(_native.PoolFront, Executor):
     ) -> Iterator[T]:
         """Results in order of the input, lazily and bounded: at most `buffersize` items are under way (None: chosen).
 
-        Every item has an outcome of its own, so an exception or a death concerns its item alone, and iteration may go on
-        after it. Small items whose calls are short travel and run many at a time: as many as take about 0.2 ms, as
-        measured, or `chunksize`; still none is run twice, and those behind one that takes longer go to other
-        workers. With a timeout, a deadline, a breaker or further attempts each is a task of its own. Never iterated, it still runs to its end by shutdown(wait=True);
-        started and dropped, what has not begun is cancelled.
+        Every item has an outcome of its own, so an exception or a death concerns its item alone, and iteration may
+        go on after it. Small items whose calls are short travel and run many at a time: as many as take about 0.2 ms,
+        as measured, or `chunksize`; still none is run twice, and those behind one that takes longer go to other
+        workers. With a timeout, a deadline, a breaker or further attempts each is a task of its own. Never iterated,
+        it still runs to its end by shutdown(wait=True); started and dropped, what has not begun is cancelled.
         """
         from shmrt.pool_map import Results
 

@@ -8,8 +8,8 @@
 `with Runtime(...)` makes it the program's current runtime until it closes. Pools use the current one, else the default
 one (`shmrt.runtime()`), which starts at first use. Importing starts nothing.
 
-Threads of the program: the hub (C, never takes the GIL), `shmrt-dispatch` (completes watched futures, runs callbacks,
-log handlers) and `shmrt-link` (talks to the root). None of them wakes up while nothing happens.
+Threads of the program: the hub (C, never takes the GIL), `shmrt-dispatch` (watched futures, callbacks, log handlers) and
+`shmrt-link` (talks to the root). None of them wakes up while nothing happens.
 
 If the root is killed, its workers end with it; a new root starts, the pools' workers start afresh, and every
 message that was not done goes on by the rules of its pool. If the program dies, everything ends within a second.
@@ -211,8 +211,7 @@ class Runtime(RuntimeEvents, RuntimePools, RuntimeHealth):
         return self
 
     def _start(self) -> None:
-        """The root first: its interpreter takes longer to start than what is imported and made for it meanwhile. The
-        dispatcher goes on once this is over."""
+        """The root first: its interpreter starts while the rest is imported and made. The dispatcher goes on then."""
         from shmrt.supervise.launch import launch
 
         self._dispatcher = threading.Thread(target=self._dispatch, name="shmrt-dispatch", daemon=True)

@@ -3,7 +3,7 @@
  * No threads here: `syscall` below stands in for the C library's, so the test is called in the place where a thread is about
  * to sleep, lets others do what they can do just then, and sees whether the kernel would have let it sleep on.
  */
-#include "hub.h"
+#include "hub_internal.h"
 
 #include <errno.h>
 #include <linux/futex.h>
