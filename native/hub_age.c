@@ -34,7 +34,8 @@ void shmrt_hub__watch_age(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *
 		bool worn = options->max_tasks_per_worker && worker->sent >= options->max_tasks_per_worker;
 		bool fat = options->max_rss_bytes &&
 			   atomic_load_explicit(&slot->rss_bytes, memory_order_relaxed) > options->max_rss_bytes; /* an estimate */
-		if (!old && !worn && !fat)
+		/* Whoever did nothing yet goes on: a limit that workers pass before they are ready lets each serve once. */
+		if (worker->sent == 0 || (!old && !worn && !fat))
 			return;
 		worker->retiring = pool->retires = true;
 	}
@@ -44,8 +45,7 @@ void shmrt_hub__watch_age(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *
 		return;
 	for (uint32_t i = 0; i < options->slot_count; i++) {
 		struct shmrt_hub_worker *other = &pool->workers[i];
-		if (other == worker || !other->ready || other->retiring ||
-		    other->index != index) /* fixed for its epoch */
+		if (other == worker || !other->ready || other->retiring || other->index != index)
 			continue;
 		send_stop(pool, worker);
 		return;

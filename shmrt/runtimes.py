@@ -8,7 +8,7 @@
 `with Runtime(...)` makes it the program's current runtime until it closes. Pools use the current one, else the default
 one (`shmrt.runtime()`), which starts at first use. Importing starts nothing.
 
-Threads of the program: the hub (C, never takes the GIL), `shmrt-dispatch` (watched futures, callbacks, log handlers) and
+Threads of the program: the hub (C, never takes the GIL), `shmrt-dispatch` (watched futures, callbacks, logging) and
 `shmrt-link` (talks to the root). None of them wakes up while nothing happens.
 
 If the root is killed, its workers end with it; a new root starts, the pools' workers start afresh, and every

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from shmrt.errors import PoolBroken
 from shmrt.pool import Pool
 from shmrt.pool_options import check_attempts
-from shmrt.spec import RingSpec, check_count, check_modules, check_name, check_seconds, parse_size
+from shmrt.spec import RingSpec, check_count, check_modules, check_name, check_seconds, check_spin, parse_size
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
@@ -365,6 +365,7 @@ _CHECKS: dict[str, Any] = {
     "max_rss": _optional(parse_size),
     "max_age": _positive_seconds,
     "spares": _spares,
+    "spin": check_spin,
     "preload": check_modules,
     "max_restarts": _optional(lambda value, name: check_count(value, name, least=0)),
     "max_seconds": _period,

@@ -11,10 +11,11 @@ import queue
 from collections.abc import Callable
 from typing import Any
 
+from shmrt import _native
 from shmrt.errors import ShmrtError
 
 DOCUMENTED = (ShmrtError, queue.Empty)
-MUTEX_OF_RING = 256
+MUTEXES_OF_RING = (_native.LAYOUT["ring_shared.put_mutex"], _native.LAYOUT["ring_shared.take_mutex"])
 FUTEX_WAITERS, FUTEX_OWNER_DIED = 1 << 31, 1 << 30
 NOBODY = (1 << 30) - 16  # no thread has such a number
 NOW = 0.0  # no call waits: what is broken must not be waited for

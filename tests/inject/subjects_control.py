@@ -6,7 +6,7 @@ import mmap
 import os
 from typing import Any
 
-from subject import MUTEX_OF_RING, NOW, Subject, attempt
+from subject import MUTEXES_OF_RING, NOW, Subject, attempt
 
 from shmrt import _native
 
@@ -100,7 +100,7 @@ class OneMailbox(Subject):
         calls = int.from_bytes(memory[144:152], "little")
         memory.close()
         self.add(self.fd, (0, os.fstat(self.fd).st_size))
-        self.locks = [MUTEX_OF_RING]
+        self.locks = list(MUTEXES_OF_RING)
         self.keep_arena(self.arena)
         self.add(self.slots.fd, (calls, calls + 1024))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 
-from subject import MUTEX_OF_RING, NOW, Subject, arena_words, attempt
+from subject import MUTEXES_OF_RING, NOW, Subject, arena_words, attempt
 
 from shmrt import Ring, RingSpec, _native
 
@@ -40,7 +40,7 @@ class OneRing(Subject):
         self.ring.put_many(MESSAGES)
         self.fd = self.ring._fd
         self.add(self.fd, (0, os.fstat(self.fd).st_size))
-        self.locks = [MUTEX_OF_RING]
+        self.locks = list(MUTEXES_OF_RING)
         self.keep_arena(self.arena)
 
     def use(self) -> list[str]:
@@ -63,7 +63,7 @@ class DroppingRing(OneRing):
         self.lease.__enter__()
         self.fd = self.ring._fd
         self.add(self.fd, (0, os.fstat(self.fd).st_size))
-        self.locks = [MUTEX_OF_RING]
+        self.locks = list(MUTEXES_OF_RING)
         self.keep_arena(self.arena)
 
 
@@ -80,7 +80,8 @@ class OneArena(Subject):
         memory = mmap.mmap(self.fd, 4096)
         self.add(self.fd, *arena_words(memory))
         memory.close()
-        self.locks = [sum(end - begin for _, begin, end in self.parts) + MUTEX_OF_RING]
+        before = sum(end - begin for _, begin, end in self.parts)
+        self.locks = [before + mutex for mutex in MUTEXES_OF_RING]
         self.add(self.ring_fd, (0, os.fstat(self.ring_fd).st_size))
         del self.held, self.ring, self.arena
 
@@ -109,7 +110,7 @@ class NamedRing(Subject):
         header, *words = arena_words(memory, offset)
         self.add(fd, (0, offset), header)
         self.beside += [(memory, begin, end) for begin, end in words]
-        self.locks = [MUTEX_OF_RING]
+        self.locks = list(MUTEXES_OF_RING)
         self.ring = ring
 
     def use(self) -> list[str]:

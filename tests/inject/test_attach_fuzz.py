@@ -205,7 +205,9 @@ def test_each_kind_is_taken_for_no_other() -> None:
 
 # ---- mutexes --------------------------------------------------------------------------------------------------------
 
-MUTEX, KIND = 256, 256 + 16
+MUTEXES = (_native.LAYOUT["ring_shared.put_mutex"], _native.LAYOUT["ring_shared.take_mutex"])
+KIND = 16
+"""Of a mutex: where its kind is."""
 NOBODY = (1 << 30) - 16  # larger than any thread's number
 
 
@@ -214,7 +216,8 @@ def test_a_lock_of_nobody_is_let_go(word: int) -> None:
     """The kernel could not mark it when its holder died, or it was overwritten: who waits for it has it in the end."""
     ring = Ring.create(RingSpec(slots=4, slot_bytes=96))
     ring.put_many([1, 2])
-    os.pwrite(ring._fd, word.to_bytes(4, "little"), MUTEX)
+    for mutex in MUTEXES:
+        os.pwrite(ring._fd, word.to_bytes(4, "little"), mutex)
     ring.put(3)
     assert [ring.get() for _ in range(3)] == [1, 2, 3] and ring._check()
 
@@ -226,8 +229,9 @@ def test_a_mutex_of_another_kind_is_not_touched(kind: int) -> None:
 import os, shmrt
 ring = shmrt.Ring.create(shmrt.RingSpec(slots=4, slot_bytes=96))
 ring.put(1)
-os.pwrite(ring._fd, ({kind}).to_bytes(4, "little"), {KIND})
-os.pwrite(ring._fd, ({NOBODY}).to_bytes(4, "little"), {MUTEX})
+for mutex in {MUTEXES}:
+    os.pwrite(ring._fd, ({kind}).to_bytes(4, "little"), mutex + {KIND})
+    os.pwrite(ring._fd, ({NOBODY}).to_bytes(4, "little"), mutex)
 for call in (ring.get, lambda: ring.put(2), ring.close, lambda: ring.lease().__enter__()):
     try: call()
     except shmrt.SegmentError as error: print("refused")
