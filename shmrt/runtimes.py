@@ -8,9 +8,8 @@
 `with Runtime(...)` makes it the program's current runtime until it closes. Pools use the current one, else the default
 one (`shmrt.runtime()`), which starts at first use. Importing starts nothing.
 
-Threads of the program: the hub (C, never takes the GIL), `shmrt-dispatch` (watched futures, callbacks, logging) and
+Threads of the program: the hub (C, never takes the GIL), `shmrt-dispatch` (watched futures, callbacks, logging),
 `shmrt-link` (talks to the root). None of them wakes up while nothing happens.
-
 If the root is killed, its workers end with it; a new root starts, the pools' workers start afresh, and every
 message that was not done goes on by the rules of its pool. If the program dies, everything ends within a second.
 """
