@@ -19,7 +19,7 @@ from typing import Any
 import health_tasks as tasks
 import pytest
 from health_tasks import registered
-from tree_kit import alive, idle, pids, until
+from tree_kit import idle, new_pid, pids, until
 
 from shmrt import Child, ConfigError, HealthCheck, Pool, Runtime, Supervisor
 
@@ -145,8 +145,7 @@ def test_the_server_of_http_may_die() -> None:
         supervisor = runtime.supervisor("shmrt-http")
         pid = pids(supervisor)["http"]
         os.kill(pid, signal.SIGKILL)
-        until(lambda: not alive(pid))
-        until(lambda: isinstance(pids(supervisor)["http"], int) and pids(supervisor)["http"] != pid)
+        new_pid(supervisor, "http", pid)
         assert get(runtime, "/readyz")[0] == 503
 
 
