@@ -23,6 +23,7 @@ from shmrt import Pool, WorkerCrashed
 
 SEED = int(os.environ.get("SHMRT_CHAOS_SEED") or random.SystemRandom().randrange(2**32))
 COUNT = 20_000
+BETWEEN = 50
 
 
 @pytest.fixture(autouse=True)
@@ -34,15 +35,21 @@ def _watched() -> Iterator[None]:
 
 @contextmanager
 def killing(pool: Pool, kill: Callable[[Pool, random.Random], None], pause_s: float) -> Iterator[list[int]]:
-    """A thread that kills until the block ends; what it gives counts the rounds."""
+    """A thread that kills until the block ends; what it gives counts the rounds. Between two of them workers have done
+    something, however slow the machine is."""
     stop = threading.Event()
     rounds = [0]
 
     def run() -> None:
         rng = random.Random(SEED)
+        at_last = -BETWEEN
         while not stop.wait(rng.random() * pause_s):
-            kill(pool, rng)
-            rounds[0] += 1
+            stats = pool.stats()
+            done = stats["completed"] + stats["crashed"]
+            if done - at_last >= BETWEEN:
+                kill(pool, rng)
+                rounds[0] += 1
+                at_last = done
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()

@@ -62,9 +62,10 @@ def leave() -> int:
 
 @pytest.mark.parametrize("preload", [(), ("colorsys",)])
 def test_what_workers_leave_is_there_when_their_pool_has_ended(
-    preload: tuple[str, ...], caplog: pytest.LogCaptureFixture
+    preload: tuple[str, ...], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even if the program's dispatcher thread is in a callback of the user's the whole time."""
+    monkeypatch.setattr("shmrt.pool_opened._GRACE_S", LIMIT_S)  # they import this file before they leave
     entered, may_leave = threading.Event(), threading.Event()
 
     def callback(_: object) -> None:
