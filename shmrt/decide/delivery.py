@@ -181,7 +181,8 @@ class Delivery:
         """Moves everything that can move, from the consumer's end backwards, then starts what can start."""
         for index in range(len(self.nodes) - 1, -1, -1):
             self._flow.emit(index, now_ns)
-        drained = not self._source_open and self._flow.drain(now_ns)
+        # Once a Stop is through, a batch left open is not delivered: the failure comes first.
+        drained = not self._source_open and not self._book.over and self._flow.drain(now_ns)
         if not self._book.over:
             for index, node in enumerate(self.nodes):
                 if isinstance(node, Work):

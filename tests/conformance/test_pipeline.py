@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, example, given, note, settings
 from hypothesis import strategies as st
 from pipeline_kit import ENGINES, FakeEngine, Running, double, make_engine, seventh
 
@@ -77,6 +77,7 @@ STAGES: dict[str, Callable[[Pipeline, int], Pipeline]] = {
 }
 
 
+@example([("batch", 5), ("raises", 1), ("batch", 2)], 9, 0, 0.0, "raise")  # the last batch fails while one is open
 @settings(max_examples=60, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     kinds=st.lists(st.tuples(st.sampled_from(sorted(STAGES)), st.integers(1, 6)), max_size=5),
