@@ -20,6 +20,7 @@ from queue import Empty, Full, SimpleQueue
 
 from shmrt import _native
 from shmrt.spec import check_count, check_seconds
+from shmrt.waits import next_of
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ class UnorderedResults(Results):
         if not self._start():
             raise StopIteration
         try:
-            future = self._done.get(timeout=self._feed.left())
+            future = next_of(self._done, self._feed.left())
         except Empty:
             self.close()
             raise TimeoutError("map_unordered() did not get its next result in time") from None
