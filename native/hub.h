@@ -37,7 +37,8 @@
  * Claim word of a TASK record (record header), low bits: 0 offered, 1 taken by the worker, 2 taken back by the
  * hub. Both sides change it by compare-and-swap from 0, so a task that has not begun can be cancelled, can expire, or
  * can go to an idle neighbour. A worker that died right after claiming has not begun: the phase word decides.
- * Edge H1: the claim CAS (acq_rel) on both sides.
+ * Edge H1: the claim CAS (acq_rel) on both sides. Once the worker has stepped over the record, whose outcome may still wait in
+ * its result lane, another record may lie there: then the claim word is not looked at any more (shmrt_hub__claim_of).
  *
  * A task may be a chunk: many items of a map, each with an outcome of its own (hub_chunk.h).
  *
@@ -144,7 +145,8 @@ struct shmrt_task {
 	int32_t priority;
 	int32_t affinity;      /* -1: any worker */
 	uint32_t worker;       /* slot offset within the pool, in LANE and VICTIM */
-	_Atomic uint32_t *claim; /* in LANE: the claim word of its record */
+	uint64_t position;     /* in LANE: of its record there */
+	_Atomic uint32_t *claim; /* in LANE: the claim word of its record; read it by shmrt_hub__claim_of */
 	uint8_t state, outcome, flags;
 	struct shmrt_crash crash;
 };
@@ -213,7 +215,8 @@ struct shmrt_hub_pool {
 	struct shmrt_task_list *pinned;   /* options.max_workers lists of tasks with an affinity */
 	struct shmrt_task_list alone;
 	uint64_t backlog_count;  /* all of the above */
-	uint64_t pending;        /* accepted, not DONE */
+	uint64_t pending;        /* accepted, not DONE; each item of a chunk counts */
+	uint64_t open_tasks;     /* the same, a chunk counts as one: in the backlog, in lanes, or a victim */
 	uint64_t timed, watched; /* pending ones with a timeout or deadline; pending watched ones */
 	struct shmrt_function *functions;
 	uint32_t function_capacity;
@@ -339,6 +342,8 @@ struct shmrt_hub_rest {
 int shmrt_hub_park(struct shmrt_hub *, uint64_t until_ns, bool urgent, struct shmrt_hub_rest *rest);
 /* Something came that is not an outcome of the hub's, but that a thread may be parked for. */
 void shmrt_hub_tell(struct shmrt_hub *);
+/* Whether the hub's own thread should sleep urgently. Who changes that tells a lazy sleeper (make_urgent). */
+bool shmrt_hub_is_urgent(struct shmrt_hub *);
 /* From now on results are wanted at once: what a worker published without ringing is drained too. */
 void shmrt_hub_make_urgent(struct shmrt_hub *);
 /* Whether a task of any pool is pending: then memory that is short now comes back by itself. */

@@ -133,8 +133,10 @@ bool shmrt_hub__salvage(struct shmrt_hub_worker *worker, struct shmrt_task *task
 		int result = take_outcomes(task, body, room);
 		(void)result; /* CORRUPT: its items that were begun are told to have died with it */
 	}
-	uint32_t claim = atomic_load_explicit(task->claim, memory_order_acquire); /* H1 */
-	uint32_t begun = task->items_sent + (claim >> SHMRT_CLAIM_BEGUN_SHIFT & SHMRT_CHUNK_ITEMS_MAX);
+	const _Atomic uint32_t *claim = shmrt_hub__claim_of(task);
+	uint32_t begun = claim ? task->items_sent + (atomic_load_explicit(claim, memory_order_acquire) /* H1 */
+						      >> SHMRT_CLAIM_BEGUN_SHIFT & SHMRT_CHUNK_ITEMS_MAX)
+			       : task->items; /* no correct worker steps over what it is not through with */
 	struct shmrt_crash unknown = {
 		.pid = worker->pid, .worker = worker->index};
 	while (begun > task->items_done + 1 && begun <= task->items) /* no correct worker leaves more than one */
@@ -184,13 +186,14 @@ int64_t shmrt_hub_split(struct shmrt_hub *hub, uint64_t id) {
 	int64_t kept = -1;
 	pthread_mutex_lock(&hub->mutex);
 	struct shmrt_task *task = shmrt_hub__find(hub, id);
-	if (task && task->state == SHMRT_TASK_LANE && task->items > 1) {
-		uint32_t claim = atomic_load_explicit(task->claim, memory_order_acquire), begun = 0, fewer; /* H1 */
+	_Atomic uint32_t *word = task && task->state == SHMRT_TASK_LANE && task->items > 1 ? shmrt_hub__claim_of(task) : NULL;
+	if (word) {
+		uint32_t claim = atomic_load_explicit(word, memory_order_acquire), begun = 0, fewer; /* H1 */
 		bool split = false;
 		while ((claim & 3) == 1 && !split) {
 			begun = claim >> SHMRT_CLAIM_BEGUN_SHIFT & SHMRT_CHUNK_ITEMS_MAX;
 			fewer = (claim & ((UINT32_C(1) << SHMRT_CLAIM_END_SHIFT) - 1)) | begun << SHMRT_CLAIM_END_SHIFT;
-			split = atomic_compare_exchange_weak_explicit(task->claim, &claim, fewer, memory_order_acq_rel, memory_order_acquire); /* H1 */
+			split = atomic_compare_exchange_weak_explicit(word, &claim, fewer, memory_order_acq_rel, memory_order_acquire); /* H1 */
 		}
 		uint32_t items = task->items_sent + begun;
 		if (split && items <= task->items) {

@@ -111,6 +111,7 @@ static int place(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker, s
 	record->claim = shmrt_hub__offered(task); /* bit 8: it may run again (arguments read-only) */
 	worker->known_functions[number / 64] |= UINT64_C(1) << (number % 64);
 	task->claim = (_Atomic uint32_t *)&record->claim;
+	task->position = shmrt_lane_position(&worker->tasks, record);
 	task->worker = (uint32_t)(worker - pool->workers);
 	task->state = SHMRT_TASK_LANE;
 	shmrt_list_append(&worker->lane, task);
@@ -251,11 +252,16 @@ void shmrt_hub__dispatch(struct shmrt_hub_pool *pool) {
 	pool->full = pool->backlog_count > 0;
 }
 
+_Atomic uint32_t *shmrt_hub__claim_of(const struct shmrt_task *task) {
+	return shmrt_lane_is_needed(&task->pool->workers[task->worker].tasks, task->position) ? task->claim : NULL;
+}
+
 /* Takes a task that its worker has not begun out of its lane. The record stays and is skipped. */
 bool shmrt_hub__revoke(struct shmrt_task *task) {
+	_Atomic uint32_t *claim = shmrt_hub__claim_of(task);
 	uint32_t offered = shmrt_hub__offered(task);
-	if (!atomic_compare_exchange_strong_explicit(task->claim, &offered, offered | 2, memory_order_acq_rel,
-						     memory_order_acquire)) /* H1 */
+	if (claim == NULL || !atomic_compare_exchange_strong_explicit(claim, &offered, offered | 2, memory_order_acq_rel,
+								      memory_order_acquire)) /* H1 */
 		return false;
 	shmrt_list_remove(&task->pool->workers[task->worker].lane, task);
 	return true;

@@ -65,7 +65,8 @@ bool shmrt_hub__may_bury(const struct shmrt_hub *hub, const struct shmrt_hub_wor
 
 /* By its claim word; what is neither offered nor taken back was begun, for all that is known. */
 static bool may_have_begun(const struct shmrt_task *task) {
-	return atomic_load_explicit(task->claim, memory_order_acquire) != shmrt_hub__offered(task); /* H1 */
+	const _Atomic uint32_t *claim = shmrt_hub__claim_of(task);
+	return claim == NULL || atomic_load_explicit(claim, memory_order_acquire) != shmrt_hub__offered(task); /* H1 */
 }
 
 static void end_or_again(struct shmrt_hub_pool *pool, struct shmrt_hub_worker *worker, struct shmrt_task *task) {

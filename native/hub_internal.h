@@ -18,6 +18,8 @@ bool shmrt_hub__drain(struct shmrt_hub_pool *, uint32_t offset, uint32_t most);
 bool shmrt_hub__look_at_worker(struct shmrt_hub_pool *, uint32_t offset, uint64_t now_ns, uint64_t *next_ns);
 void shmrt_hub__watch_age(struct shmrt_hub_pool *, struct shmrt_hub_worker *, uint64_t now_ns);
 bool shmrt_hub__revoke(struct shmrt_task *);
+/* Of a task in a lane. NULL: its worker is through with it and has stepped on, so another's record may lie there. */
+_Atomic uint32_t *shmrt_hub__claim_of(const struct shmrt_task *);
 /* Its worker's end was ordered because of this task, which was running then: its outcome is decided. */
 bool shmrt_hub__is_condemned(const struct shmrt_hub_worker *, const struct shmrt_task *);
 /* By pidfd. False: it could not be sent, since the process is gone or this one is out of descriptors. */

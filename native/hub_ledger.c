@@ -14,6 +14,7 @@ static void forget(struct shmrt_task *task) {
 	if (is_timed(task))
 		pool->timed--;
 	pool->pending -= shmrt_task_weight(task);
+	pool->open_tasks--;
 	shmrt_hub__id_give_back(pool->hub, task);
 	if (task->arguments.block_count)
 		shmrt_hub__blocks_free(pool->hub, &task->arguments, SHMRT_BLOCK_SENT, pool->hub->owner);
@@ -116,6 +117,7 @@ int shmrt_hub_submit(struct shmrt_hub_pool *pool, struct shmrt_task *task) {
 	pool->functions[task->function].tasks++;
 	pool->submitted += shmrt_task_weight(task);
 	pool->pending += shmrt_task_weight(task);
+	pool->open_tasks++;
 	if (pool->pending > pool->pending_most)
 		pool->pending_most = pool->pending;
 	bool timed = is_timed(task);
@@ -131,7 +133,7 @@ int shmrt_hub_submit(struct shmrt_hub_pool *pool, struct shmrt_task *task) {
 		pool->watched++;
 	/* Where every worker has enough to do, tasks go into the lanes by the dozen, which spares both sides cache misses. What
 	 * waits for that is in the backlog as behind full lanes: an idle worker rings, whoever waits for a result pumps. */
-	bool stocked = pool->pending - pool->backlog_count > (uint64_t)SHMRT_STOCK * 2 * pool->ready_count;
+	bool stocked = pool->open_tasks - pool->backlog_count > (uint64_t)SHMRT_STOCK * 2 * pool->ready_count;
 	shmrt_hub__enqueue(task, false);
 	if (!pool->full && !stocked)
 		shmrt_hub__dispatch(pool);
@@ -210,8 +212,10 @@ int shmrt_hub_is_running(struct shmrt_hub *hub, uint64_t id) {
 	int running = 0;
 	if (task && task->state == SHMRT_TASK_VICTIM)
 		running = 1;
-	else if (task && task->state == SHMRT_TASK_LANE)
-		running = (atomic_load_explicit(task->claim, memory_order_acquire) & 3) == 1; /* H1 */
+	else if (task && task->state == SHMRT_TASK_LANE) {
+		const _Atomic uint32_t *claim = shmrt_hub__claim_of(task);
+		running = claim == NULL || (atomic_load_explicit(claim, memory_order_acquire) & 3) == 1; /* H1 */
+	}
 	pthread_mutex_unlock(&hub->mutex);
 	return running;
 }

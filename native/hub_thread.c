@@ -20,24 +20,6 @@ int shmrt_hub_open(struct shmrt_hub *hub, struct shmrt_control *control, uint32_
 	return SHMRT_OK;
 }
 
-/* Somebody wants results soon: tasks wait for room, or completions are watched. */
-static bool is_urgent(struct shmrt_hub *hub) {
-	bool urgent = false;
-	pthread_mutex_lock(&hub->mutex);
-	for (uint32_t p = 0; p < hub->pool_high; p++) {
-		struct shmrt_hub_pool *pool = hub->pools[p];
-		if (pool == NULL)
-			continue;
-		urgent |= pool->backlog_count > 0 || pool->watched > 0 || (pool->closed && pool->pending > 0) ||
-			  pool->options.max_tasks_per_worker;
-		/* A worker that is to leave waits for its last result to be collected, and nobody else may ask for that. */
-		for (uint32_t i = 0; pool->retires && i < pool->options.slot_count; i++)
-			urgent |= pool->workers[i].retiring;
-	}
-	pthread_mutex_unlock(&hub->mutex);
-	return urgent;
-}
-
 static void *thread_main(void *argument) {
 	struct shmrt_hub *hub = argument;
 	struct shmrt_slot *slot = &hub->control->slots[hub->self_slot];
@@ -52,7 +34,7 @@ static void *thread_main(void *argument) {
 	while (atomic_load_explicit(&hub->stop, memory_order_acquire) == 0) { /* H4: set by stop_thread */
 		bool moved;
 		uint64_t next_ns = shmrt_hub_pump(hub, &moved);
-		bool urgent = is_urgent(hub);
+		bool urgent = shmrt_hub_is_urgent(hub);
 		atomic_store_explicit(&hub->sleeping_until, next_ns, memory_order_relaxed); /* a hint */
 		atomic_store_explicit(&hub->sleeping_closer, atomic_load_explicit(&hub->closer_ns, memory_order_relaxed),
 				      memory_order_relaxed); /* hints */

@@ -80,6 +80,29 @@ static bool has_work(struct shmrt_hub *hub) {
 	return false;
 }
 
+/* Somebody wants results soon: tasks wait for room, or completions are watched. Under the mutex. */
+static bool wants_soon(struct shmrt_hub *hub) {
+	bool soon = false;
+	for (uint32_t p = 0; p < hub->pool_high; p++) {
+		struct shmrt_hub_pool *pool = hub->pools[p];
+		if (pool == NULL)
+			continue;
+		soon |= pool->backlog_count > 0 || pool->watched > 0 || (pool->closed && pool->pending > 0) ||
+			pool->options.max_tasks_per_worker;
+		/* A worker that is to leave waits for its last result to be collected, and nobody else may ask for that. */
+		for (uint32_t i = 0; pool->retires && i < pool->options.slot_count; i++)
+			soon |= pool->workers[i].retiring;
+	}
+	return soon;
+}
+
+bool shmrt_hub_is_urgent(struct shmrt_hub *hub) {
+	pthread_mutex_lock(&hub->mutex);
+	bool urgent = wants_soon(hub);
+	pthread_mutex_unlock(&hub->mutex);
+	return urgent;
+}
+
 /* Who is parked has armed the bell before it looked under the mutex. So whoever changes `finished` under the mutex is seen by
  * that look, or sees here that it is parked; then this ring takes the bell from it. A bell that somebody took before
  * needs none: who took it wakes everybody, or dies, and then all bells are rung. */
@@ -116,7 +139,8 @@ static int sleep_armed(struct shmrt_hub *hub, uint64_t until_ns, bool urgent, st
 	_Atomic uint32_t *bell = &hub->control->slots[hub->self_slot].bell;
 	uint32_t word = arm(hub, bell, urgent);
 	pthread_mutex_lock(&hub->mutex);
-	bool work = has_work(hub) || (rest && rest->outcomes && shmrt_hub__finished(hub) != rest->seen);
+	/* Who began to watch before this look saw no bell that it could have made urgent; who does after it sees this one. */
+	bool work = has_work(hub) || (!urgent && wants_soon(hub)) || (rest && rest->outcomes && shmrt_hub__finished(hub) != rest->seen);
 	hub->sleeps += !work;
 	uint64_t closer_ns = atomic_load_explicit(&hub->closer_ns, memory_order_relaxed); /* under the mutex */
 	if (closer_ns < until_ns)

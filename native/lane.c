@@ -120,11 +120,20 @@ int shmrt_lane_reserve(struct shmrt_lane_producer *producer, uint64_t body,
 	return SHMRT_OK;
 }
 
+uint64_t shmrt_lane_position(const struct shmrt_lane_producer *producer, const struct shmrt_record_header *record) {
+	uint64_t index = (uint64_t)((const uint8_t *)record - producer->shared->data);
+	return producer->tail - ((producer->tail - index) & (producer->capacity - 1));
+}
+
+bool shmrt_lane_is_needed(const struct shmrt_lane_producer *producer, uint64_t position) {
+	uint64_t head = atomic_load_explicit(&producer->shared->head, memory_order_acquire); /* L2 */
+	return position - head < producer->capacity; /* a head beyond it: the difference wraps */
+}
+
 void shmrt_lane_shrink(struct shmrt_lane_producer *producer, struct shmrt_record_header *record,
 		       uint64_t body) {
 	/* The old size is computed, not read: the record lies in shared memory. */
-	uint64_t index = (uint64_t)((uint8_t *)record - producer->shared->data);
-	uint64_t size_old = (producer->tail - index) & (producer->capacity - 1);
+	uint64_t size_old = producer->tail - shmrt_lane_position(producer, record);
 	uint64_t size_new = shmrt_record_bytes(body);
 	SHMRT_ASSERT(body < size_old && size_new <= size_old);
 	record->size = (uint32_t)size_new;

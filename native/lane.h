@@ -65,6 +65,10 @@ void shmrt_lane_shrink(struct shmrt_lane_producer *, struct shmrt_record_header 
 void shmrt_lane_commit(struct shmrt_lane_producer *);
 /* Forgets everything reserved since the last commit. */
 void shmrt_lane_abort(struct shmrt_lane_producer *);
+/* The position of the record just reserved. */
+uint64_t shmrt_lane_position(const struct shmrt_lane_producer *, const struct shmrt_record_header *record);
+/* Whether the consumer still needs the record at that position. If not, its bytes may be another's. */
+bool shmrt_lane_is_needed(const struct shmrt_lane_producer *, uint64_t position);
 bool shmrt_lane_has_uncommitted(const struct shmrt_lane_producer *);
 uint64_t shmrt_lane_free_bytes(struct shmrt_lane_producer *);
 

@@ -21,6 +21,7 @@ from shmrt.decide.delivery_words import OnError, Taken
 from shmrt.errors import RuntimeDown
 from shmrt.pipeline_motor import Motor
 from shmrt.pipeline_report import DeadLetter, Report
+from shmrt.waits import next_of
 
 if TYPE_CHECKING:
     from shmrt.pipeline import Pipeline
@@ -69,7 +70,7 @@ class Run:
                     raise StopIteration
                 self._start()
                 self._acknowledge()
-            message = self._motor.outbox.get()  # interruptible: Ctrl-C reaches a consumer that waits
+            message = next_of(self._motor.outbox)  # Ctrl-C reaches a consumer that waits
             if isinstance(message, list):
                 with self._lock:
                     self._buffer.extend(message)

@@ -302,7 +302,9 @@ class Runtime(RuntimeEvents, RuntimePools, RuntimeHealth):
     def wait(self, timeout: float | None = None) -> Any:
         """Waits until the runtime has ended; the exit reason of its tree, "shutdown" if it was stopped, None if it has
         not ended in time."""
-        self._ended.wait(timeout)
+        from shmrt.waits import until_set
+
+        until_set(self._ended, timeout)
         return (self._down or "shutdown") if self._ended.is_set() else None
 
     def __enter__(self) -> Runtime:

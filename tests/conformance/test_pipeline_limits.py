@@ -86,9 +86,9 @@ class Outbox:
         self.put = self._queue.put
         self.waits = threading.Event()
 
-    def get(self) -> Any:
+    def get(self, timeout: float | None = None) -> Any:
         self.waits.set()
-        return self._queue.get()
+        return self._queue.get(timeout=timeout)
 
 
 def test_the_end_of_a_run_takes_nothing_from_another_consumer() -> None:

@@ -57,12 +57,21 @@ class Child:
         return int.from_bytes(self.progress.read_bytes(), "little")
 
     def end(self) -> tuple[int, list[dict[str, Any]], str]:
-        """Its status, the JSON lines that it wrote, and what it wrote beside them."""
+        """Its status, the JSON lines that it wrote, and what it wrote beside them. One that hangs or dies does not
+        remove the named rings that it made: that is done here."""
+        try:
+            status = self._wait()
+        finally:
+            for left in Path("/dev/shm").glob(f"shmrt-{os.getuid()}-ring-inject-*{self.process.pid}"):
+                left.unlink(missing_ok=True)
+        lines = [json.loads(line) for line in self.out.read_text(errors="replace").splitlines() if line.startswith("{")]
+        return status, lines, self.err.read_text(errors="replace")
+
+    def _wait(self) -> int:
         last, since = self.at(), time.monotonic()
         while True:
             try:
-                status = self.process.wait(0.2)
-                break
+                return self.process.wait(0.2)
             except subprocess.TimeoutExpired:
                 now = self.at()
                 if now != last:
@@ -71,5 +80,3 @@ class Child:
                     self.process.send_signal(signal.SIGABRT)  # faulthandler says where it stands
                     self.process.wait()
                     pytest.fail(f"it hangs at {last}:\n{self.err.read_text(errors='replace')[-6000:]}")
-        lines = [json.loads(line) for line in self.out.read_text(errors="replace").splitlines() if line.startswith("{")]
-        return status, lines, self.err.read_text(errors="replace")

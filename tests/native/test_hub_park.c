@@ -285,6 +285,23 @@ static void test_short_sleeps(void) {
 	end();
 }
 
+/* Results are wanted at once since the hub's thread has looked whether they are. */
+static void test_watched_since_the_look(void) {
+	begin();
+	uint64_t id = submit_expired();
+	struct shmrt_task *task = shmrt_hub__find(&hub, id);
+	pool.backlog_count--; /* as if it were in a lane: the backlog is urgent by itself */
+	CHECK(!shmrt_hub_is_urgent(&hub));
+	shmrt_hub_watch(&hub, id); /* no bell is armed that it could make urgent */
+	CHECK(word() == 0 && shmrt_hub_is_urgent(&hub));
+	CHECK(shmrt_hub_park(&hub, UINT64_MAX, false, NULL) == SHMRT_OK && !slept);
+	CHECK(shmrt_hub_park(&hub, UINT64_MAX, true, NULL) == SHMRT_TIMEOUT && slept);
+	pool.backlog_count++;
+	CHECK(task->flags & SHMRT_TASK_WATCHED);
+	pump();
+	end();
+}
+
 static void test_words(void) {
 	begin();
 	struct shmrt_hub_rest rest = rest_of_one_that_has_looked();
@@ -314,6 +331,7 @@ int main(void) {
 	test_looked_before();
 	test_nobody_is_rung_for_nothing();
 	test_short_sleeps();
+	test_watched_since_the_look();
 	test_words();
 	return 0;
 }

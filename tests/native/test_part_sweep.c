@@ -108,8 +108,10 @@ static int judge(void *copy, size_t step, void *context) {
 	struct left *left = copy;
 	(void)step;
 	(void)context;
-	struct shmrt_hub_pool pool = {0};
-	struct shmrt_hub_worker worker = {.slot = &slot, .epoch = EPOCH};
+	struct shmrt_lane_shared at_its_record = {0}; /* the worker has not stepped over it */
+	struct shmrt_hub_worker worker = {
+		.slot = &slot, .epoch = EPOCH, .tasks = {.shared = &at_its_record, .capacity = CAPACITY}};
+	struct shmrt_hub_pool pool = {.workers = &worker};
 	struct shmrt_task task = {
 		.id = TASK_ID, .pool = &pool, .items = ITEMS, .items_done = first, .items_sent = first, .claim = &left->claim};
 	struct shmrt_record_header header;
