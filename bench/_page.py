@@ -19,7 +19,7 @@ PLOTS = ROOT / "docs" / "benchmarks"
 
 ORDER = (
     *("messages", "message_shapes", "round_trips", "array_messages"),
-    *("tasks", "task_times", "skew", "workers", "arrays", "pipelines"),
+    *("tasks", "task_times", "skew", "workers", "arrays", "pipelines", "tiles"),
     *("cold_start", "idle", "recovery", "one_death", "hung"),
     *("calls", "guards", "bulkheads", "trees", "import_time", "instructions"),
 )

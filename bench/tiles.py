@@ -6,7 +6,7 @@ measured; `features` is the example `shmrt.examples.tiles`, where numpy is. `sha
 tile and hands it on) or `fused` (one task does all four, no array goes between processes but on its way in): what fused
 ones have more is what the stages' edges cost. Everybody makes the same tiles while they are asked for them, uses four
 processes, is warm, and ends with the same digest, which is checked against a serial run's; `tiles_per_s` is the median
-of the repeats, `least` and `most` are the others.
+of the repeats.
 
 Duties differ, and the columns say how: `copies` are counted by shmrt (blocks that changed on the way; None: the peer
 does not say); `bounded` whether a slow consumer holds the source back; `survives_kill` whether the death of a worker
@@ -32,10 +32,23 @@ from typing import Any
 import numpy as np
 
 import shmrt
+from bench._views import GUARANTEES, Pivot
 from shmrt.examples import tiles
 
 SMOKE = {"count": 6, "repeats": 1, "works": ["touch"]}
 FULL = {"count": 300, "repeats": 5, "works": ["touch", "features"]}
+
+VIEWS = (
+    Pivot(
+        "Tiles a second through four stages",
+        "tiles_per_s",
+        "work",
+        where={"shape": "stages"},
+        better="more",
+        beside={**GUARANTEES, "bounded": "holds the source back"},
+    ),
+    Pivot("Tiles a second, all four in one task", "tiles_per_s", "work", where={"shape": "fused"}, better="more"),
+)
 
 WARM = 4
 PROCESSES = 4
@@ -303,8 +316,7 @@ def run(count: int, repeats: int, works: list[str]) -> Iterator[dict[str, Any]]:
                     rates.append(count / seconds)
             yield row | {
                 "tiles_per_s": round(statistics.median(rates), 1),
-                "least": round(min(rates), 1),
-                "most": round(max(rates), 1),
+                "tiles_per_s_range": [round(min(rates), 1), round(max(rates), 1)],
                 "gb_per_s": round(statistics.median(rates) * tiles.BYTES / 1e9, 4),
                 "copies": round(copies, 3) if impl.startswith("shmrt.Pipeline") else None,
                 "bounded": bounded,

@@ -294,6 +294,7 @@ WRONG: dict[str, list[Any]] = {
     "max_pending": [0],
     "on_full": ["drop_oldest"],
     "seed": [-1, 2**64],
+    "spin": [-1, "x"],
     "runtime": [3],
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from tree_kit import until
 
 import shmrt
 from shmrt import Agent, Child, DynamicSupervisor, PartitionSupervisor, Pool, Runtime, Supervisor
@@ -146,5 +147,10 @@ def test_the_log_of_a_start_that_fails_below_is_one_line(caplog: pytest.LogCaptu
     below = Supervisor([Child(AgentServer, kwargs={"no such": 1}, id="broken")], name="below")
     with pytest.raises(shmrt.StartError), Runtime(Supervisor([Child(below)])):
         pass
-    (said,) = [record.getMessage() for record in caplog.records if "start_error of below" in record.getMessage()]
+
+    def lines() -> list[str]:
+        return [record.getMessage() for record in caplog.records if "start_error of below" in record.getMessage()]
+
+    until(lines, "the record comes on its own way, maybe behind the error")
+    (said,) = lines()
     assert "child 'broken' did not start: TypeError: " in said and "\n" not in said
