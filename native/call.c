@@ -101,7 +101,7 @@ int shmrt_call_wait(const struct shmrt_calls *calls, uint32_t index, uint32_t ge
 			rc = SHMRT_TIMEOUT;
 			break;
 		}
-		rc = shmrt_bell_sleep(&slot->bell, left);
+		rc = shmrt_futex_wait_looking(&slot->bell, 1, left);
 	}
 	shmrt_bell_disarm(&slot->bell);
 	return rc;

@@ -105,6 +105,14 @@ int shmrt_mutex_lock_within(pthread_mutex_t *mutex, uint64_t patience_ns) {
 	return error == EBUSY ? ETIMEDOUT : error;
 }
 
+bool shmrt_signals_are_looked_for;
+
+int shmrt_futex_wait_looking(_Atomic uint32_t *word, uint32_t expected, int64_t timeout_ns) {
+	bool looks = shmrt_signals_are_looked_for && timeout_ns > SHMRT_SIGNAL_LOOK_NS && syscall(SYS_gettid) == getpid();
+	int result = shmrt_futex_wait(word, expected, looks ? SHMRT_SIGNAL_LOOK_NS : timeout_ns);
+	return looks && result == SHMRT_TIMEOUT ? SHMRT_INTERRUPTED : result;
+}
+
 int shmrt_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t timeout_ns) {
 	if (timeout_ns <= 0) /* acquire: pairs with whatever release changed the word (the caller's edge, mostly B1) */
 		return atomic_load_explicit(word, memory_order_acquire) == expected ? SHMRT_TIMEOUT

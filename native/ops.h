@@ -16,6 +16,12 @@ uint64_t shmrt_now_ns(void);
 /* Sleep while *word == expected, at most timeout_ns (SHMRT_FOREVER: without limit; <= 0: not at all).
  * OK: woken or the word differs; TIMEOUT; INTERRUPTED. `word` lies in shared memory. */
 SHMRT_MUST_USE int shmrt_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t timeout_ns);
+/* The same for a wait of user code. A signal that comes between Python's last look for signals and the sleep, or to another
+ * thread, interrupts no sleep, and its handler runs in the main thread alone: that one comes back INTERRUPTED, after
+ * SHMRT_SIGNAL_LOOK_NS at the latest. Programs without Python sleep on. */
+SHMRT_MUST_USE int shmrt_futex_wait_looking(_Atomic uint32_t *word, uint32_t expected, int64_t timeout_ns);
+#define SHMRT_SIGNAL_LOOK_NS INT64_C(250000000)
+extern bool shmrt_signals_are_looked_for; /* set once, when Python loads the extension */
 /* Wake at most `count` sleepers; returns how many were woken. */
 int shmrt_futex_wake(_Atomic uint32_t *word, int count);
 

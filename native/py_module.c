@@ -5,6 +5,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "ops.h"
 #include "py_module.h"
 
 static const struct {
@@ -34,6 +35,7 @@ static const struct {
 };
 
 static int module_exec(PyObject *module) {
+	shmrt_signals_are_looked_for = true;
 	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
 		if (parts[i].add(module) < 0)
 			return -1;

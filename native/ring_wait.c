@@ -208,7 +208,7 @@ int shmrt_ring_wait(struct shmrt_ring *ring, enum shmrt_ring_side held, bool for
 	/* Only a mailbox is ever closed without the mutex, when its holder is stopped. */
 	atomic_thread_fence(memory_order_seq_cst); /* B1: the second look */
 	bool ended = for_room && atomic_load_explicit(&shared->closed, memory_order_relaxed) != 0; /* B1: after the fence */
-	int rc = ended ? SHMRT_OK : shmrt_futex_wait(bell, 1, sleep_ns);
+	int rc = ended ? SHMRT_OK : shmrt_futex_wait_looking(bell, 1, sleep_ns);
 	uint64_t slept = shmrt_now_ns() - now;
 	patience->waited_ns += slept;
 	ring_learn(budget, rc == SHMRT_OK ? slept : UINT64_MAX);

@@ -60,7 +60,7 @@ class OpenedPool:
         self.admission = Admission(self, max_pending, on_full)
         self.submit_bounded = self.admission.submit
         self._pool = weakref.ref(pool, self._dropped)
-        self._ending = threading.Lock()
+        self._ending = threading.Lock()  # held by whoever opens it, too: the root hears of its end after its start
         self._ended = False
 
     def open(self, *, ring: RingSpec, spares: int, limits: dict[str, int], spec: dict[str, Any]) -> None:
@@ -74,7 +74,8 @@ class OpenedPool:
 
             for key in ("initializer", "worker_exit"):
                 spec[key] = dumps(spec[key]) if spec[key] is not None else None
-            self._open(ring, spares, limits, spec)
+            with self._ending:
+                self._open(ring, spares, limits, spec)
         except OSError as error:
             if type(error) is not OSError or error.errno is None:
                 raise  # SegmentError has its own words

@@ -154,3 +154,33 @@ def test_who_served_the_last_task_leaves_its_value_whether_or_not_the_root_had_l
                 os.kill(runtime.pid, signal.SIGCONT)
             ending.join()
             assert pool.exit_values == [served]
+
+
+def test_a_pool_whose_end_comes_while_it_opens_leaves_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The root is told of the start first, whichever thread is faster: of an end before it, it could make nothing."""
+    with Runtime() as runtime:
+        link, ended = runtime._link, threading.Event()
+        add, opening, removed = link.add_pool, threading.Event(), threading.Event()
+
+        def slowly(*arguments: object, **more: object) -> None:
+            opening.set()
+            removed.wait(0.2)  # for as long as an end that does not wait would take
+            add(*arguments, **more)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(link, "add_pool", slowly)
+        remove = link.remove_pool
+        monkeypatch.setattr(link, "remove_pool", lambda *arguments: (remove(*arguments), removed.set()))
+        made: list[Pool] = []
+        maker = threading.Thread(target=lambda: made.append(Pool(1)))
+        maker.start()
+        assert opening.wait(LIMIT_S)
+        (opened,) = runtime._pools.values()
+
+        def end() -> None:
+            opened.shutdown()
+            ended.set()
+
+        threading.Thread(target=end, daemon=True).start()
+        maker.join(LIMIT_S)
+        assert ended.wait(LIMIT_S), "its worker was started after its end"
+        assert made[0]._opened is opened and not opened.core.stats()

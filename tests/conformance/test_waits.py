@@ -38,6 +38,28 @@ with Pool(1) as pool:
     told()
     future.result()
 """,
+    "a ring's taker": """
+with contextlib.closing(Ring.create()) as ring:
+    told()
+    ring.get()
+""",
+    "a taker with patience": """
+with contextlib.closing(Ring.create()) as ring:
+    told()
+    ring.get(timeout=1000)
+""",
+    "a ring's putter": """
+with contextlib.closing(Ring.create(RingSpec(slots=8))) as ring:
+    for number in range(8):
+        ring.put(number)
+    told()
+    ring.put(8)
+""",
+    "a call": """
+with Agent(0) as agent:
+    told()
+    agent.get(wait_for_ever, timeout=1000)
+""",
     "a runtime": """
 with Runtime() as runtime:
     told()
@@ -52,8 +74,8 @@ def test_a_signal_that_interrupts_no_sleep(name: str) -> None:
     """The main thread does not take it: its sleep goes on, and nothing else would end it."""
     body = "".join(f"    {line}\n" for line in WAITS[name].strip().splitlines())
     program = f"""
-import signal, sys, threading
-from shmrt import Pipeline, Pool, Runtime
+import contextlib, signal, sys, threading
+from shmrt import Agent, Pipeline, Pool, Ring, RingSpec, Runtime
 def wait_for_ever(_):
     threading.Event().wait()
 def told():
