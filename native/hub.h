@@ -59,9 +59,9 @@
 #include "lane.h"
 #include "slots.h"
 
-#define SHMRT_RING_EVERY_NS UINT64_C(300000)
+#define SHMRT_RING_EVERY_NS UINT64_C(600000) /* a ring where no CPU is idle costs the workers tens of microseconds */
 #define SHMRT_STACK_BYTES 65536 /* of the stacks file, for each slot of a pool (shmrt/process/spawn.py) */
-#define SHMRT_CREDIT_NS UINT64_C(400000) /* work a lane should hold */
+#define SHMRT_CREDIT_NS UINT64_C(800000) /* work a lane should hold */
 #define SHMRT_WAKE_NS UINT64_C(20000)   /* about what it takes a sleeper to wake up */
 #define SHMRT_CREDIT_MIN 2
 #define SHMRT_STOCK 16 /* tasks in a lane behind which others may wait to be put there together */

@@ -13,7 +13,7 @@ from functools import partial
 from operator import length_hint
 
 from shmrt import _native
-from shmrt.decide.chunking import Pace
+from shmrt.decide.chunking import TARGET_NS, Pace
 from shmrt.spec import check_count, check_seconds
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
@@ -28,8 +28,9 @@ __all__ = ["CHUNK_ITEMS_MAX", "Chunk", "Feed", "failed"]
 
 Future: Any = _native.future_class()
 CHUNK_ITEMS_MAX = _native.LAYOUT["CHUNK_ITEMS_MAX"]
-CHUNK_NS = 200_000
-"""Running time of a chunk: ten times what its message costs, and unnoticeable beside the wake-up of a sleeper."""
+CHUNK_NS = TARGET_NS
+"""Running time of a chunk, as in pipelines. Its end wakes the program, which costs the workers some ten microseconds
+where no CPU is idle."""
 _WINDOW_PER_WORKER = 512  # enough to keep the lanes of no-ops full; each pending task costs about 0.5 KB
 _CHUNKS_PER_WORKER = 4
 _ALONE = 64

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncResults", "Results", "UnorderedResults"]
 
 Failure: Any = _native.Failure
-_LATE_S = 0.002
+_LATE_S = 0.01
 """Ten times what a chunk should take."""
 _LATE_MOST_S = 0.1
 _LOOK_EVERY = 16
