@@ -1,6 +1,6 @@
 """Runs the Python tests on an extension built with AddressSanitizer and UndefinedBehaviorSanitizer.
 
-    python tests/sanitize.py                                  # every file that can run so, two at a time: hours
+    python tests/sanitize.py                                  # every file that can run so, one for each CPU: hours on two
     python tests/sanitize.py each tests/unit/test_codec.py    # these files
     python tests/sanitize.py tests/unit/test_codec.py -k big  # pytest's own arguments, as they are
     SHMRT_SANITIZED=/var/tmp/sanitized python tests/sanitize.py ...   # builds there once, and uses it again
@@ -114,7 +114,7 @@ def build(place: Path) -> Path:
             fresh.replace(target)
         return str(target)
 
-    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         parts = list(pool.map(compiled, module["sources"]))
     library = tree / "shmrt" / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
     subprocess.run([command[0], "-shared", *CHECKS, "-pthread", *parts, "-o", str(library)], check=True)
@@ -214,7 +214,7 @@ def run_each(tree: Path, reports: Path, names: list[str], commit: str) -> list[s
             if row["ended"] != "well":
                 bad.append(f"{name} ended {row['ended']}: {proof.STORE}/sanitizers/{Path(name).stem}.log")
 
-    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         list(pool.map(one, names))
     return bad
 
