@@ -1,6 +1,6 @@
 """Runs the Python tests on an extension built with AddressSanitizer and UndefinedBehaviorSanitizer.
 
-    python tests/sanitize.py                                  # every file that can run so, one for each CPU: hours on two
+    python tests/sanitize.py                                  # every file that can run so, one for each CPU: hours
     python tests/sanitize.py each tests/unit/test_codec.py    # these files
     python tests/sanitize.py tests/unit/test_codec.py -k big  # pytest's own arguments, as they are
     SHMRT_SANITIZED=/var/tmp/sanitized python tests/sanitize.py ...   # builds there once, and uses it again
