@@ -199,8 +199,10 @@ class OpenedPool:
             link = runtime._link
             if not runtime._stopped and link.down is None:
                 link.remove_pool(self.number, _GRACE_S if grace is None else grace)
+                from shmrt.waits import until_set
+
                 try:
-                    self.removed.wait()
+                    until_set(self.removed)
                 except BaseException:  # Ctrl-C: the workers get no more time; whoever comes next does the rest
                     link.remove_pool(self.number, 0.0)
                     raise

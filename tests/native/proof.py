@@ -86,32 +86,35 @@ def build(test: str, sources: Path, into: Path) -> Path:
 
 # ---- sweeps
 def run_sweeps(*wanted: str) -> None:
-    """The C tests one after the other, so that each has a CPU. Rows of those that are not wanted stay."""
-    rows = found_before("sweeps") if wanted else []
-    for source in native.SOURCES:
-        if wanted and source.name not in wanted:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            program, count = build(source.name, native.NATIVE, Path(folder)), Path(folder) / "count"
-            began = time.monotonic()
-            code, output = native.run([program], PATIENCE_S, {"SWEEP_LONG": "1", "SWEEP_COUNT": str(count)})
-            took = time.monotonic() - began
-            assert code == 0, f"{source.name} ended with {code}:\n{output}"
-            sweeps, states, judged = map(int, count.read_text().split()) if count.exists() else (0, 0, 0)
-        lines = output.strip().splitlines()
-        seed = next((line.split("=")[1] for line in lines if line.startswith("SEED=")), "")
-        row = {
-            "test": source.name,
-            "sweeps": sweeps,
-            "states": states,
-            "judged": judged,
-            "seconds": round(took),
-            "seed": seed,
-            "deaths": next((int(line.split()[0]) for line in lines if re.match(r"\d+ (deaths|kills), ", line)), 0),
-        }
-        print(row, flush=True)
-        rows = sorted([old for old in rows if old["test"] != source.name] + [row], key=lambda row: str(row["test"]))
-    keep("sweeps", rows)
+    """The C tests, on half of the CPUs, since some have two processes. Rows of those that are not wanted stay."""
+    sources = [source for source in native.SOURCES if not wanted or source.name in wanted]
+    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)) // 2)) as pool:
+        rows = list(pool.map(sweep, sources))
+    swept = {row["test"] for row in rows}
+    before = found_before("sweeps") if wanted else []
+    keep("sweeps", sorted([old for old in before if old["test"] not in swept] + rows, key=lambda row: str(row["test"])))
+
+
+def sweep(source: Path) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        program, count = build(source.name, native.NATIVE, Path(folder)), Path(folder) / "count"
+        began = time.monotonic()
+        code, output = native.run([program], PATIENCE_S, {"SWEEP_LONG": "1", "SWEEP_COUNT": str(count)})
+        took = time.monotonic() - began
+        assert code == 0, f"{source.name} ended with {code}:\n{output}"
+        sweeps, states, judged = map(int, count.read_text().split()) if count.exists() else (0, 0, 0)
+    lines = output.strip().splitlines()
+    row = {
+        "test": source.name,
+        "sweeps": sweeps,
+        "states": states,
+        "judged": judged,
+        "seconds": round(took),
+        "seed": next((line.split("=")[1] for line in lines if line.startswith("SEED=")), ""),
+        "deaths": next((int(line.split()[0]) for line in lines if re.match(r"\d+ (deaths|kills), ", line)), 0),
+    }
+    print(row, flush=True)
+    return row
 
 
 # ---- mutants
@@ -137,7 +140,7 @@ def try_mutant(mutant: native.Mutant) -> dict[str, Any]:
 
 def run_mutants(*wanted: str) -> None:
     """Those of the wanted tests, or all; rows of the others stay."""
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)) // 2)) as pool:
         rows = list(pool.map(try_mutant, [bug for bug in native.MUTANTS if not wanted or bug.test in wanted]))
     before = found_before("mutants") if wanted else []
     keep(

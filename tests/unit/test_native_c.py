@@ -24,6 +24,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +134,7 @@ def compile_once(path: Path, flags: list[str | Path], made_of: str, objects: Pat
     key = hashlib.sha256(f"{made_of}\0{path.read_text()}".encode()).hexdigest()[:24]
     target = objects / f"{path.stem}-{key}.o"
     if not target.exists():
-        fresh = objects / f"{path.stem}-{key}.{os.getpid()}"
+        fresh = objects / f"{path.stem}-{key}.{os.getpid()}.{threading.get_ident()}"
         code, output = run([compiler(), *flags, "-c", path, "-o", fresh], WATCHDOG_S)
         assert code == 0, f"{path.name} does not compile:\n{output}"
         fresh.replace(target)  # another worker may have been faster; its file is the same
