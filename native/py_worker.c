@@ -187,11 +187,11 @@ static int loop_init(WorkerLoop *self, PyObject *args, PyObject *kwargs) {
 	if (self->arena == NULL || shmrt_arena_set_default((PyObject *)self->arena) < 0)
 		return -1;
 	shmrt_slot_set_process(self->slot, (int32_t)getpid(), shmrt_owner_self()); /* the root says the same */
-	PyObject *remote = PyImport_ImportModule("shmrt.process.remote");
-	if (remote == NULL)
+	PyObject *packing = PyImport_ImportModule("shmrt.process.packing");
+	if (packing == NULL)
 		return -1;
-	self->pack_exception = PyObject_GetAttrString(remote, "pack_exception");
-	Py_DECREF(remote);
+	self->pack_exception = PyObject_GetAttrString(packing, "pack_exception");
+	Py_DECREF(packing);
 	if (self->pack_exception == NULL)
 		return -1;
 	return 0;

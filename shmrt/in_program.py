@@ -148,7 +148,7 @@ class InProgram:
 
 
 def _reason(error: BaseException) -> tuple[Any, ...]:
-    from shmrt.process.remote import pack_exception
+    from shmrt.process.packing import pack_exception
 
     _, name, message, text = pack_exception(error)
     return ("error", name, message, text)

@@ -20,7 +20,7 @@ from time import monotonic_ns
 from shmrt import _native
 from shmrt.errors import RingClosed
 from shmrt.process.functions import dumps
-from shmrt.process.remote import pack_exception
+from shmrt.process.packing import pack_exception
 from shmrt.server_ref import ServerRef
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start

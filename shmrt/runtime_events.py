@@ -52,6 +52,14 @@ class RuntimeEvents:
         def _is_mine(self) -> bool: ...
 
     # ---- events ---------------------------------------------------------------------------------------------------
+    def events(self) -> list[dict[str, Any]]:
+        """The last thousand reports, oldest first: what happened to the trees and what was decided, and which places
+        were full. Each has event, seq, monotonic_ns, supervisor (path), context, reason and offender; those named
+        "overload" have `measurements` (count, refused, dropped, expired since the last one of that place) and
+        `metadata` (where, kind, policy, capacity, pid). They survive the root."""
+        found = list(self._notices)
+        return found if self._trees is None else found + self._trees.reports()
+
     def _handle_event(self, event: tuple[Any, ...]) -> None:
         """In the thread shmrt-link."""
         verb = event[0]

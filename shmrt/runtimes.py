@@ -392,11 +392,3 @@ class Runtime(RuntimeEvents, RuntimePools, RuntimeHealth):
     def supervisor(self, name: str | None = None) -> SupervisorRef:
         """The handle of a running supervisor by its name; without one, of the runtime's own tree. NotFound."""
         return self.trees.supervisor(name)
-
-    def events(self) -> list[dict[str, Any]]:
-        """The last thousand reports, oldest first: what happened to the trees and what was decided, and which places
-        were full. Each has event, seq, monotonic_ns, supervisor (path), context, reason and offender; those named
-        "overload" have `measurements` (count, refused, dropped, expired since the last one of that place) and
-        `metadata` (where, kind, policy, capacity, pid). They survive the root."""
-        found = list(self._notices)
-        return found if self._trees is None else found + self._trees.reports()

@@ -98,7 +98,8 @@ class Errors(tuple):  # type: ignore[type-arg]
 
 def _portable(error: BaseException) -> BaseException:
     """An exception that pickles: this one if it does, else what says which one it was."""
-    from shmrt.process.remote import pack_exception, unpack_from
+    from shmrt.process.packing import pack_exception
+    from shmrt.process.remote import unpack_from
 
     packed = pack_exception(error)
     return error if packed[0] is not None else unpack_from((None, *packed[1:]), "before it was pickled")

@@ -1,11 +1,8 @@
 """What a worker takes over from the program, by description.
 
 Workers are forked from the root, which knows nothing of the program: no `sys.path` of its own, no import
-hooks, another directory. `describe` runs in the program when a pool is made and gives plain values;
-`apply` runs in each worker (or once in a template) before any user module is imported.
-
-Import hooks (editable installs put them into `sys.meta_path`) are sent by pickle where that works; those
-of tools that only make sense in the program (test runners, coverage) are left out.
+hooks, another directory. `apply` runs in each worker (or once in a template) before any user module is imported;
+`surroundings.py` has what it is told.
 """
 
 from __future__ import annotations
@@ -14,86 +11,18 @@ import os
 import sys
 
 from shmrt.process.after_import import after_import
-from shmrt.process.warning_filters import apply_filters, describe_filters
+from shmrt.process.warning_filters import apply_filters
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["apply", "describe", "limit_threads", "reseed"]
-
-# Finders that are no part of how modules are found in a worker: the interpreter's own, which are there, and
-# those of tools that act on the program only.
-_OWN_FINDERS = ("_frozen_importlib", "zipimport", "importlib", "builtins")
-_TOOL_FINDERS = ("_distutils_hack", "_virtualenv", "six", "_pytest", "pytest", "coverage", "py.", "hypothesis")
+__all__ = ["apply", "limit_threads", "reseed"]
 
 _THREAD_VARIABLES = (
     *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS"),
     *("VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "TBB_NUM_THREADS"),
 )
-
-
-def _home(thing: object) -> str:
-    kind = thing if isinstance(thing, type) or hasattr(thing, "__qualname__") else type(thing)
-    owner = getattr(thing, "__self__", None)  # a class method as a path hook
-    return str(getattr(kind, "__module__", None) or getattr(owner, "__module__", "") or "")
-
-
-def _foreign(things: list[object]) -> list[tuple[int, bytes]]:
-    """(position, pickle) of each hook that is neither the interpreter's nor a tool's."""
-    found: list[tuple[int, bytes]] = []
-    for position, thing in enumerate(things):
-        home = _home(thing)
-        if home.startswith((*_OWN_FINDERS, *_TOOL_FINDERS)) or home == "__main__":
-            continue
-        from _pickle import dumps
-
-        try:
-            found.append((position, dumps(thing)))
-        except Exception:
-            continue  # bound to the program: it cannot act elsewhere
-    return found
-
-
-def _umask() -> int:
-    # Reading through /proc changes nothing; setting and restoring would be seen by other threads.
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-            for line in status:
-                if line.startswith("Umask:"):
-                    return int(line.split()[1], 8)
-    except (OSError, ValueError, IndexError):
-        pass
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
-def describe() -> dict[str, Any]:
-    """Plain values for `apply`, taken now."""
-    try:
-        directory = os.getcwd()
-    except OSError:
-        directory = "/"  # removed under the program; nothing relative worked there either
-    return {
-        "path": [str(entry) for entry in sys.path if isinstance(entry, str)],
-        "meta_path": _foreign(list(sys.meta_path)),
-        "path_hooks": _foreign(list(sys.path_hooks)),
-        "directory": directory,
-        "environment": {bytes(key): bytes(value) for key, value in os.environb.items()},
-        "umask": _umask(),
-        "warn_options": list(sys.warnoptions),
-        "warning_filters": describe_filters(),
-        "argv": [str(word) for word in getattr(sys, "argv", [""])],
-        "prefix": (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix),
-        "executable": sys.executable,
-        "dont_write_bytecode": sys.dont_write_bytecode,
-        "pycache_prefix": sys.pycache_prefix,
-        "recursion_limit": sys.getrecursionlimit(),
-        "switch_interval": sys.getswitchinterval(),
-        "int_max_str_digits": sys.get_int_max_str_digits() if hasattr(sys, "get_int_max_str_digits") else None,
-        "has_site": "site" in sys.modules,
-    }
 
 
 def apply(description: dict[str, Any], threads: int | None = None) -> None:

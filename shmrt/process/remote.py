@@ -1,15 +1,12 @@
-"""Exceptions and log records on their way from a worker to the program.
+"""Exceptions and log records that came from a worker, in the program.
 
-`pack_exception` runs in the worker and gives plain values only: the exception's pickle if a round trip keeps
-its type, and always the text of its traceback. `unpack_exception` runs in the program and gives the exception
-with that text as its `__cause__`, or a `RemoteError` in its place. Neither can fail of what a user's
-`__reduce__`, `__repr__` or `__str__` does: only that one task carries the consequence.
+`unpack_exception` gives the exception that `packing.py` packed, with the text of its traceback as its `__cause__`, or a
+`RemoteError` in its place. It cannot fail of what a user's `__reduce__` or `__setstate__` does: only that one task
+carries the consequence.
 
 `handle_log` gives a record that a worker logged to the program's own handlers.
 
 `make_error` words the outcomes that have no exception of the user's: a dead worker, a passed deadline.
-
-If the worker dies while packing, the task was still running and its outcome is the death.
 """
 
 from __future__ import annotations
@@ -26,7 +23,6 @@ __all__ = [
     "keep_reasons",
     "log_tails",
     "make_error",
-    "pack_exception",
     "unpack_exception",
     "unpack_from",
 ]
@@ -37,7 +33,6 @@ broken_reasons: dict[str, list[str]] = {}
 log_tails: dict[tuple[str, int], list[str]] = {}
 
 _KEPT = 4096  # pools, and workers, that are remembered: a program may open a pool for each of its requests
-_TEXT_MAX = 100_000
 _LOG_TAIL = 20
 
 
@@ -50,52 +45,6 @@ class RemoteTraceback(Exception):
 
     def __str__(self) -> str:
         return self.text
-
-
-def _safely(make: Any, otherwise: str) -> str:
-    try:
-        text = str(make())
-    except BaseException as error:
-        return f"{otherwise} ({type(error).__name__} while describing it)"
-    return text if len(text) <= _TEXT_MAX else text[:_TEXT_MAX] + "\n... (cut)"
-
-
-def _pickled(error: BaseException) -> bytes | None:
-    import pickle
-
-    try:
-        data = pickle.dumps(error, 5)
-    except BaseException:
-        data = b"__main__"
-    if b"__main__" in data:
-        try:
-            import cloudpickle
-
-            data = cloudpickle.dumps(error, 5)
-        except BaseException:
-            return None
-    try:
-        again = pickle.loads(data)
-    except BaseException:
-        return None
-    same = type(again) is type(error) or (
-        type(again).__qualname__ == type(error).__qualname__ and type(error).__module__ == "__main__"
-    )
-    return data if same and isinstance(again, BaseException) else None
-
-
-def pack_exception(error: BaseException) -> tuple[bytes | None, str, str, str]:
-    """(pickle or None, qualified type name, message, traceback text) of an exception, whatever it is made of."""
-    kind = type(error)
-    name = kind.__qualname__ if kind.__module__ in ("builtins", None) else f"{kind.__module__}.{kind.__qualname__}"
-    message = _safely(lambda: str(error), f"<{name} that cannot be shown>")
-
-    def text() -> str:
-        import traceback
-
-        return "".join(traceback.format_exception(kind, error, error.__traceback__))
-
-    return _pickled(error), name, message, _safely(text, f"{name}: {message}")
 
 
 def unpack_exception(packed: Any, pool: str | None, worker: int, pid: int, attempt: int) -> BaseException:

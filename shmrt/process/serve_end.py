@@ -12,7 +12,7 @@ that death.
 
 from __future__ import annotations
 
-from shmrt.process.remote import pack_exception
+from shmrt.process.packing import pack_exception
 
 TYPE_CHECKING = False  # children start without typing, which would cost them more than all else
 if TYPE_CHECKING:

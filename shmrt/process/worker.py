@@ -23,7 +23,7 @@ import os
 import sys
 
 from shmrt import _native
-from shmrt.process import inherit, remote, signals
+from shmrt.process import inherit, packing, signals
 from shmrt.process.after_import import after_import
 from shmrt.process.spawn import STACK_BYTES, Job, close_all_but, die_first
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["clean_main", "run", "watch_logging"]
 
-_ = remote.pack_exception  # imported here, in the root, so that no worker pays for it
+_ = packing.pack_exception  # imported here, in the root, so that no worker pays for it
 siblings = 0  # how many workers share the CPUs with this one; 0: this process is no worker
 job_of_this: Job | None = None  # what this process knows of itself as a worker
 _stack_fd = -1  # where faulthandler writes; -1: not opened yet, or there is no such place

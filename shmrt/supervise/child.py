@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 
 from shmrt import _native
-from shmrt.process import remote, worker
+from shmrt.process import packing, worker
 from shmrt.process.server_words import plain
 from shmrt.process.signals import TERM, USR2, die_by
 from shmrt.process.spawn import leave_copy
@@ -172,7 +172,7 @@ def reason_of(error: BaseException) -> tuple[Any]:
     if _is_shutdown(error):
         info = getattr(error, "info", None)
         return ("shutdown" if info is None else ("shutdown", plain(info)),)
-    _, name, message, text = remote.pack_exception(error)
+    _, name, message, text = packing.pack_exception(error)
     return (("error", name, message, text),)
 
 

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from shmrt.supervise.protocol import Channel
+    from shmrt.supervise.standbys import Standby
+    from shmrt.supervise.templates import Template
 
-__all__ = ["Crew", "Standby", "Template", "Worker"]
+__all__ = ["Crew", "Worker"]
 
 
 class Worker:
@@ -61,36 +63,6 @@ class Worker:
             os.close(self.channel.fd)
             self.channel.closed = True
             self.channel = None
-
-
-class Template:
-    """The process that preloads for a pool, and the socket to it."""
-
-    __slots__ = ("gone", "pid", "pidfd", "ready", "said_why", "socket", "status")
-
-    def __init__(self, pid: int, pidfd: int, socket: int) -> None:
-        self.pid = pid
-        self.pidfd = pidfd
-        self.socket = socket
-        self.ready = False
-        self.gone = False  # reaped; the socket may still hold answers of middle processes
-        self.status = 0
-        self.said_why = ""
-
-
-class Standby:
-    """The process that will be the next worker of its pool: forked in a quiet moment, settled in, without a slot.
-
-    `pid` is 0 while a template has not said it yet, `orders` the pipe that tells it its slot, `control` the socket that
-    becomes the worker's channel."""
-
-    __slots__ = ("control", "number", "orders", "pid")
-
-    def __init__(self, number: int, orders: int, control: int) -> None:
-        self.number = number
-        self.orders = orders
-        self.control = control
-        self.pid = 0
 
 
 class Crew:

@@ -47,11 +47,11 @@ def make_spec(name: str, workers: int, **more: Any) -> dict[str, Any]:
     `more`: spares, initializer (pickle of (function, args)), worker_exit (pickle of a function), preload (module
     names), threads_per_worker, seed, max_restarts, max_seconds, start_timeout, options (for the loop), loop.
     """
-    from shmrt.process import inherit
+    from shmrt.process.surroundings import describe
 
     logging = sys.modules.get("logging")
     level = logging.getLogger().level if logging is not None else None
-    return {"name": name, "workers": workers, "inherit": inherit.describe(), "log_level": level, **more}
+    return {"name": name, "workers": workers, "inherit": describe(), "log_level": level, **more}
 
 
 class _Pool:
@@ -273,7 +273,7 @@ class RootLink(Commands, Controlled, Asking):
         self.generation = self.slots.raise_generation()
         self.slots.claim(_native.SLOT_ROOT, 0, 0)
         fds = (self.slots.fd,) if self.arena_fd < 0 else (self.slots.fd, self.arena_fd)
-        self._channel.send(("memory",), fds)
+        self._channel.send(("memory", _native.oom_kills()), fds)
         self._send_control()
         for pool in self._pools.values():
             self._add(pool)

@@ -7,7 +7,7 @@ length and count of descriptors. Descriptors travel with the first byte of their
 Each worker has such a socket of its own: what it says of the pools that it has made, and hears of them, is the same.
 
 Program to root
-    ("memory",)                           first of all; descriptors: slots, arena (if there is one)
+    ("memory", oom_kills)                 first of all; descriptors: slots, arena (if there is one)
     ("add_pool", pool, spec, first_slot, slot_count)   descriptors: lanes, stacks
     ("resize", pool, workers)
     ("replace", slot, epoch)              start one more now; this one will be retired by the hub

@@ -12,14 +12,11 @@ from time import monotonic_ns
 
 from shmrt import _native
 from shmrt.process import death, signals
-from shmrt.supervise.crew import Crew, Worker
-from shmrt.supervise.nested import Nested
-from shmrt.supervise.staff import Staff
-from shmrt.supervise.starting import Starting
+from shmrt.supervise.crew import Worker
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from shmrt.supervise.root_loop import Root
 
 __all__ = ["Reaping"]
 
@@ -27,20 +24,14 @@ __all__ = ["Reaping"]
 class Reaping:
     """Takes from the staff."""
 
-    def __init__(
-        self,
-        staff: Staff,
-        starting: Starting,
-        nested: Nested,
-        remove: Callable[[Crew], None],
-        farewell: Callable[[Worker], None],
-    ) -> None:
-        self.staff = staff
-        self.starting = starting
-        self.nested = nested
-        self.remove = remove  # a pool ends at once
-        self.farewell = farewell  # hears the last words of a process
-        self._oom_kills = _native.oom_kills()
+    def __init__(self, root: Root, oom_kills: int) -> None:
+        self.root = root  # which ends pools, and hears the last words of a process
+        self.staff = root.staff
+        self.starting = root.starting
+        self.standbys = root.standbys
+        self.templates = root.templates
+        self.nested = root.nested
+        self._oom_kills = oom_kills
 
     def look(self) -> None:
         """After a wake of the death watch: who is ready, whose main thread is dead."""
@@ -95,7 +86,7 @@ class Reaping:
             status = os.waitpid(one.pid, 0)[1]
         except ChildProcessError:
             return  # the middle process of its template has not left yet: SIGCHLD says when it is our child
-        self.farewell(one)
+        self.root.farewell(one)
         os.close(one.pidfd)
         one.close_channel()
         del staff.workers[one.pid]
@@ -115,7 +106,7 @@ class Reaping:
         staff.tell_gone(one, status, oom)
         staff.strays = True
         for nested in self.nested.owner_gone(one):
-            self.remove(nested)
+            self.root.remove(nested, 0.0)
 
     def _was_oom(self, status: int, ordered: bool) -> bool:
         if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signals.KILL:
@@ -138,11 +129,11 @@ class Reaping:
             pid = state.si_pid
             for crew in list(staff.crews.values()):
                 if crew.template is not None:
-                    self.starting.on_template(crew)  # its answer came before the worker became our child
+                    self.templates.look(crew)  # its answer came before the worker became our child
             if pid in staff.workers:
                 self.reap(staff.workers[pid])
             else:
-                self.starting.reaped_standby(pid)
+                self.standbys.reaped(pid)
                 try:
                     os.waitpid(pid, os.WNOHANG)
                 except ChildProcessError:
@@ -155,7 +146,7 @@ class Reaping:
         found = death.children()
         for crew in list(staff.crews.values()):
             if crew.template is not None:
-                self.starting.on_template(crew)
+                self.templates.look(crew)
         known = set(staff.workers)
         for crew in staff.crews.values():
             known |= {other.pid for other in (crew.template, crew.standby) if other is not None}

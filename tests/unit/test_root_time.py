@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from shmrt.supervise import root
-from shmrt.supervise.root import Root
+from shmrt.supervise import root_loop
+from shmrt.supervise.root_loop import Root
 
 S = 1_000_000_000
 
@@ -73,8 +73,8 @@ class Loop(Root):
 
 
 def said(monkeypatch: pytest.MonkeyPatch, loop: Loop) -> list[Any]:
-    monkeypatch.setattr(root, "monotonic_ns", lambda: loop.now)
-    monkeypatch.setattr(root, "_native", SimpleNamespace(poll=loop.poll, POLLOUT=4))
+    monkeypatch.setattr(root_loop, "monotonic_ns", lambda: loop.now)
+    monkeypatch.setattr(root_loop, "_native", SimpleNamespace(poll=loop.poll, POLLOUT=4))
     loop.run()
     return loop.said
 
