@@ -17,24 +17,18 @@ TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["apply", "limit_threads", "reseed"]
+__all__ = ["apply", "reseed"]
 
 _THREAD_VARIABLES = (
-    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS"),
-    *("VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "TBB_NUM_THREADS"),
+    *(b"OMP_NUM_THREADS", b"OPENBLAS_NUM_THREADS", b"MKL_NUM_THREADS", b"BLIS_NUM_THREADS", b"NUMEXPR_NUM_THREADS"),
+    *(b"VECLIB_MAXIMUM_THREADS", b"NUMBA_NUM_THREADS", b"POLARS_MAX_THREADS", b"RAYON_NUM_THREADS", b"TBB_NUM_THREADS"),
 )
 
 
 def apply(description: dict[str, Any], threads: int | None = None) -> None:
     """Makes this process look like the program that was described."""
     get = description.__getitem__
-    environment = {bytes(key): bytes(value) for key, value in get("environment").items()}
-    for key in [key for key in os.environb if key not in environment]:
-        del os.environb[key]
-    for key, value in environment.items():
-        if os.environb.get(key) != value:
-            os.environb[key] = value
-    limit_threads(threads)
+    _apply_environment(get("environment"), threads)
     os.umask(get("umask"))
     os.chdir(get("directory"))
     sys.path[:] = get("path")
@@ -56,6 +50,21 @@ def apply(description: dict[str, Any], threads: int | None = None) -> None:
     apply_filters(get("warning_filters"))
     if get("has_site"):
         _add_builtins()
+
+
+def _apply_environment(described: dict[bytes, bytes], threads: int | None) -> None:
+    """`threads` keeps the pools of numeric libraries small, unless the user has set a variable himself. Each look at
+    `os.environ` takes microseconds, which every new worker would wait for, so it is looked at once."""
+    environment = dict(described)
+    if threads is not None:
+        for name in _THREAD_VARIABLES:
+            environment.setdefault(name, b"%d" % threads)
+    here = dict(os.environb)
+    for key in here.keys() - environment.keys():
+        del os.environb[key]
+    for key, value in environment.items():
+        if here.get(key) != value:
+            os.environb[key] = value
 
 
 def _load_hook(data: bytes) -> Any:
@@ -105,13 +114,6 @@ def _add_builtins() -> None:
             setattr(builtins, name, _sitebuiltins.Quitter(name, end))
     if not hasattr(builtins, "help"):
         builtins.help = _sitebuiltins._Helper()
-
-
-def limit_threads(threads: int | None) -> None:
-    """Keeps the pools of numeric libraries small, unless the user has set a variable himself."""
-    if threads is not None:
-        for name in _THREAD_VARIABLES:
-            os.environ.setdefault(name, str(threads))
 
 
 def reseed(seed: int | None, worker: int, restarts: int) -> None:

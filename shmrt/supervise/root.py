@@ -1,9 +1,9 @@
 """The root supervisor's first steps: from its entry to the fork of the first workers, then its loop.
 
 The program waits for the first result from here on, so nothing is imported before the first workers are forked but what
-that takes. Their number is what the program has asked for by then; while they start, the root imports its loop
-(`root_loop.py`) and looks at once what became of them. A root that cannot import the rest ends, as one that dies, and
-everything that it has started with it.
+that takes. Their number is what the program has asked for by then. Then the root leaves the CPUs to them until all of
+them serve, or anything else happens; imports its loop (`root_loop.py`); and looks at once what became of them. A root
+that cannot import the rest ends, as one that dies, and everything that it has started with it.
 
 It imports no user code and holds no user object; what it starts functions from are bytes that it never reads. `typing`,
 `signal`, `socket`, `json` and the like stay out of its start, which is what makes it ready in a few milliseconds.
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _CONTROL, _PROGRAM = 3, 4  # the descriptors it is started with (`launch.py`)
+_PATIENCE_NS = 10_000_000  # so long the loop is not missed: whatever happens ends the wait
 
 
 def main() -> None:
@@ -67,10 +68,13 @@ def main() -> None:
     slots.ready(_native.SLOT_ROOT)
     gc.freeze()  # without a collection, for which the first workers would wait; a quiet moment makes up for it
     start_first(staff, starting, messages)
+    events = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    watch = _native.DeathWatch(slots, events)
+    leave_cpus_to_first(staff, events, signal_pipe)
 
-    from shmrt.supervise.root_loop import Root  # while the first workers start
+    from shmrt.supervise.root_loop import Root
 
-    root = Root(staff, starting, _PROGRAM, signal_pipe, oom_kills)
+    root = Root(staff, starting, _PROGRAM, events, signal_pipe, watch, oom_kills)
     gc.freeze()
     gc.enable()
     root.obey(messages)
@@ -92,3 +96,19 @@ def start_first(staff: Staff, starting: Starting, messages: list[tuple[tuple[Any
         for _ in range(crew.keeper.starts(now, alive=crew.alive)):
             if not starting.start(crew, now):
                 break
+
+
+def leave_cpus_to_first(staff: Staff, events: int, signal_pipe: int) -> None:
+    """Sleeps until all of the first workers serve, one is dead, the program says something, or it takes too long."""
+    slots = [one.slot for crew in staff.crews.values() for one in crew.workers.values()]
+    end = monotonic_ns() + _PATIENCE_NS
+    while slots and (left := end - monotonic_ns()) > 0:
+        # Looked at after each clearing of `events`: what happens later is written there again.
+        looks = staff.slots.scan(slots)
+        starts = any(state == _native.SLOT_STARTING for state, _ in looks)
+        if not starts or any(abandoned for _, abandoned in looks):
+            return
+        sources = [(fd, _native.POLLIN) for fd in (events, _CONTROL, _PROGRAM, signal_pipe)]
+        if [fd for fd, _ in _native.poll(sources, left // 1_000_000 + 1)] != [events]:
+            return
+        os.eventfd_read(events)

@@ -10,7 +10,7 @@ until a descriptor says that something happened:
     signal pipe         SIGCHLD of adopted children, and signals from outside, which change nothing
 
 A loop that has had nothing to do for a few milliseconds, once its workers serve, gets ready for the next start: it
-imports what a worker would, and lets one worker of each pool stand by (`starting.py`).
+imports what a worker would, and lets one worker of each pool stand by (`standbys.py`).
 
 The root ends with the program, whatever ended that: its socket, its pidfd or the death mutex of its hub.
 It takes everything in its session along. How it begins, and what it is made of, says `root.py`.
@@ -57,10 +57,19 @@ _WARM = (
 
 
 class Root:
-    """The loop. `program` is the program's pidfd, `signal_pipe` where signals come out, `oom_kills` how often the
-    kernel had killed for memory before anybody was started."""
+    """The loop. `program` is the program's pidfd, `events` where `watch` says that somebody died, `signal_pipe` where
+    signals come out, `oom_kills` how often the kernel had killed for memory before anybody was started."""
 
-    def __init__(self, staff: Staff, starting: Starting, program: int, signal_pipe: int, oom_kills: int) -> None:
+    def __init__(
+        self,
+        staff: Staff,
+        starting: Starting,
+        program: int,
+        events: int,
+        signal_pipe: int,
+        watch: _native.DeathWatch,
+        oom_kills: int,
+    ) -> None:
         self.slots = staff.slots
         self.program = program
         self.channel = staff.channel
@@ -76,9 +85,9 @@ class Root:
         self.stopping = False
         self.warm = False
         self.signal_pipe = signal_pipe
-        self.events = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        # It says at once that there is something to look at: what became of those who were started before.
-        self.watch = _native.DeathWatch(self.slots, self.events)
+        self.events = events
+        self.watch = watch
+        os.eventfd_write(events, 1)  # what became of those who were started before is looked at first
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
     def run(self) -> None:

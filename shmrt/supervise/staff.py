@@ -1,6 +1,6 @@
 """Everybody whom the root has started, and what its parts share: slots, channel, and how a process is ended.
 
-`starting.py` adds to it, `reaping.py` takes from it, `root.py` asks both; no other state of the root exists.
+`starting.py` adds to it, `reaping.py` takes from it, `root_loop.py` asks both; no other state of the root exists.
 """
 
 from __future__ import annotations

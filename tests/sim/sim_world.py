@@ -6,7 +6,7 @@ does not run for a while (stopped, starved, suspended) sees only one of them lat
     later(...)  the world goes on: a process starts, computes, is killed
     news(...)   the root hears of it; while the root is asleep, all news waits, in order
 
-After a sleep the root does what the real one does (`shmrt/supervise/root.py`): if it came back much too late, every
+After a sleep the root does what the real one does (`shmrt/supervise/root_loop.py`): if it came back too late, every
 timer moves by all that it missed, and what happened meanwhile is handled before any timer.
 
 `calm` is False in the safety phase and True in the liveness phase: then no new fault begins.
