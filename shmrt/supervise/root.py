@@ -66,10 +66,11 @@ def main() -> None:
     slots.set_process(_native.SLOT_ROOT, staff.pid)
     slots.hold_death_mutex(_native.SLOT_ROOT)
     slots.ready(_native.SLOT_ROOT)
-    gc.freeze()  # without a collection, for which the first workers would wait; a quiet moment makes up for it
-    start_first(staff, starting, messages)
+    # Before any worker: where threads run out, that is the start failure of a worker and not the end of this process.
     events = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     watch = _native.DeathWatch(slots, events)
+    gc.freeze()  # without a collection, for which the first workers would wait; a quiet moment makes up for it
+    start_first(staff, starting, messages)
     leave_cpus_to_first(staff, events, signal_pipe)
 
     from shmrt.supervise.root_loop import Root
