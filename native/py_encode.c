@@ -93,9 +93,9 @@ static int put_long(struct shmrt_encoder *encoder, PyObject *object) {
 	long long value = PyLong_AsLongLongAndOverflow(object, &overflow);
 	uint8_t *at;
 	if (SHMRT_LIKELY(overflow == 0)) {
-		if ((at = shmrt_encoder_take(encoder, LONG_MOST)) == NULL)
+		if (SHMRT_UNLIKELY(encoder->capacity - encoder->size < LONG_MOST) && shmrt_encoder_grow(encoder, LONG_MOST) == NULL)
 			return -1;
-		encoder->size -= LONG_MOST - write_long(at, value);
+		encoder->size += write_long(encoder->bytes + encoder->size, value);
 		return 0;
 	}
 	size_t bits = _PyLong_NumBits(object);
