@@ -333,8 +333,8 @@ struct shmrt_ring_shared {
 	uint8_t reserved1[SHMRT_LINE - 56];
 	/* line 2: the putters' own, under put_mutex only */
 	pthread_mutex_t put_mutex;
-	_Atomic uint64_t intent;     /* position - start + 1 of the put under way, for the repair; 0: none */
-	_Atomic uint64_t bytes_next; /* what bytes_in is once that put is in */
+	_Atomic uint64_t intent;     /* position - start + 1 of the put under way (the first of a run), for the repair; 0: none */
+	_Atomic uint64_t bytes_next; /* what bytes_in is once that put is in; stored before its commit */
 	_Atomic uint64_t head_seen;  /* a head that a putter has seen: the real one is not below it */
 	_Atomic uint64_t bytes_in;
 	_Atomic uint64_t high_water;

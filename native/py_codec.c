@@ -70,6 +70,9 @@ static int check_end(struct shmrt_decoder *decoder) {
 
 PyObject *shmrt_decode_message(const uint8_t *inline_bytes, uint32_t inline_size, uint16_t flags,
 			       PyObject *const *buffers, uint16_t buffer_count, bool allow_pickle) {
+	/* The outline that open_body would check says no more than this. */
+	if (SHMRT_LIKELY(inline_size >= 2 && inline_bytes[0] == SHMRT_BODY_PLAIN && (flags & SHMRT_MESSAGE_BODY_IN_BLOCK) == 0))
+		return shmrt_decode_plain(inline_bytes + 1, inline_size - 1, allow_pickle);
 	struct shmrt_decoder decoder = {.buffers = buffers, .buffer_count = buffer_count, .allow_pickle = allow_pickle};
 	Py_buffer view;
 	if (open_body(&decoder, &view, inline_bytes, inline_size, flags) < 0)
@@ -81,13 +84,7 @@ PyObject *shmrt_decode_message(const uint8_t *inline_bytes, uint32_t inline_size
 	return object;
 }
 
-PyObject *shmrt_decode_piece(const uint8_t *bytes, size_t size) {
-	struct shmrt_decoder decoder = {.at = bytes, .end = bytes + size, .allow_pickle = true};
-	PyObject *object = shmrt_decode_object(&decoder, 0);
-	if (object != NULL && check_end(&decoder) < 0)
-		Py_CLEAR(object);
-	return object;
-}
+PyObject *shmrt_decode_piece(const uint8_t *bytes, size_t size) { return shmrt_decode_plain(bytes, size, true); }
 
 int shmrt_encoder_append(struct shmrt_encoder *encoder, const void *bytes, size_t size) {
 	uint8_t *at = shmrt_encoder_take(encoder, size);
@@ -164,6 +161,37 @@ static int split_pair(PyObject *pair, PyObject **args, PyObject **kwargs) {
 	return 0;
 }
 
+/* *args a tuple, *kwargs a dict or left as it is. -1 with an exception; what was set stays set. */
+static int decode_arguments(struct shmrt_decoder *decoder, PyObject **args, PyObject **kwargs) {
+	const uint8_t *at = shmrt_decoder_take(decoder, 9);
+	if (at == NULL)
+		return -1;
+	uint64_t positional = shmrt_read_u32(at + 1), named = shmrt_read_u32(at + 5);
+	if (positional + 2 * named > (uint64_t)(decoder->end - decoder->at)) {
+		shmrt_decode_corrupt("it announces more arguments than it has bytes");
+		return -1;
+	}
+	if ((*args = shmrt_decode_tuple(decoder, (Py_ssize_t)positional, 0)) == NULL)
+		return -1;
+	if (named == 0)
+		return 0;
+	if ((*kwargs = PyDict_New()) == NULL)
+		return -1;
+	for (uint64_t i = 0; i < named; i++) {
+		PyObject *name = shmrt_decode_object(decoder, 1), *value = NULL;
+		int outcome = -1;
+		if (name != NULL && !PyUnicode_CheckExact(name))
+			shmrt_decode_corrupt("the name of an argument is no string");
+		else if (name != NULL && (value = shmrt_decode_object(decoder, 1)) != NULL)
+			outcome = PyDict_SetItem(*kwargs, name, value);
+		Py_XDECREF(name);
+		Py_XDECREF(value);
+		if (outcome < 0)
+			return -1;
+	}
+	return 0;
+}
+
 int shmrt_decode_call(const uint8_t *inline_bytes, uint32_t inline_size, uint16_t flags, PyObject *const *buffers,
 		      uint16_t buffer_count, PyObject **args, PyObject **kwargs) {
 	struct shmrt_decoder decoder = {.buffers = buffers, .buffer_count = buffer_count, .allow_pickle = true};
@@ -173,7 +201,7 @@ int shmrt_decode_call(const uint8_t *inline_bytes, uint32_t inline_size, uint16_
 		return -1;
 	int outcome;
 	if (decoder.at[0] == SHMRT_TAG_CALL)
-		outcome = shmrt_decode_arguments(&decoder, args, kwargs);
+		outcome = decode_arguments(&decoder, args, kwargs);
 	else
 		outcome = split_pair(shmrt_decode_object(&decoder, 0), args, kwargs);
 	if (outcome == 0)

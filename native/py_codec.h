@@ -75,8 +75,10 @@ static inline const uint8_t *shmrt_decoder_take(struct shmrt_decoder *decoder, s
 }
 /* The next object, new reference. */
 PyObject *shmrt_decode_object(struct shmrt_decoder *, int depth);
-/* The arguments of a call: *args a tuple, *kwargs a dict or left as it is. -1 with an exception; what was set stays set. */
-int shmrt_decode_arguments(struct shmrt_decoder *, PyObject **args, PyObject **kwargs);
+/* The one object that all of these bytes are, with no buffers: a plain body behind its kind, or a piece. New reference. */
+PyObject *shmrt_decode_plain(const uint8_t *bytes, size_t size, bool allow_pickle);
+/* A tuple of the next `count` objects, no more than bytes are left. New reference. */
+PyObject *shmrt_decode_tuple(struct shmrt_decoder *, Py_ssize_t count, int depth);
 /* Buffer `index` of the body as bytes or as an object for pickle (a view on the block, or a copy). New reference. */
 PyObject *shmrt_decode_buffer_copy(const struct shmrt_decoder *, uint32_t index, bool as_bytes);
 PyObject *shmrt_decode_buffer_view(const struct shmrt_decoder *, uint32_t index);

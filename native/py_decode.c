@@ -1,4 +1,4 @@
-/* py_decode.c -- bytes back to builtins and to the arguments of a call.
+/* py_decode.c -- bytes back to builtins.
  *
  * Decoding treats every byte as hostile: it was written by another process, which may have been killed in the middle or be
  * no friend. Nothing is read past the end, nothing larger than the message is allocated, and nesting has an end; what
@@ -8,6 +8,8 @@
 #include <Python.h>
 
 #include "py_codec.h"
+
+#define APART __attribute__((noinline)) /* else shmrt_decode_object would save all registers for the smallest object */
 
 void *shmrt_decode_corrupt(const char *reason) {
 	shmrt_raise("SegmentError", "corrupt message: %s", reason);
@@ -41,22 +43,37 @@ static int take_count(struct shmrt_decoder *decoder, size_t bytes_per_item, Py_s
 
 /* ---- strings ------------------------------------------------------------------------------------------- */
 
-static PyObject *get_ascii(struct shmrt_decoder *decoder, bool small) {
-	size_t size;
-	const uint8_t *bytes = take_sized(decoder, small, &size);
-	if (bytes == NULL)
-		return NULL;
-	if (!shmrt_codec_is_ascii(bytes, size))
+static PyObject *make_ascii(const uint8_t *bytes, size_t size) {
+	bool few = size - 8 <= 8;
+	uint64_t first = 0, last = 0;
+	if (few) { /* names and words: two reads that overlap */
+		first = shmrt_read_u64(bytes);
+		last = shmrt_read_u64(bytes + size - 8);
+	}
+	if (SHMRT_UNLIKELY(few ? ((first | last) & UINT64_C(0x8080808080808080)) != 0 : !shmrt_codec_is_ascii(bytes, size)))
 		return shmrt_decode_corrupt("a byte of an ASCII string is above 127");
 	if (size <= 1) /* the interpreter shares these */
 		return PyUnicode_FromStringAndSize((const char *)bytes, (Py_ssize_t)size);
 	PyObject *text = PyUnicode_New((Py_ssize_t)size, 127);
-	if (text != NULL)
-		memcpy(PyUnicode_DATA(text), bytes, size);
+	if (SHMRT_UNLIKELY(text == NULL))
+		return NULL;
+	uint8_t *data = (uint8_t *)(((PyASCIIObject *)text) + 1);
+	if (few) {
+		shmrt_write_u64(data, first);
+		shmrt_write_u64(data + size - 8, last);
+	} else {
+		memcpy(data, bytes, size);
+	}
 	return text;
 }
 
-static PyObject *get_unicode(struct shmrt_decoder *decoder) {
+static APART PyObject *get_ascii(struct shmrt_decoder *decoder, bool small) {
+	size_t size;
+	const uint8_t *bytes = take_sized(decoder, small, &size);
+	return bytes ? make_ascii(bytes, size) : NULL;
+}
+
+static APART PyObject *get_unicode(struct shmrt_decoder *decoder) {
 	const uint8_t *at = shmrt_decoder_take(decoder, 9);
 	if (at == NULL)
 		return NULL;
@@ -91,37 +108,89 @@ static PyObject *get_unicode(struct shmrt_decoder *decoder) {
 
 /* ---- containers ---------------------------------------------------------------------------------------- */
 
-static PyObject *get_tuple(struct shmrt_decoder *decoder, Py_ssize_t count, int depth) {
-	PyObject *tuple = PyTuple_New(count);
-	if (tuple == NULL)
-		return NULL;
-	for (Py_ssize_t i = 0; i < count; i++) {
-		PyObject *item = shmrt_decode_object(decoder, depth + 1);
-		if (item == NULL) {
-			Py_DECREF(tuple);
-			return NULL;
+/* Reads `count` items. 0, or -1 with an exception: those behind it stay as they are. What most items are is read here, without
+ * a call for each; all else, and whatever does not fit, is shmrt_decode_object's. */
+static inline int get_items(struct shmrt_decoder *decoder, PyObject **items, Py_ssize_t count, int depth) {
+	const uint8_t *at = decoder->at, *const end = decoder->end;
+	for (PyObject **const last = items + count; items != last; items++) {
+		size_t left = (size_t)(end - at), size;
+		PyObject *item;
+		if (SHMRT_UNLIKELY(left == 0))
+			goto other;
+		switch (at[0]) {
+		case SHMRT_TAG_NONE:
+			item = Py_NewRef(Py_None);
+			at += 1;
+			break;
+		case SHMRT_TAG_FALSE:
+			item = Py_NewRef(Py_False);
+			at += 1;
+			break;
+		case SHMRT_TAG_TRUE:
+			item = Py_NewRef(Py_True);
+			at += 1;
+			break;
+		case SHMRT_TAG_INT8:
+			if (SHMRT_UNLIKELY(left < 2))
+				goto other;
+			item = PyLong_FromLong((int8_t)at[1]);
+			at += 2;
+			break;
+		case SHMRT_TAG_INT32:
+			if (SHMRT_UNLIKELY(left < 5))
+				goto other;
+			item = PyLong_FromLong(shmrt_read_i32(at + 1));
+			at += 5;
+			break;
+		case SHMRT_TAG_FLOAT:
+			if (SHMRT_UNLIKELY(left < 9))
+				goto other;
+			item = PyFloat_FromDouble(shmrt_read_f64(at + 1));
+			at += 9;
+			break;
+		case SHMRT_TAG_ASCII8:
+			if (SHMRT_UNLIKELY(left < 2 || left - 2 < (size = at[1])))
+				goto other;
+			item = make_ascii(at + 2, size);
+			at += 2 + size;
+			break;
+		case SHMRT_TAG_BYTES8:
+			if (SHMRT_UNLIKELY(left < 2 || left - 2 < (size = at[1])))
+				goto other;
+			item = PyBytes_FromStringAndSize((const char *)at + 2, (Py_ssize_t)size);
+			at += 2 + size;
+			break;
+		default:
+		other:
+			decoder->at = at;
+			item = shmrt_decode_object(decoder, depth);
+			at = decoder->at;
 		}
-		PyTuple_SET_ITEM(tuple, i, item);
+		if (SHMRT_UNLIKELY(item == NULL))
+			return -1;
+		*items = item;
 	}
-	return tuple;
+	decoder->at = at;
+	return 0;
 }
 
-static PyObject *get_list(struct shmrt_decoder *decoder, int depth) {
+PyObject *shmrt_decode_tuple(struct shmrt_decoder *decoder, Py_ssize_t count, int depth) {
+	PyObject *tuple = PyTuple_New(count);
+	if (SHMRT_LIKELY(tuple != NULL && get_items(decoder, ((PyTupleObject *)tuple)->ob_item, count, depth + 1) == 0))
+		return tuple;
+	Py_XDECREF(tuple);
+	return NULL;
+}
+
+static APART PyObject *get_list(struct shmrt_decoder *decoder, int depth) {
 	Py_ssize_t count;
 	if (take_count(decoder, 1, &count) < 0)
 		return NULL;
 	PyObject *list = PyList_New(count);
-	if (list == NULL)
-		return NULL;
-	for (Py_ssize_t i = 0; i < count; i++) {
-		PyObject *item = shmrt_decode_object(decoder, depth + 1);
-		if (item == NULL) {
-			Py_DECREF(list);
-			return NULL;
-		}
-		PyList_SET_ITEM(list, i, item);
-	}
-	return list;
+	if (SHMRT_LIKELY(list != NULL && get_items(decoder, ((PyListObject *)list)->ob_item, count, depth + 1) == 0))
+		return list;
+	Py_XDECREF(list);
+	return NULL;
 }
 
 /* A container as a dict key or set item: no correct writer makes it. */
@@ -133,7 +202,7 @@ static void *not_hashable(void) {
 	return NULL;
 }
 
-static PyObject *get_dict(struct shmrt_decoder *decoder, int depth) {
+static APART PyObject *get_dict(struct shmrt_decoder *decoder, int depth) {
 	Py_ssize_t count;
 	if (take_count(decoder, 2, &count) < 0)
 		return NULL;
@@ -152,7 +221,7 @@ static PyObject *get_dict(struct shmrt_decoder *decoder, int depth) {
 	return dict;
 }
 
-static PyObject *get_set(struct shmrt_decoder *decoder, int depth, bool frozen) {
+static APART PyObject *get_set(struct shmrt_decoder *decoder, int depth, bool frozen) {
 	Py_ssize_t count;
 	if (take_count(decoder, 1, &count) < 0)
 		return NULL;
@@ -171,7 +240,7 @@ static PyObject *get_set(struct shmrt_decoder *decoder, int depth, bool frozen) 
 
 /* ---- arrays -------------------------------------------------------------------------------------------- */
 
-static PyObject *get_array(struct shmrt_decoder *decoder) {
+static APART PyObject *get_array(struct shmrt_decoder *decoder) {
 	const uint8_t *head = shmrt_decoder_take(decoder, 3), *lengths = NULL, *at = NULL;
 	if (head != NULL && (lengths = shmrt_decoder_take(decoder, 8 * (size_t)head[2])) != NULL)
 		at = shmrt_decoder_take(decoder, 1);
@@ -194,12 +263,44 @@ static PyObject *get_array(struct shmrt_decoder *decoder) {
 
 /* ---- any object ---------------------------------------------------------------------------------------- */
 
+static APART PyObject *decode_container(struct shmrt_decoder *decoder, uint8_t tag, int depth) {
+	const uint8_t *at;
+	size_t size;
+	Py_ssize_t count;
+	if (depth > SHMRT_CODEC_DEPTH_MAX + 1)
+		return shmrt_decode_corrupt("it is nested too deeply");
+	switch (tag) {
+	case SHMRT_TAG_TUPLE8:
+		if ((at = shmrt_decoder_take(decoder, 1)) == NULL)
+			return NULL;
+		if (*at > decoder->end - decoder->at)
+			return shmrt_decode_corrupt("it announces more items than it has bytes");
+		return shmrt_decode_tuple(decoder, *at, depth);
+	case SHMRT_TAG_TUPLE32:
+		return take_count(decoder, 1, &count) < 0 ? NULL : shmrt_decode_tuple(decoder, count, depth);
+	case SHMRT_TAG_LIST:
+		return get_list(decoder, depth);
+	case SHMRT_TAG_DICT:
+		return get_dict(decoder, depth);
+	case SHMRT_TAG_SET:
+		return get_set(decoder, depth, false);
+	case SHMRT_TAG_FROZENSET:
+		return get_set(decoder, depth, true);
+	case SHMRT_TAG_PICKLE:
+		if (depth != 0)
+			return shmrt_decode_corrupt("it has a pickle inside an object");
+		at = take_sized(decoder, false, &size);
+		return at ? shmrt_pickle_load(decoder, at, size) : NULL;
+	default:
+		return shmrt_decode_corrupt("it has an unknown tag");
+	}
+}
+
 PyObject *shmrt_decode_object(struct shmrt_decoder *decoder, int depth) {
 	const uint8_t *at = shmrt_decoder_take(decoder, 1);
 	if (at == NULL)
 		return NULL;
 	size_t size;
-	Py_ssize_t count;
 	switch (*at) {
 	case SHMRT_TAG_NONE:
 		return Py_NewRef(Py_None);
@@ -245,65 +346,22 @@ PyObject *shmrt_decode_object(struct shmrt_decoder *decoder, int depth) {
 	case SHMRT_TAG_ARRAY:
 		return get_array(decoder);
 	default:
-		break;
-	}
-	if (depth > SHMRT_CODEC_DEPTH_MAX + 1)
-		return shmrt_decode_corrupt("it is nested too deeply");
-	switch (*at) {
-	case SHMRT_TAG_TUPLE8:
-		if ((at = shmrt_decoder_take(decoder, 1)) == NULL)
-			return NULL;
-		if (*at > decoder->end - decoder->at)
-			return shmrt_decode_corrupt("it announces more items than it has bytes");
-		return get_tuple(decoder, *at, depth);
-	case SHMRT_TAG_TUPLE32:
-		return take_count(decoder, 1, &count) < 0 ? NULL : get_tuple(decoder, count, depth);
-	case SHMRT_TAG_LIST:
-		return get_list(decoder, depth);
-	case SHMRT_TAG_DICT:
-		return get_dict(decoder, depth);
-	case SHMRT_TAG_SET:
-		return get_set(decoder, depth, false);
-	case SHMRT_TAG_FROZENSET:
-		return get_set(decoder, depth, true);
-	case SHMRT_TAG_PICKLE:
-		if (depth != 0)
-			return shmrt_decode_corrupt("it has a pickle inside an object");
-		at = take_sized(decoder, false, &size);
-		return at ? shmrt_pickle_load(decoder, at, size) : NULL;
-	default:
-		return shmrt_decode_corrupt("it has an unknown tag");
+		return decode_container(decoder, *at, depth);
 	}
 }
 
-/* ---- the arguments of a call ---------------------------------------------------------------------------- */
-
-int shmrt_decode_arguments(struct shmrt_decoder *decoder, PyObject **args, PyObject **kwargs) {
-	const uint8_t *at = shmrt_decoder_take(decoder, 9);
-	if (at == NULL)
-		return -1;
-	uint64_t positional = shmrt_read_u32(at + 1), named = shmrt_read_u32(at + 5);
-	if (positional + 2 * named > (uint64_t)(decoder->end - decoder->at)) {
-		shmrt_decode_corrupt("it announces more arguments than it has bytes");
-		return -1;
+PyObject *shmrt_decode_plain(const uint8_t *bytes, size_t size, bool allow_pickle) {
+	struct shmrt_decoder decoder = {.at = bytes, .end = bytes + size, .allow_pickle = allow_pickle};
+	PyObject *object;
+	if (SHMRT_LIKELY(size >= 2 && bytes[0] == SHMRT_TAG_TUPLE8 && bytes[1] <= size - 2)) { /* most messages are tuples */
+		decoder.at += 2;
+		object = shmrt_decode_tuple(&decoder, bytes[1], 0);
+	} else {
+		object = shmrt_decode_object(&decoder, 0);
 	}
-	if ((*args = get_tuple(decoder, (Py_ssize_t)positional, 0)) == NULL)
-		return -1;
-	if (named == 0)
-		return 0;
-	if ((*kwargs = PyDict_New()) == NULL)
-		return -1;
-	for (uint64_t i = 0; i < named; i++) {
-		PyObject *name = shmrt_decode_object(decoder, 1), *value = NULL;
-		int outcome = -1;
-		if (name != NULL && !PyUnicode_CheckExact(name))
-			shmrt_decode_corrupt("the name of an argument is no string");
-		else if (name != NULL && (value = shmrt_decode_object(decoder, 1)) != NULL)
-			outcome = PyDict_SetItem(*kwargs, name, value);
-		Py_XDECREF(name);
-		Py_XDECREF(value);
-		if (outcome < 0)
-			return -1;
+	if (SHMRT_UNLIKELY(object != NULL && decoder.at != decoder.end)) {
+		Py_DECREF(object);
+		return shmrt_decode_corrupt("bytes are left over after the object");
 	}
-	return 0;
+	return object;
 }

@@ -37,6 +37,19 @@ static inline int seen_add(struct shmrt_encoder *encoder, const void *object) {
 
 /* ---- values without parts ------------------------------------------------------------------------------ */
 
+#define ITEM_ROOM 16 /* bytes that are enough for any of them but for the characters of a string */
+
+/* Names and words are two words that overlap. */
+static inline void copy_short(uint8_t *to, const void *from, size_t size) {
+	if (size - 8 <= 8) {
+		uint64_t first = shmrt_read_u64(from), last = shmrt_read_u64((const uint8_t *)from + size - 8);
+		shmrt_write_u64(to, first);
+		shmrt_write_u64(to + size - 8, last);
+	} else {
+		memcpy(to, from, size);
+	}
+}
+
 static int put_sized(struct shmrt_encoder *encoder, uint8_t small, uint8_t large, const void *bytes, size_t size) {
 	uint8_t *at;
 	if (small != 0 && size < 256) {
@@ -56,27 +69,33 @@ static int put_sized(struct shmrt_encoder *encoder, uint8_t small, uint8_t large
 	return 0;
 }
 
+#define LONG_MOST 9 /* bytes that write_long writes */
+
+/* How many bytes it took. */
+static inline size_t write_long(uint8_t *at, long long value) {
+	if (value >= INT8_MIN && value <= INT8_MAX) {
+		at[0] = SHMRT_TAG_INT8;
+		at[1] = (uint8_t)(int8_t)value;
+		return 2;
+	}
+	if (value >= INT32_MIN && value <= INT32_MAX) {
+		at[0] = SHMRT_TAG_INT32;
+		shmrt_write_i32(at + 1, (int32_t)value);
+		return 5;
+	}
+	at[0] = SHMRT_TAG_INT64;
+	shmrt_write_i64(at + 1, value);
+	return LONG_MOST;
+}
+
 static int put_long(struct shmrt_encoder *encoder, PyObject *object) {
 	int overflow;
 	long long value = PyLong_AsLongLongAndOverflow(object, &overflow);
 	uint8_t *at;
 	if (SHMRT_LIKELY(overflow == 0)) {
-		if (value >= INT8_MIN && value <= INT8_MAX) {
-			if ((at = shmrt_encoder_take(encoder, 2)) == NULL)
-				return -1;
-			at[0] = SHMRT_TAG_INT8;
-			at[1] = (uint8_t)(int8_t)value;
-		} else if (value >= INT32_MIN && value <= INT32_MAX) {
-			if ((at = shmrt_encoder_take(encoder, 5)) == NULL)
-				return -1;
-			at[0] = SHMRT_TAG_INT32;
-			shmrt_write_i32(at + 1, (int32_t)value);
-		} else {
-			if ((at = shmrt_encoder_take(encoder, 9)) == NULL)
-				return -1;
-			at[0] = SHMRT_TAG_INT64;
-			shmrt_write_i64(at + 1, value);
-		}
+		if (SHMRT_UNLIKELY(encoder->capacity - encoder->size < LONG_MOST) && shmrt_encoder_grow(encoder, LONG_MOST) == NULL)
+			return -1;
+		encoder->size += write_long(encoder->bytes + encoder->size, value);
 		return 0;
 	}
 	size_t bits = _PyLong_NumBits(object);
@@ -141,6 +160,59 @@ static int put_count(struct shmrt_encoder *encoder, uint8_t tag, Py_ssize_t coun
 	return 0;
 }
 
+/* What most items are is written here, without a call for each; all else is shmrt_encode_object's. The items stay where they are:
+ * a tuple's. */
+static int put_items(struct shmrt_encoder *encoder, PyObject *const *items, Py_ssize_t count, int depth) {
+	uint8_t *at = encoder->bytes + encoder->size, *end = encoder->bytes + encoder->capacity;
+	for (PyObject *const *const last = items + count; items != last; items++) {
+		PyObject *object = *items;
+		PyTypeObject *type = Py_TYPE(object);
+		size_t room = (size_t)(end - at), size;
+		if (SHMRT_UNLIKELY(room < ITEM_ROOM)) {
+			goto other;
+		} else if (type == &PyUnicode_Type) {
+			if (!PyUnicode_IS_COMPACT_ASCII(object) || (size = (size_t)PyUnicode_GET_LENGTH(object)) >= SHARED_LEAF_MIN ||
+			    room < ITEM_ROOM + size)
+				goto other;
+			at[0] = SHMRT_TAG_ASCII8;
+			at[1] = (uint8_t)size;
+			copy_short(at + 2, ((PyASCIIObject *)object) + 1, size);
+			at += 2 + size;
+		} else if (type == &PyBytes_Type) {
+			if ((size = (size_t)PyBytes_GET_SIZE(object)) >= SHARED_LEAF_MIN || room < ITEM_ROOM + size)
+				goto other;
+			at[0] = SHMRT_TAG_BYTES8;
+			at[1] = (uint8_t)size;
+			memcpy(at + 2, PyBytes_AS_STRING(object), size);
+			at += 2 + size;
+		} else if (type == &PyLong_Type) {
+			int overflow;
+			long long value = PyLong_AsLongLongAndOverflow(object, &overflow);
+			if (SHMRT_UNLIKELY(overflow != 0))
+				goto other;
+			at += write_long(at, value);
+		} else if (type == &PyFloat_Type) {
+			at[0] = SHMRT_TAG_FLOAT;
+			shmrt_write_f64(at + 1, PyFloat_AS_DOUBLE(object));
+			at += 9;
+		} else if (object == Py_None) {
+			*at++ = SHMRT_TAG_NONE;
+		} else if (type == &PyBool_Type) {
+			*at++ = object == Py_True ? SHMRT_TAG_TRUE : SHMRT_TAG_FALSE;
+		} else {
+		other:
+			encoder->size = (size_t)(at - encoder->bytes);
+			int outcome = shmrt_encode_object(encoder, object, depth);
+			if (outcome != 0)
+				return outcome;
+			at = encoder->bytes + encoder->size;
+			end = encoder->bytes + encoder->capacity;
+		}
+	}
+	encoder->size = (size_t)(at - encoder->bytes);
+	return 0;
+}
+
 static int put_tuple(struct shmrt_encoder *encoder, PyObject *object, int depth) {
 	Py_ssize_t count = PyTuple_GET_SIZE(object);
 	if (count > 0)
@@ -156,12 +228,7 @@ static int put_tuple(struct shmrt_encoder *encoder, PyObject *object, int depth)
 		if (outcome != 0)
 			return outcome;
 	}
-	for (Py_ssize_t i = 0; i < count; i++) {
-		int outcome = shmrt_encode_object(encoder, PyTuple_GET_ITEM(object, i), depth + 1);
-		if (outcome != 0)
-			return outcome;
-	}
-	return 0;
+	return put_items(encoder, ((PyTupleObject *)object)->ob_item, count, depth + 1);
 }
 
 static int put_list(struct shmrt_encoder *encoder, PyObject *object, int depth) {

@@ -16,7 +16,8 @@ typedef struct {
 	bool allow_pickle;
 	/* Kept between calls; a thread that finds them in use makes its own. */
 	struct shmrt_encoder encoder;
-	uint8_t *inbox; /* slot_bytes */
+	uint8_t *inbox;
+	uint64_t inbox_bytes;
 	struct shmrt_py_outbox *outbox; /* of put_many */
 	bool encoder_busy, inbox_busy, outbox_busy;
 	/* An exception that a get_many could not raise, since it had objects to return: the next call's. NULL: none. It

@@ -92,13 +92,24 @@ static void receive_more(RingCore *self, struct mail *mail, uint64_t *fragile) {
 	*fragile = stopped;
 }
 
+/* Steals `object`. -1 with an exception. */
+static inline int append(PyObject *list, PyObject *object) {
+	Py_ssize_t size = PyList_GET_SIZE(list);
+	if (SHMRT_LIKELY(size < ((PyListObject *)list)->allocated)) { /* room that with_room has made */
+		PyList_SET_ITEM(list, size, object);
+		Py_SET_SIZE(list, size + 1);
+		return 0;
+	}
+	int outcome = PyList_Append(list, object);
+	Py_DECREF(object);
+	return outcome;
+}
+
 /* Decodes what was taken. 0, or -1 with an exception: nothing is to be returned. */
 static int deliver(RingCore *self, struct mail *mail, PyObject *list) {
 	for (uint64_t i = 0; i < mail->count; i++) {
 		PyObject *object = shmrt_py_ring_decode_letter(self, &mail->letters[i], BLOCKS_OURS, NULL);
-		int outcome = object ? PyList_Append(list, object) : -1;
-		Py_XDECREF(object);
-		if (outcome == 0)
+		if (SHMRT_LIKELY(object != NULL && append(list, object) == 0))
 			continue;
 		if (mail->count == 1 && PyList_GET_SIZE(list) == 0)
 			return -1;
@@ -145,7 +156,20 @@ static int deliver_loan(RingCore *self, struct mail *mail, PyObject *list) {
 	return 0;
 }
 
-static int get_batches(RingCore *self, uint64_t most, int64_t timeout_ns, PyObject *list) {
+/* An empty list, in whose place comes one with room for as many, if there is memory for it: no growing then. */
+static PyObject *with_room(PyObject *list, uint64_t count) {
+	PyObject *roomy = PyList_New((Py_ssize_t)count);
+	if (roomy == NULL) {
+		PyErr_Clear();
+		return list;
+	}
+	Py_SET_SIZE(roomy, 0);
+	Py_DECREF(list);
+	return roomy;
+}
+
+static int get_batches(RingCore *self, uint64_t most, int64_t timeout_ns, PyObject **result) {
+	PyObject *list = *result;
 	struct mail mail;
 	bool ended = false;
 	while ((uint64_t)PyList_GET_SIZE(list) < most && !ended && self->pending == NULL) {
@@ -157,11 +181,13 @@ static int get_batches(RingCore *self, uint64_t most, int64_t timeout_ns, PyObje
 			outcome = shmrt_py_ring_wait_for_mail(self, &mail, receive_first, timeout_ns, &fragile);
 		else
 			receive_more(self, &mail, &fragile);
+		if (outcome == 0 && PyList_GET_SIZE(list) == 0 && mail.count > 1)
+			list = *result = with_room(list, mail.count);
 		if (outcome == 0)
 			outcome = deliver(self, &mail, list);
 		ended = mail.count < mail.capacity && !fragile;
 		while (outcome == 0 && fragile && (uint64_t)PyList_GET_SIZE(list) < most && self->pending == NULL) {
-			mail.count = 0;
+			mail.count = mail.used = 0;
 			if (deliver_loan(self, &mail, list) == 0)
 				ended = true;
 			if (ended || !shmrt_py_ring_is_fragile(&mail.letters[0]))
@@ -205,7 +231,7 @@ PyObject *shmrt_py_ring_get_many(RingCore *self, PyObject *const *args, Py_ssize
 	PyObject *list = PyList_New(0);
 	if (list == NULL)
 		return NULL;
-	if (get_batches(self, (uint64_t)count, timeout_ns, list) < 0) {
+	if (get_batches(self, (uint64_t)count, timeout_ns, &list) < 0) {
 		if (PyList_GET_SIZE(list) == 0) {
 			Py_DECREF(list);
 			return NULL;

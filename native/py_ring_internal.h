@@ -34,6 +34,7 @@ struct mail {
 	struct letter letters[SHMRT_PY_RING_BATCH];
 	uint8_t *bytes;
 	uint64_t slot_bytes, count, capacity;
+	uint64_t used; /* of `bytes` */
 };
 
 /* Memory for up to `count` messages. The ring's own if it is free and enough. -1 with MemoryError. */
@@ -55,9 +56,15 @@ static inline int shmrt_py_ring_wait_for_mail(RingCore *self, struct mail *mail,
 		return 0;
 	return shmrt_py_ring_wait_on(self, mail, receive, timeout_ns, position, outcome);
 }
+PyObject *shmrt_py_ring_decode_rest(RingCore *self, const struct letter *letter, enum shmrt_blocks_whose whose,
+				    PyObject **kept_blocks); /* one that is damaged or has blocks */
 /* The object of a letter, new reference. kept_blocks: a tuple of its Blocks, or NULL if there are none. */
-PyObject *shmrt_py_ring_decode_letter(RingCore *self, const struct letter *letter, enum shmrt_blocks_whose whose,
-				      PyObject **kept_blocks);
+static inline PyObject *shmrt_py_ring_decode_letter(RingCore *self, const struct letter *letter, enum shmrt_blocks_whose whose,
+						    PyObject **kept_blocks) {
+	if (SHMRT_LIKELY(letter->block_count == 0 && !letter->damaged))
+		return shmrt_decode_message(letter->bytes, letter->inline_size, letter->flags, NULL, 0, self->allow_pickle);
+	return shmrt_py_ring_decode_rest(self, letter, whose, kept_blocks);
+}
 
 /* ---- methods; what they do is told in the tables of py_ring_messages.c and py_ring.c ---- */
 PyObject *shmrt_py_ring_put(RingCore *, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames); /* py_ring_put.c */

@@ -10,31 +10,37 @@
 #include "py_ring_internal.h"
 
 #define INBOX_MAX (UINT64_C(1) << 20) /* bytes that a get_many copies out at once */
+#define INBOX_KEEPS (UINT64_C(32) << 10) /* bytes for many messages that stay the ring's; for one it always keeps them */
 #define REFERENCE_SIZE sizeof(struct shmrt_block_reference)
+#define LETTER_SIZE(bytes) shmrt_align_up(bytes, 8) /* each begins where references may */
 
 /* ---- taking ---- */
 
 /* Memory for up to `count` messages. The ring's own if it is free and enough. */
 int shmrt_py_ring_open_mail(RingCore *self, struct mail *mail, uint64_t count) {
 	mail->slot_bytes = self->ring.slot_bytes;
-	mail->count = 0;
+	mail->count = mail->used = 0;
 	mail->capacity = INBOX_MAX / mail->slot_bytes;
 	mail->capacity = mail->capacity < 1 ? 1 : mail->capacity > SHMRT_PY_RING_BATCH ? SHMRT_PY_RING_BATCH : mail->capacity;
 	if (mail->capacity > count)
 		mail->capacity = count;
-	if (mail->capacity == 1 && !self->inbox_busy) {
-		if (self->inbox == NULL && (self->inbox = PyMem_Malloc(mail->slot_bytes)) == NULL)
-			goto no_memory;
-		self->inbox_busy = true;
-		mail->bytes = self->inbox;
-		return 0;
+	uint64_t bytes = mail->capacity * LETTER_SIZE(mail->slot_bytes);
+	bool keep = !self->inbox_busy && (mail->capacity == 1 || bytes <= INBOX_KEEPS);
+	if (!keep || self->inbox_bytes < bytes) {
+		mail->bytes = PyMem_Malloc(bytes);
+		if (mail->bytes == NULL) {
+			PyErr_NoMemory();
+			return -1;
+		}
+		if (!keep)
+			return 0;
+		PyMem_Free(self->inbox);
+		self->inbox = mail->bytes;
+		self->inbox_bytes = bytes;
 	}
-	mail->bytes = PyMem_Malloc(mail->capacity * mail->slot_bytes);
-	if (mail->bytes != NULL)
-		return 0;
-no_memory:
-	PyErr_NoMemory();
-	return -1;
+	self->inbox_busy = true;
+	mail->bytes = self->inbox;
+	return 0;
 }
 
 void shmrt_py_ring_close_mail(RingCore *self, struct mail *mail) {
@@ -49,12 +55,17 @@ void shmrt_py_ring_take_letter(void *context, const struct shmrt_ring_message *m
 	struct mail *mail = context;
 	if (mail->count == mail->capacity)
 		return;
-	struct letter *letter = &mail->letters[mail->count];
-	uint64_t references = message->block_count * REFERENCE_SIZE;
-	*letter = (struct letter){mail->bytes + mail->count++ * mail->slot_bytes, message->inline_size, message->flags,
-				  message->block_count, references + message->inline_size > mail->slot_bytes};
+	struct letter *letter = &mail->letters[mail->count++];
+	uint64_t references = message->block_count * REFERENCE_SIZE, size = references + message->inline_size;
+	letter->bytes = mail->bytes + mail->used;
+	letter->inline_size = message->inline_size;
+	letter->flags = message->flags;
+	atomic_signal_fence(memory_order_seq_cst); /* one load of both would wait for two stores that were just made */
+	letter->block_count = message->block_count;
+	letter->damaged = size > mail->slot_bytes;
 	if (letter->damaged)
 		return;
+	mail->used += LETTER_SIZE(size); /* close together: few lines of the nearest cache */
 	if (references > 0)
 		memcpy(letter->bytes, message->blocks, references);
 	memcpy(letter->bytes + references, message->inline_bytes, message->inline_size);
@@ -83,13 +94,11 @@ int shmrt_py_ring_wait_on(RingCore *self, struct mail *mail, receive receive, in
 
 /* ---- decoding ---- */
 
-PyObject *shmrt_py_ring_decode_letter(RingCore *self, const struct letter *letter, enum shmrt_blocks_whose whose,
-				      PyObject **kept_blocks) {
+PyObject *shmrt_py_ring_decode_rest(RingCore *self, const struct letter *letter, enum shmrt_blocks_whose whose,
+				    PyObject **kept_blocks) {
 	if (SHMRT_UNLIKELY(letter->damaged))
 		return shmrt_raise("SegmentError", "corrupt message: it is larger than its slot");
 	const uint8_t *bytes = letter->bytes + letter->block_count * REFERENCE_SIZE;
-	if (SHMRT_LIKELY(letter->block_count == 0))
-		return shmrt_decode_message(bytes, letter->inline_size, letter->flags, NULL, 0, self->allow_pickle);
 	PyObject **blocks = PyMem_Calloc(letter->block_count, sizeof(*blocks)), *object = NULL;
 	if (blocks == NULL)
 		return PyErr_NoMemory();

@@ -193,9 +193,38 @@ static bool needs_blocks(const RingCore *self, const struct shmrt_encoder *encod
 	return encoder->buffer_count > 0 || encoder->size > self->ring.slot_bytes;
 }
 
-/* Finishes up to SHMRT_PY_RING_BATCH objects of the iterator; fewer with *stop at its end or at an error (then set). One
+/* What put_many puts: a list or a tuple itself, which needs no iterator, or one. */
+struct source {
+	PyObject *objects; /* owned */
+	Py_ssize_t next;
+	bool is_list, is_tuple;
+};
+
+static int open_source(struct source *source, PyObject *objects) {
+	*source = (struct source){.is_list = PyList_CheckExact(objects), .is_tuple = PyTuple_CheckExact(objects)};
+	source->objects = source->is_list || source->is_tuple ? Py_NewRef(objects) : PyObject_GetIter(objects);
+	if (source->objects != NULL)
+		return 0;
+	if (Py_TYPE(objects)->tp_iter == NULL && PyErr_ExceptionMatches(PyExc_TypeError)) {
+		PyErr_Clear();
+		PyErr_Format(PyExc_TypeError, "objs must be an iterable of objects to put, not %R", objects);
+	}
+	return -1;
+}
+
+/* New reference; NULL at the end, or with an exception. A list may change meanwhile: user code runs while objects are encoded. */
+static inline PyObject *next_of(struct source *source) {
+	PyObject *objects = source->objects;
+	if (SHMRT_LIKELY(source->is_list))
+		return source->next < PyList_GET_SIZE(objects) ? Py_NewRef(PyList_GET_ITEM(objects, source->next++)) : NULL;
+	if (source->is_tuple)
+		return source->next < PyTuple_GET_SIZE(objects) ? Py_NewRef(PyTuple_GET_ITEM(objects, source->next++)) : NULL;
+	return PyIter_Next(objects);
+}
+
+/* Finishes up to SHMRT_PY_RING_BATCH objects of the source; fewer with *stop at its end or at an error (then set). One
  * that needs blocks goes alone: waiting for memory must not hold up messages that others may wait for. */
-static uint64_t fill_outbox(RingCore *self, struct shmrt_py_outbox *box, PyObject *iterator, const struct deadline *deadline,
+static uint64_t fill_outbox(RingCore *self, struct shmrt_py_outbox *box, struct source *source, const struct deadline *deadline,
 			    bool *stop) {
 	uint64_t count = 0;
 	while (count < SHMRT_PY_RING_BATCH) {
@@ -206,12 +235,18 @@ static uint64_t fill_outbox(RingCore *self, struct shmrt_py_outbox *box, PyObjec
 			*encoder = ready;
 			box->carried = 0;
 		} else {
-			PyObject *object = PyIter_Next(iterator);
+			PyObject *object = next_of(source);
 			int outcome = object ? shmrt_encode(encoder, object) : -1;
 			Py_XDECREF(object);
 			if (outcome < 0)
 				break;
-			if (count > 0 && needs_blocks(self, encoder)) {
+			if (SHMRT_LIKELY(!needs_blocks(self, encoder))) { /* as finish would */
+				box->messages[count].blocks = NULL;
+				box->out[count++] = (struct shmrt_ring_message){.inline_bytes = encoder->bytes, .flags = encoder->flags,
+										.inline_size = (uint32_t)encoder->size};
+				continue;
+			}
+			if (count > 0) {
 				box->carried = count;
 				return count;
 			}
@@ -233,10 +268,17 @@ static void empty_outbox(RingCore *self, struct shmrt_py_outbox *box, uint64_t d
 	PyObject *type, *value, *traceback;
 	PyErr_Fetch(&type, &value, &traceback);
 	for (uint64_t i = 0; i < count; i++) {
+		struct shmrt_encoder *encoder = &box->encoders[i];
+		if (SHMRT_LIKELY(box->messages[i].blocks == NULL && encoder->buffer_count == 0 && encoder->frozen == NULL &&
+				 encoder->capacity <= OUTBOX_KEEPS)) { /* nothing to give back */
+			encoder->size = 0;
+			encoder->flags = 0;
+			continue;
+		}
 		shmrt_message_clear(&box->messages[i], self->arena, i >= done);
 		if (i >= done)
-			shmrt_encoder_thaw(&box->encoders[i]);
-		shmrt_encoder_reset(&box->encoders[i]);
+			shmrt_encoder_thaw(encoder);
+		shmrt_encoder_reset(encoder);
 	}
 	PyErr_Restore(type, value, traceback);
 }
@@ -248,17 +290,12 @@ PyObject *shmrt_py_ring_put_many(RingCore *self, PyObject *const *args, Py_ssize
 		return NULL;
 	if (self->address == NULL)
 		return shmrt_raise("RingClosed", "the ring was never made; use Ring.create or Ring.attach");
-	PyObject *iterator = PyObject_GetIter(objects);
-	if (iterator == NULL) {
-		if (Py_TYPE(objects)->tp_iter == NULL && PyErr_ExceptionMatches(PyExc_TypeError)) {
-			PyErr_Clear();
-			PyErr_Format(PyExc_TypeError, "objs must be an iterable of objects to put, not %R", objects);
-		}
+	struct source source;
+	if (open_source(&source, objects) < 0)
 		return NULL;
-	}
 	struct shmrt_py_outbox *box = borrow_outbox(self);
 	if (box == NULL) {
-		Py_DECREF(iterator);
+		Py_DECREF(source.objects);
 		return NULL;
 	}
 	struct deadline deadline = shmrt_py_deadline_after(timeout_ns);
@@ -266,7 +303,7 @@ PyObject *shmrt_py_ring_put_many(RingCore *self, PyObject *const *args, Py_ssize
 	bool stop = false, failed = false;
 	while (!stop && !failed) {
 		PyObject *type = NULL, *value = NULL, *traceback = NULL;
-		uint64_t done = 0, count = fill_outbox(self, box, iterator, &deadline, &stop);
+		uint64_t done = 0, count = fill_outbox(self, box, &source, &deadline, &stop);
 		PyErr_Fetch(&type, &value, &traceback); /* an object that cannot be sent: those before it still go */
 		int outcome = count == 0 ? SHMRT_OK : put_messages(self, box->out, count, &deadline, &done);
 		empty_outbox(self, box, done, count);
@@ -291,6 +328,6 @@ PyObject *shmrt_py_ring_put_many(RingCore *self, PyObject *const *args, Py_ssize
 	}
 	failed = shmrt_py_overload_look((PyObject *)self, &self->ring) < 0 || failed;
 	return_outbox(self, box);
-	Py_DECREF(iterator);
+	Py_DECREF(source.objects);
 	return failed ? NULL : PyLong_FromUnsignedLongLong(total);
 }

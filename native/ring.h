@@ -12,16 +12,19 @@
  * Whoever locks next after a holder died gets EOWNERDEAD, and repairs under both before anything else (ring_lock.c;
  * shmrt_ring_repair: idempotent, so a repairer may die), and wakes every sleeper. The other side may have gone on meanwhile.
  *
- *   put: [put] bytes_next, intent; fill the slot; blocks WRITING|me (or HELD|me) -> QUEUED; wake sleepers on
+ *   put: [put] intent; fill the slot; blocks WRITING|me (or HELD|me) -> QUEUED; bytes_next; wake sleepers on
  *        not_empty; tail = tail + 1 (the commit); bytes_in; intent = 0 [unlock]
+ *        Messages without blocks go in together, as far as there is room by the head last seen: one intent, of the first;
+ *        all slots; tail = tail + n (the commit of all).
  *        Died before the commit: the repair frees QUEUED blocks that the intended slot names; WRITING
- *        and HELD ones name the dead producer and are reclaimed from the arena. After: the message is in.
+ *        and HELD ones name the dead producer and are reclaimed from the arena; none of a run is in. After: all are in.
  *   get: [take] wake sleepers on not_full; slot TAKING|me; blocks QUEUED -> HELD|me; copy out; slot DONE
  *        (the commit); next; head passes the DONE prefix [unlock]
  *        Died before the commit: the repair makes the slot FULL again, its blocks QUEUED; if one was
  *        reclaimed from the arena meanwhile, the message is lost with its taker. After: lost with it.
- *        A message without blocks, oldest of all, with no hole behind it: copy out; head = head + 1 (the commit); next.
- *        Its slot is not stored into, and below `head` its state means nothing.
+ *        Messages without blocks from the head on, with no hole and none out of line anywhere: copy all of them out;
+ *        head = head + n (the commit of all); next. Died before: all are there. Their slots are not stored into, and below
+ *        `head` their state means nothing.
  *   lease: as get, but the slot stays LEASED|me and its blocks QUEUED. release: slot FREEING (the
  *        commit); blocks -> FREE; DONE. A holder that died: any later get or lease (at the latest
  *        1 ms after this process last looked; at once if it finds nothing else), drop_oldest that finds

@@ -206,7 +206,7 @@ static bool ring_undo_put(struct shmrt_ring *ring, uint64_t tail) {
 		shmrt_ring_step();
 		slot->block_count = 0;
 		shmrt_ring_set_state(slot, SHMRT_RING_SLOT_FREE);
-	} else if (intent == tail - ring->start) {
+	} else if (tail - ring->start - intent < SHMRT_RING_CHUNK) { /* of one or more messages */
 		shmrt_ring_store(&ring->shared->bytes_in, shmrt_ring_load(&ring->shared->bytes_next));
 	}
 	shmrt_ring_step();

@@ -93,25 +93,6 @@ static int ring_hand_over(struct shmrt_ring *ring, struct shmrt_ring_slot *slot,
 	return SHMRT_OK;
 }
 
-/* The oldest message of all, without blocks, with no hole anywhere: the head passes it, and its slot stays unwritten, so that
- * the putter's copy of the line is not thrown away. */
-static void ring_pass_on(struct shmrt_ring *ring, struct shmrt_ring_view *view, const struct shmrt_ring_slot *slot,
-			 shmrt_ring_take take, void *context) {
-	struct shmrt_ring_shared *shared = ring->shared;
-	uint32_t size = slot->inline_size;
-	struct shmrt_ring_message message = {.inline_bytes = (const uint8_t *)(slot + 1), .inline_size = size, .flags = slot->flags};
-	uint64_t far = shmrt_ring_ahead(view->tail - view->next);
-	const uint8_t *ahead = (const uint8_t *)shmrt_ring_slot_at(ring, view->next + far); /* it was put: its writer is done with it */
-	for (uint32_t i = 0; far != 0 && i < sizeof(*slot) + size && i < SHMRT_RING_AHEAD_BYTES; i += 64)
-		__builtin_prefetch(ahead + i);
-	take(context, &message);
-	shmrt_ring_step();
-	shmrt_ring_store_head(shared, ++view->head); /* the commit */
-	shmrt_ring_step();
-	shmrt_ring_store(&shared->next, ++view->next);
-	shmrt_ring_add(&shared->bytes_out, size);
-}
-
 /* Before a message leaves: room will be there; and whoever waits for the end may have it. */
 static void ring_wake_for_room(struct shmrt_ring *ring) {
 	shmrt_ring_wake(&ring->shared->bell_not_full);
@@ -149,10 +130,54 @@ static int ring_take_view(struct shmrt_ring *ring, struct shmrt_ring_view *view)
 	return shmrt_ring_view(ring, view);
 }
 
+static inline const struct shmrt_ring_slot *ring_slot_after(const struct shmrt_ring *ring, const struct shmrt_ring_slot *slot) {
+	const uint8_t *after = (const uint8_t *)slot + ring->slot_stride;
+	if (SHMRT_UNLIKELY(after == ring->slot_base + ring->slots * ring->slot_stride))
+		after = ring->slot_base;
+	return (const struct shmrt_ring_slot *)(const void *)after;
+}
+
+/* Up to `most` messages without blocks from the head on, where no hole and none out of line is anywhere: they are copied out,
+ * and the head passes all of them in one step. Their slots stay unwritten, so that the putter's copies of the lines are not
+ * thrown away. Answers how many. */
+static uint64_t ring_pass_run(struct shmrt_ring *ring, struct shmrt_ring_view *view, uint64_t most, struct ring_order *order) {
+	struct shmrt_ring_shared *shared = ring->shared;
+	uint16_t fragile = order->run ? SHMRT_MESSAGE_HAS_PICKLE | SHMRT_MESSAGE_HAS_ARRAY : 0;
+	uint64_t left = view->tail - view->head, count = 0, bytes = 0;
+	const uint64_t far = shmrt_ring_ahead(left);
+	const struct shmrt_ring_slot *slot = shmrt_ring_slot_at(ring, view->head), *ahead = shmrt_ring_slot_at(ring, view->head + far);
+	for (most = most < left ? most : left; count < most; count++) {
+		struct shmrt_ring_message message = {
+			.inline_bytes = (const uint8_t *)(slot + 1), .inline_size = slot->inline_size, .flags = slot->flags};
+		if (SHMRT_UNLIKELY(slot->state != SHMRT_RING_SLOT_FULL || slot->owner != 0 || slot->block_count != 0 ||
+				   (message.flags & fragile) != 0 || !shmrt_ring_fits(ring, message.inline_size, 0)))
+			break;
+		if (count == 0)
+			ring_wake_for_room(ring);
+		if (far != 0 && count + far < left) /* it was put: its writer is done with it */
+			for (uint32_t i = 0; i < sizeof(*slot) + message.inline_size && i < SHMRT_RING_AHEAD_BYTES; i += 64)
+				__builtin_prefetch((const uint8_t *)ahead + i);
+		order->take(order->context, &message);
+		bytes += message.inline_size;
+		slot = ring_slot_after(ring, slot);
+		ahead = ring_slot_after(ring, ahead);
+	}
+	if (count == 0)
+		return 0;
+	shmrt_ring_step();
+	shmrt_ring_store_head(shared, view->head += count); /* the commit */
+	shmrt_ring_step();
+	shmrt_ring_store(&shared->next, view->next = view->head);
+	shmrt_ring_add(&shared->bytes_out, bytes);
+	order->done += count;
+	return count;
+}
+
 static int ring_get_chunk(struct shmrt_ring *ring, struct ring_order *order) {
 	struct shmrt_ring_view view;
 	int rc = ring_take_view(ring, &view);
-	for (uint64_t i = 0; rc == SHMRT_OK && i < SHMRT_RING_CHUNK && order->done < order->count && !order->fragile; i++) {
+	uint64_t most = order->count - order->done, end = order->done + (most < SHMRT_RING_CHUNK ? most : SHMRT_RING_CHUNK);
+	while (rc == SHMRT_OK && order->done < end && !order->fragile) {
 		uint64_t position;
 		rc = shmrt_ring_oldest(ring, &view, &position);
 		if (rc != SHMRT_OK && (rc = shmrt_ring_view(ring, &view)) == SHMRT_OK)
@@ -160,6 +185,10 @@ static int ring_get_chunk(struct shmrt_ring *ring, struct ring_order *order) {
 		if (rc != SHMRT_OK)
 			break;
 		struct shmrt_ring_slot *slot = shmrt_ring_slot_at(ring, position);
+		if (SHMRT_LIKELY(position == view.head && view.holes == 0 && slot->block_count == 0 &&
+				 shmrt_ring_load(&ring->shared->returned) == 0) &&
+		    ring_pass_run(ring, &view, end - order->done, order) != 0)
+			continue;
 		if (slot->block_count != 0 && ring->arena == NULL)
 			return SHMRT_INVALID;
 		order->fragile = order->run && ring_is_fragile(slot);
@@ -167,12 +196,6 @@ static int ring_get_chunk(struct shmrt_ring *ring, struct ring_order *order) {
 			break;
 		ring_wake_for_room(ring);
 		bool in_line = slot->owner == 0;
-		if (SHMRT_LIKELY(position == view.head && in_line && view.holes == 0 && slot->block_count == 0 &&
-				 shmrt_ring_fits(ring, slot->inline_size, 0))) {
-			ring_pass_on(ring, &view, slot, order->take, order->context);
-			order->done++;
-			continue;
-		}
 		rc = ring_hand_over(ring, slot, order->take, order->context);
 		shmrt_ring_pass(ring, &view, position, in_line);
 		shmrt_ring_make_hole(ring, &view);

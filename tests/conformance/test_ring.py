@@ -62,6 +62,44 @@ def test_put_many_and_get_many() -> None:
             ring.get_many(wrong)
 
 
+def test_put_many_of_a_list_that_changes_meanwhile() -> None:
+    class Changes:
+        def __init__(self, change: Callable[[], object]) -> None:
+            self.change = change
+
+        def __reduce__(self) -> tuple[type, tuple[int]]:
+            self.change()
+            return int, (7,)
+
+    ring = Ring.create(RingSpec(slots=40))
+    objects: list[Any] = [1]
+    objects += [Changes(lambda: objects.append(9)), 2]
+    assert ring.put_many(objects) == 4 and ring.get_many(10) == [1, 7, 2, 9]
+    objects[1] = Changes(objects.clear)
+    assert ring.put_many(objects) == 2 and ring.get_many(10) == [1, 7]
+    assert ring.put_many((1, 2)) == 2 and ring.put_many(iter([3])) == 1 and ring.get_many(10) == [1, 2, 3]
+
+
+def test_batches_across_the_end_of_the_ring() -> None:
+    ring = Ring.create(RingSpec(slots=37, slot_bytes=256))
+    sent, got = 0, 0
+    for turn in range(300):
+        count = min(1 + turn * 7 % 36, 37 - ring.qsize())
+        objects = [
+            (at, "x" * (at % 90), b"y" * (at * 13 % 400) if at % 50 == 0 else None) for at in range(sent, sent + count)
+        ]
+        assert ring.put_many(objects) == count
+        sent += count
+        for number, text, data in ring.get_many(1 + turn * 5 % 34):
+            assert (
+                number == got
+                and text == "x" * (got % 90)
+                and data == (b"y" * (got * 13 % 400) if got % 50 == 0 else None)
+            )
+            got += 1
+    assert got + ring.qsize() == sent and ring._check()
+
+
 def test_put_many_says_how_many_are_in() -> None:
     ring = Ring.create(RingSpec(slots=40))
     assert ring.put_many(range(100), timeout=0) == 40

@@ -334,6 +334,19 @@ static void sweep_at(uint64_t slots, uint64_t start, unsigned turn) {
 	list(0, 1, 0, 0, 0, 0), list(1, 70, 72, 0, 0, 0), list(2, 70, 70, 0, 0, 0), list(3, 70, 71, 0, 0, 0);
 	prepare_put(70, 3);
 	run(do_put);
+	begin("put of a plain run", slots, SHMRT_RING_BLOCK, start, turn, 0); /* one step, or two beyond the head last seen */
+	list(0, 1, 0, 0, 0, 0), list(1, 32, 34, 0, 0, 0);
+	uint64_t room_seen = shmrt_ring_load(&world.ring.shared->head_seen) + slots - shmrt_ring_load(&world.ring.shared->tail);
+	if (room_seen - 1 < 2)
+		list(2, 32, 31 + (unsigned)room_seen, 0, 0, 0);
+	prepare_put(32, 3);
+	run(do_put);
+	begin("get of a plain run", slots, SHMRT_RING_BLOCK, start, turn, 0);
+	list(0, 32, 34, 0, 0, 0), list(1, 1, 0, 0, 0, 0);
+	for (unsigned number = 32; number <= 34; number++) /* no flag of theirs says that decoding may fail */
+		CHECK(world_put(&world, number, 0) == SHMRT_OK);
+	wanted = 3, scene.frees = true;
+	run(turn % 2 == 0 ? do_get : do_get_run);
 	begin("get of three", slots, SHMRT_RING_BLOCK, start, turn, 3);
 	list(0, 1, 3, 0, 0, 0), list(1, 4, 3, 0, 0, 0), list(2, 2, 3, 0, 0, 0), list(3, 3, 3, 0, 0, 0);
 	wanted = 3, scene.frees = true;

@@ -48,8 +48,8 @@ WEAK = [
         "R2",
         "races_ring",
         "ring.c",
-        "atomic_store_explicit(&shared->tail, ++view->tail, memory_order_release); /* R2; the commit */",
-        "atomic_store_explicit(&shared->tail, ++view->tail, memory_order_relaxed); /* R2; the commit */",
+        "atomic_store_explicit(&shared->tail, view->tail += count, memory_order_release); /* R2; the commit */",
+        "atomic_store_explicit(&shared->tail, view->tail += count, memory_order_relaxed); /* R2; the commit */",
     ),
     Weak(
         "R4",
