@@ -93,9 +93,14 @@ WEAK = [
 ]
 
 
-def judge(program: str, native: Path, tmp_path: Path, objects: Path) -> tuple[int, str]:  # noqa: F811
+def judge(program: str, native: Path, tmp_path: Path, objects: Path, times: int = 1) -> tuple[int, str]:  # noqa: F811
+    """The first bad end of so many runs, or the last good one."""
     built = build(TESTS / f"{program}.c", native, "threads", tmp_path, objects)
-    return run([built], WATCHDOG_S, {"TSAN_OPTIONS": "halt_on_error=1 exitcode=66"})
+    for _ in range(times):
+        code, output = run([built], WATCHDOG_S, {"TSAN_OPTIONS": "halt_on_error=1 exitcode=66"})
+        if code != 0:
+            break
+    return code, output
 
 
 @pytest.mark.slow
@@ -115,7 +120,7 @@ def test_a_weaker_edge_is_reported(weak: Weak, tmp_path: Path, objects: Path) ->
     text = (native / weak.file).read_text()
     assert text.count(weak.old) == 1, f"edge {weak.edge}: its text occurs {text.count(weak.old)} times"
     (native / weak.file).write_text(text.replace(weak.old, weak.new))
-    code, output = judge(weak.program, native, tmp_path, objects)
+    code, output = judge(weak.program, native, tmp_path, objects, times=5)  # a busy machine may show no race in one
     assert code == 66 and "data race" in output, (
         f"{weak.program} ended with {code} although {weak.edge} is weak:\n{output}"
     )
