@@ -282,6 +282,10 @@ struct shmrt_hub {
 	_Atomic uint32_t armed;    /* how often the bell was armed urgently: numbers for its word */
 	_Atomic uint32_t watched_ready;
 	_Atomic uint64_t sleeping_until; /* when the hub's thread wakes by itself */
+	/* Since when the hub's thread has slept although results may wait, until somebody has told it that they are wanted;
+	 * else 0. The bell does not say so: a thread that came and went may have made it urgent, and taken nothing. */
+	_Atomic uint64_t lazy_since;
+	_Atomic uint64_t told_since; /* what that was when it was told last */
 	_Atomic uint64_t closer_ns; /* as pump returns it, for a closer look at workers that may have overwritten what they share */
 	_Atomic uint64_t sleeping_closer; /* what that was when the hub's thread went to sleep */
 	_Atomic uint32_t stop;

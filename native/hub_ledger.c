@@ -145,9 +145,11 @@ int shmrt_hub_submit(struct shmrt_hub_pool *pool, struct shmrt_task *task) {
 	_Atomic uint32_t *bell = &hub->control->slots[hub->self_slot].bell;
 	if (timed && wake_at < atomic_load_explicit(&hub->sleeping_until, memory_order_relaxed)) /* a hint; a wake too many is harmless */
 		shmrt_bell_ring_always(bell);
-	else if (waiting && atomic_load_explicit(bell, memory_order_relaxed) == 1) /* B1: make_urgent fences */
+	else if (waiting && atomic_load_explicit(&hub->lazy_since, memory_order_relaxed) != 0) /* set under the mutex */
 		shmrt_hub_make_urgent(hub);
-	else if (behind && atomic_load_explicit(&hub->sleeping_until, memory_order_relaxed) == UINT64_MAX) /* a hint */
+	else if (behind && (atomic_load_explicit(&hub->sleeping_until, memory_order_relaxed) == UINT64_MAX || /* a hint */
+			    shmrt_now_ns() - atomic_load_explicit(&hub->told_since, memory_order_relaxed) < /* set under the mutex */
+				    SHMRT_RING_EVERY_NS)) /* as in make_urgent */
 		shmrt_bell_ring_always(bell);
 	else if (look) {
 		bool moved;
@@ -232,7 +234,7 @@ void shmrt_hub_watch(struct shmrt_hub *hub, uint64_t id) {
 		shmrt_hub__wake_dispatcher(hub);
 	}
 	pthread_mutex_unlock(&hub->mutex);
-	if (atomic_load_explicit(&hub->control->slots[hub->self_slot].bell, memory_order_relaxed) == 1) /* B1 */
+	if (atomic_load_explicit(&hub->lazy_since, memory_order_relaxed) != 0) /* set under the mutex */
 		shmrt_hub_make_urgent(hub);
 }
 

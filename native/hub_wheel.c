@@ -139,9 +139,11 @@ static int sleep_armed(struct shmrt_hub *hub, uint64_t until_ns, bool urgent, st
 	_Atomic uint32_t *bell = &hub->control->slots[hub->self_slot].bell;
 	uint32_t word = arm(hub, bell, urgent);
 	pthread_mutex_lock(&hub->mutex);
-	/* Who began to watch before this look saw no bell that it could have made urgent; who does after it sees this one. */
+	/* Who began to watch before this look is seen by it; who does after it sees that we sleep lazily. */
 	bool work = has_work(hub) || (!urgent && wants_soon(hub)) || (rest && rest->outcomes && shmrt_hub__finished(hub) != rest->seen);
 	hub->sleeps += !work;
+	if (!urgent && !work)
+		atomic_store_explicit(&hub->lazy_since, shmrt_now_ns(), memory_order_relaxed); /* under the mutex */
 	uint64_t closer_ns = atomic_load_explicit(&hub->closer_ns, memory_order_relaxed); /* under the mutex */
 	if (closer_ns < until_ns)
 		until_ns = closer_ns;
@@ -167,24 +169,55 @@ static int sleep_armed(struct shmrt_hub *hub, uint64_t until_ns, bool urgent, st
 }
 
 int shmrt_hub_park(struct shmrt_hub *hub, uint64_t until_ns, bool urgent, struct shmrt_hub_rest *rest) {
-	if (rest == NULL || !rest->outcomes)
-		return sleep_armed(hub, until_ns, urgent, rest);
+	if (rest == NULL || !rest->outcomes) {
+		int ended = sleep_armed(hub, until_ns, urgent, rest);
+		if (!urgent)
+			atomic_store_explicit(&hub->lazy_since, 0, memory_order_relaxed); /* it is awake, and will look */
+		return ended;
+	}
 	atomic_fetch_add_explicit(&hub->parked, 1, memory_order_relaxed); /* the mutex orders it */
 	int result = sleep_armed(hub, until_ns, urgent, rest);
 	atomic_fetch_sub_explicit(&hub->parked, 1, memory_order_relaxed); /* a ring too many is harmless */
 	return result;
 }
 
+/* A task waits behind another: that one's result may come without a ring. Under the mutex. */
+static bool is_behind(struct shmrt_hub *hub) {
+	for (uint32_t p = 0; p < hub->pool_high; p++) {
+		struct shmrt_hub_pool *pool = hub->pools[p];
+		for (uint32_t i = 0; pool && i < pool->options.slot_count; i++)
+			if (pool->workers[i].lane.count >= 2)
+				return true;
+	}
+	return false;
+}
+
+/* The hub's thread counts as told from now on that results are wanted. Whether it must wake for that: a worker with another task
+ * before it defers a ring for a while after its last one, and who sleeps on does not look again by itself. The last ring woke it; when
+ * it has slept for longer than that while, nobody defers any more. */
+static bool tell_sleeper(struct shmrt_hub *hub) {
+	if (atomic_load_explicit(&hub->lazy_since, memory_order_relaxed) == 0) /* whoever must know has held the mutex */
+		return false;
+	pthread_mutex_lock(&hub->mutex);
+	uint64_t since_ns = atomic_load_explicit(&hub->lazy_since, memory_order_relaxed); /* under the mutex */
+	atomic_store_explicit(&hub->lazy_since, 0, memory_order_relaxed);                 /* under the mutex */
+	if (since_ns != 0)
+		atomic_store_explicit(&hub->told_since, since_ns, memory_order_relaxed); /* under the mutex */
+	bool behind = is_behind(hub);
+	pthread_mutex_unlock(&hub->mutex);
+	return since_ns != 0 && behind && shmrt_now_ns() - since_ns < SHMRT_RING_EVERY_NS;
+}
+
 void shmrt_hub_make_urgent(struct shmrt_hub *hub) {
 	_Atomic uint32_t *bell = &hub->control->slots[hub->self_slot].bell;
 	uint32_t lazily = 1;
-	bool moved;
+	bool moved, lately = tell_sleeper(hub);
 	if (atomic_load_explicit(bell, memory_order_relaxed) == 1) /* B1: so that no number is spent in vain */
 		atomic_compare_exchange_strong_explicit(bell, &lazily, fresh(hub), memory_order_seq_cst, memory_order_relaxed); /* B1 */
 	atomic_thread_fence(memory_order_seq_cst); /* B1: a worker that saw 1 has published what we now find */
 	uint64_t next_ns = shmrt_hub_pump(hub, &moved);
-	/* The hub's thread is to wake in time. For a closer look once is enough: then it has a time of its own. */
-	if (next_ns < atomic_load_explicit(&hub->sleeping_until, memory_order_relaxed) || /* a hint */
+	/* The hub's thread is to wake in time, and to take short sleeps if a result may come without a ring. For a closer look once is enough: then it has a time of its own. */
+	if (lately || next_ns < atomic_load_explicit(&hub->sleeping_until, memory_order_relaxed) || /* a hint */
 	    (atomic_load_explicit(&hub->sleeping_closer, memory_order_relaxed) == UINT64_MAX && /* a hint */
 	     atomic_load_explicit(&hub->closer_ns, memory_order_relaxed) != UINT64_MAX)) /* a hint */
 		shmrt_bell_ring_always(bell);

@@ -41,6 +41,7 @@ FAST = [
     Check("bell", "-DRINGERS=1 -DCHANGES=2", 50_000),
     Check("bell", "-DRINGERS=1 -DSLEEPERS=2", 100_000),
     Check("park", "-DTHREADS=1", 50_000),
+    Check("park", "-DTHREADS=0 -DWATCHES=1 -DCRASHES=0", 100_000),
     Check("block", "", 10_000),
     Check("block", "-DSENDERS=1 -DMESSAGES=2", 1_000),
     Check("granule", "-DUSERS=1", 10_000),
@@ -54,6 +55,8 @@ LONG = [
     Check("lane", "-DSLOTS=3 -DMESSAGES=5 -DCRASHES=1", 100_000),
     Check("bell", "", 5_000_000),
     Check("park", "-DTHREADS=1 -DRESULTS=2 -DPUMPS=2 -DARMS=2", 500_000),
+    Check("park", "-DTHREADS=0 -DWATCHES=1", 500_000),
+    Check("park", "-DTHREADS=0 -DWATCHES=1 -DRESULTS=2", 2_000_000),
     Check("block", "-DMESSAGES=2 -DCRASHES=1", 100_000),
     Check("block", "-DSENDERS=1 -DMESSAGES=3 -DCRASHES=3", 10_000),
     Check("granule", "-DUSERS=1 -DALLOCS=2 -DTRIMS=2 -DCRASHES=2", 1_000_000),
@@ -65,6 +68,7 @@ ONE_RINGER = "-DRINGERS=1"
 TWO_SLEEPERS = "-DRINGERS=1 -DSLEEPERS=2"
 TWO_MESSAGES = "-DSENDERS=1 -DMESSAGES=2"
 ONE_USER = "-DUSERS=1"
+ONE_WATCH = "-DTHREADS=0 -DWATCHES=1"
 SEEDED: dict[str, dict[str, str]] = {
     "lane": dict.fromkeys(
         [
@@ -108,7 +112,19 @@ SEEDED: dict[str, dict[str, str]] = {
         ],
         "-DTHREADS=1",
     )
-    | dict.fromkeys(["NO_SHORT_SLEEP", "SHORT_SLEEP_ONCE"], "-DTHREADS=1 -DRESULTS=2 -DCRASHES=0"),
+    | dict.fromkeys(["NO_SHORT_SLEEP", "SHORT_SLEEP_ONCE"], "-DTHREADS=1 -DRESULTS=2 -DCRASHES=0")
+    | dict.fromkeys(
+        [
+            "NO_SECOND_LOOK",
+            "NO_MAKE_URGENT",
+            "BY_THE_BELL",
+            "LAZY_FIRST",
+            "URGENT_WITHOUT_PUMP",
+            "KEEPS_LAZY_BELL",
+        ],
+        f"{ONE_WATCH} -DCRASHES=0",
+    )
+    | dict.fromkeys(["NO_RING_IN_WINDOW", "WINDOWS_TOO_LATE"], f"{ONE_WATCH} -DRESULTS=2 -DCRASHES=0"),
     "block": dict.fromkeys(
         [
             "SENT_RELAXED",
@@ -177,6 +193,7 @@ OFTEN = {
     *("bell POLITE_RING_AFTER_DEATH", "block SENT_RELAXED", "block NO_BUMP", "granule NO_SECOND_LOOK"),
     *("granule HEAD_RELAXED", "watch NO_FENCE_IN_POKE", "watch NO_WAITERS_BY_OWNER", "death DEATH_RELAXED"),
     *("death IDLE_BEFORE_COMMIT", "park SAME_NUMBER", "park NO_TELL"),
+    *("park NO_SECOND_LOOK", "park BY_THE_BELL"),
 }
 """Of each kind of bug one or two in every run of the tests; building all takes a minute."""
 

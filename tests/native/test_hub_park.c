@@ -302,6 +302,88 @@ static void test_watched_since_the_look(void) {
 	end();
 }
 
+/* A bell that is urgent already does not say that the hub's thread knows: who made it so may be gone again without a pump. What
+ * a worker has published before, without a ring, is taken by whoever wants results from now on. */
+static uint64_t wanted;
+static void another_comes_and_goes_and_results_are_wanted(void) {
+	CHECK(word() == 1);
+	another_parks();
+	CHECK(word() >= 2);
+	uint64_t before = hub.pumps;
+	shmrt_hub_watch(&hub, wanted);
+	CHECK(hub.pumps == before + 1);
+	shmrt_hub_watch(&hub, wanted); /* once is enough: from now on workers ring */
+	CHECK(hub.pumps == before + 1 && word() != 1);
+	CHECK(atomic_load_explicit(&hub.lazy_since, memory_order_relaxed) == 0);
+}
+static void test_watched_behind_an_urgent_bell(void) {
+	begin();
+	wanted = submit_expired();
+	shmrt_hub__find(&hub, wanted)->deadline_ns = 0;
+	pool.backlog_count--; /* as if it were in a lane */
+	meanwhile = another_comes_and_goes_and_results_are_wanted;
+	(void)shmrt_hub_park(&hub, UINT64_MAX, false, NULL);
+	CHECK(meanwhile == NULL);
+	pool.backlog_count++;
+	shmrt_hub__find(&hub, wanted)->deadline_ns = 1;
+	pump();
+	end();
+}
+
+/* A worker that rang and has another task may defer its next ring: the hub's thread, which that ring woke, is to take short sleeps. */
+static bool rings_it(uint64_t since_ns, void (*then)(void)) {
+	int before = bell_wakes;
+	atomic_store_explicit(&hub.lazy_since, since_ns, memory_order_relaxed);
+	shmrt_hub_make_urgent(&hub);
+	if (then)
+		then();
+	CHECK(atomic_load_explicit(&hub.lazy_since, memory_order_relaxed) == 0 && bell_wakes <= before + 1);
+	return bell_wakes == before + 1;
+}
+static bool rings_it_just_after_a_ring(void (*then)(void)) {
+	for (;;) { /* again, if this machine was busy with others */
+		uint64_t since_ns = shmrt_now_ns();
+		if (rings_it(since_ns, then))
+			return true;
+		if (shmrt_now_ns() - since_ns < SHMRT_RING_EVERY_NS)
+			return false;
+	}
+}
+static void a_task_comes_behind(void) {
+	worker.lane.count = 1;
+	atomic_store_explicit(&hub.sleeping_until, UINT64_MAX - 1, memory_order_relaxed); /* a sleep that ends by itself, but late */
+	struct shmrt_task *task = shmrt_hub_task_new(&hub);
+	CHECK(task != NULL);
+	task->max_attempts = 1;
+	task->timeout_ns = SHMRT_FOREVER;
+	task->affinity = -1;
+	CHECK(shmrt_hub_submit(&pool, task) == SHMRT_OK && task->state == SHMRT_TASK_LANE);
+	CHECK(worker.lane.count == 2);
+	CHECK(shmrt_hub_cancel(&hub, task->id) == task);
+	shmrt_hub_task_free(&hub, task);
+}
+static void test_wanted_just_after_a_ring(void) {
+	begin();
+	worker.lane.count = 2;
+	CHECK(!rings_it(1, NULL)); /* it has slept for long: no ring is deferred now */
+	CHECK(rings_it_just_after_a_ring(NULL) && word() == 0);
+	worker.lane.count = 1; /* who has nothing else to do rings */
+	for (int i = 0; i < 3; i++)
+		CHECK(!rings_it_just_after_a_ring(NULL));
+	static uint64_t known = 1;
+	static union {
+		struct shmrt_lane_shared shared;
+		uint8_t bytes[sizeof(struct shmrt_lane_shared) + 1024];
+	} lane __attribute__((aligned(128)));
+	shmrt_lane_format(&lane.shared, 0);
+	CHECK(shmrt_lane_attach_producer(&worker.tasks, &lane.shared, 1024) == SHMRT_OK);
+	worker.known_functions = &known;
+	worker.ready = true;
+	pool.ready_count = 1;
+	CHECK(rings_it_just_after_a_ring(a_task_comes_behind));
+	end();
+}
+
 static void test_words(void) {
 	begin();
 	struct shmrt_hub_rest rest = rest_of_one_that_has_looked();
@@ -332,6 +414,8 @@ int main(void) {
 	test_nobody_is_rung_for_nothing();
 	test_short_sleeps();
 	test_watched_since_the_look();
+	test_watched_behind_an_urgent_bell();
+	test_wanted_just_after_a_ring();
 	test_words();
 	return 0;
 }

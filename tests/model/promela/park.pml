@@ -5,19 +5,30 @@
  *   proctype thread     shmrt_py_hub_wait: a look, shmrt_hub_pump, shmrt_hub_park, until it has all of its own outcomes
  *   proctype hub        thread_main: decides the tasks of the dead, rings all after a death; pumps PUMPS times at most, and arms
  *                       ARMS times at most
+ *   proctype sleeper    thread_main, when WATCHES > 0: pumps, decides whether to sleep lazily (shmrt_hub_is_urgent), parks; for good
+ *   proctype watcher    shmrt_hub_watch of a task that may be anywhere by then; nobody waits for its outcome with a look of its
+ *                       own. WATCHES tasks, each with a worker
  *   proctype clock      the time after which a worker does not defer any more, and a short sleep ends
  *
  * Any of them takes everything out of the lanes that is there, for whomever. Checked: when nothing moves any more, every
- * thread has all its outcomes. None has a timer but that of its short sleeps (SHMRT_RING_EVERY_NS).
+ * thread has all its outcomes, and each watched task has been taken out of its lane. None has a timer but that of its short
+ * sleeps (SHMRT_RING_EVERY_NS).
+ *
+ * A worker defers whenever it has rung lately, whether or not it has another task. The code spares the ring of make_urgent when no
+ * task waits behind another, and shmrt_hub_submit makes up for it when one comes.
  *
  * The memory is sequentially consistent here: the Dekker edge between a worker and an arming thread is in bell.pml, everything
  * else is under the hub's mutex, or the kernel's lock.
  *
  * Mutants: SAME_NUMBER NO_TELL NO_SEEN NO_SHORT_SLEEP SHORT_SLEEP_ONCE PARKED_TOO_LATE NO_RING_AFTER_DEATH
- * TELL_FIRST
+ * TELL_FIRST NO_SECOND_LOOK NO_MAKE_URGENT BY_THE_BELL LAZY_FIRST URGENT_WITHOUT_PUMP
+ * NO_RING_IN_WINDOW WINDOWS_TOO_LATE KEEPS_LAZY_BELL
  */
 #ifndef THREADS
 #define THREADS 2
+#endif
+#ifndef WATCHES
+#define WATCHES 0
 #endif
 #ifndef RESULTS
 #define RESULTS 1
@@ -32,16 +43,28 @@
 #define ARMS 1
 #endif
 
+#define LANES (THREADS + WATCHES) /* 3 at most; first those of the threads */
+#define SLEEPER LANES
+
 byte bell, numbers = 1; /* the word, and the last number that it had */
-byte lane[THREADS], taken[THREADS], had[THREADS]; /* published; out of the lane; known to the thread */
+byte lane[LANES], taken[LANES], had[LANES]; /* published; out of the lane; known to the thread */
 byte finished, parked, crashes;
-bool window[THREADS], dead[THREADS], asleep[THREADS];
+bool lazy; /* the sleeper sleeps lazily, and nobody has told it otherwise */
+bool window[LANES], dead[LANES], watched[LANES], asleep[LANES + 1];
+
+#define OF_ALL_LANES(what) (what(0) && what(LANES / 2) && what(LANES - 1))
+#define IS_EMPTY(n) (lane[n] == 0)
+#define IS_SHUT(n) (!window[n])
+#define NOBODY_WAITS(n) (!watched[n] || taken[n] == RESULTS)
+#define LANES_EMPTY OF_ALL_LANES(IS_EMPTY)
+#define WINDOWS_SHUT OF_ALL_LANES(IS_SHUT)
+#define WANTS_SOON !OF_ALL_LANES(NOBODY_WAITS)
 
 inline wake() {
 	d_step {
 		i_ = 0;
 		do
-		:: i_ < THREADS -> asleep[i_] = false; i_++
+		:: i_ <= LANES -> asleep[i_] = false; i_++
 		:: else -> break
 		od;
 		i_ = 0
@@ -125,7 +148,7 @@ inline find(moved) {
 		i_ = 0;
 		moved = false;
 		do
-		:: i_ < THREADS ->
+		:: i_ < LANES ->
 			if
 			:: lane[i_] > 0 -> taken[i_] = taken[i_] + lane[i_]; lane[i_] = 0; finished++; moved = true
 			:: else
@@ -172,8 +195,41 @@ inline arm(word, urgent) {
 	}
 }
 
-#define LANES_EMPTY (lane[0] == 0 && lane[THREADS - 1] == 0)
-#define WINDOWS_SHUT (!window[0] && !window[THREADS - 1])
+/* shmrt_hub_make_urgent. */
+inline make_urgent(told, moved, tell, old) {
+#ifdef WINDOWS_TOO_LATE
+	d_step { told = lazy; lazy = false };
+#else
+	d_step { told = lazy && !WINDOWS_SHUT; lazy = false }; /* it has slept for less than a worker defers */
+#endif
+	atomic {
+		if
+		:: bell == 1 ->
+#ifdef KEEPS_LAZY_BELL
+			skip
+#else
+			numbers++;
+			bell = numbers
+#endif
+		:: else
+		fi
+	};
+#ifndef URGENT_WITHOUT_PUMP
+	pump(moved, tell, old);
+	moved = false;
+#endif
+#ifndef NO_RING_IN_WINDOW
+	if
+#ifdef WINDOWS_TOO_LATE
+	:: told && !WINDOWS_SHUT -> bell = 0; wake()
+#else
+	:: told -> bell = 0; wake() /* shmrt_bell_ring_always */
+#endif
+	:: else
+	fi;
+#endif
+	told = false
+}
 
 proctype thread(byte me) {
 	byte seen, word, armed, old;
@@ -262,17 +318,82 @@ end_watching:
 		:: tell -> tell = false; ring(old)
 		:: else
 		fi
-	:: number + 1 < THREADS && !dead[number] && dead[number + 1] -> number++
+	:: number + 1 < LANES && !dead[number] && dead[number + 1] -> number++
 	:: number > 0 && !dead[number] && dead[number - 1] -> number--
 	:: !LANES_EMPTY && pumps < PUMPS ->
 		pumps++;
 		pump(moved, tell, old);
 		moved = false
 	:: !LANES_EMPTY && pumps < PUMPS -> pumps = PUMPS
-	:: atomic { arms < ARMS && bell == 0 -> arms++; arm(word, false); word = 0 }
-	:: atomic { arms < ARMS && bell < 2 -> arms++; arm(word, true); word = 0 } /* shmrt_hub_make_urgent */
+	:: atomic { WATCHES == 0 && arms < ARMS && bell == 0 -> arms++; arm(word, false); word = 0 }
+	:: atomic { arms < ARMS && bell < 2 -> arms++; arm(word, true); word = 0 } /* and leaves without a pump: its time is over */
 	:: arms < ARMS -> arms = ARMS
 	od
+}
+
+/* thread_main. Its rest has no outcomes: it waits for none, and is not counted as parked. */
+proctype sleeper() {
+	byte word, armed, old;
+	bool moved, tell, urgent, work, quiet, brief;
+	do
+	:: pump(moved, tell, old);
+		moved = false;
+		urgent = WANTS_SOON; /* shmrt_hub_is_urgent, under the mutex */
+		arm(word, urgent);
+		d_step { /* the look under the mutex */
+			work = !LANES_EMPTY;
+#ifndef NO_SECOND_LOOK
+			work = work || (!urgent && WANTS_SOON);
+#endif
+			lazy = !urgent && !work;
+			brief = urgent && !(quiet && armed == word);
+			armed = (brief -> 0 : armed);
+			quiet = quiet && !brief;
+			urgent = false
+		};
+		if
+		:: work -> d_step { work = false; brief = false; word = 0 }
+		:: else ->
+			atomic {
+				if
+				:: bell == word -> asleep[SLEEPER] = true
+				:: else
+				fi
+			};
+end_asleep:
+			if
+			:: d_step { !asleep[SLEEPER] -> lazy = false; brief = false; quiet = false; armed = 0; word = 0 }
+			:: d_step {
+				brief && asleep[SLEEPER] && WINDOWS_SHUT ->
+					asleep[SLEEPER] = false; brief = false; quiet = true; armed = word; word = 0
+				}
+			fi
+		fi
+	od
+}
+
+/* Somebody wants to be told of a task that it does not wait for itself: a callback, or a wait for several. */
+proctype watcher(byte me) {
+	byte old;
+	bool told, lazily, moved, tell;
+#ifdef LAZY_FIRST
+	lazily = lazy;
+	watched[me] = true;
+#else
+	watched[me] = true; /* under the mutex; of a task that is done nothing more is wanted */
+#ifdef BY_THE_BELL
+	lazily = bell == 1;
+#else
+	lazily = lazy;
+#endif
+#endif
+#ifdef NO_MAKE_URGENT
+	lazily = false;
+#endif
+	if
+	:: lazily -> lazily = false; make_urgent(told, moved, tell, old)
+	:: else
+	fi
 }
 
 proctype clock() {
@@ -280,7 +401,8 @@ proctype clock() {
 end_clock:
 	do
 	:: window[0] -> window[0] = false
-	:: THREADS > 1 && window[THREADS - 1] -> window[THREADS - 1] = false
+	:: LANES > 2 && window[LANES / 2] -> window[LANES / 2] = false
+	:: LANES > 1 && window[LANES - 1] -> window[LANES - 1] = false
 	od
 }
 
@@ -290,6 +412,7 @@ proctype judge() {
 	d_step {
 		do
 		:: number < THREADS -> assert(had[number] == RESULTS); number++
+		:: number >= THREADS && number < LANES -> assert(taken[number] == RESULTS); number++
 		:: else -> break
 		od
 	}
@@ -302,6 +425,13 @@ init {
 		:: number < THREADS -> run worker(number); run thread(number); number++
 		:: else -> break
 		od;
+#if WATCHES
+		do
+		:: number < LANES -> run worker(number); run watcher(number); number++
+		:: else -> break
+		od;
+		run sleeper();
+#endif
 		number = 0;
 		run hub();
 		run clock();
