@@ -37,6 +37,7 @@ class Check:
 
 FAST = [
     Check("lane", "", 10_000),
+    Check("lane", "-DREVOKES=1 -DCRASHES=0", 10_000),
     Check("bell", "-DCRASHES=0", 100_000),
     Check("bell", "-DRINGERS=1 -DCHANGES=2", 50_000),
     Check("bell", "-DRINGERS=1 -DSLEEPERS=2", 100_000),
@@ -44,6 +45,7 @@ FAST = [
     Check("park", "-DTHREADS=0 -DWATCHES=1 -DCRASHES=0", 100_000),
     Check("block", "", 10_000),
     Check("block", "-DSENDERS=1 -DMESSAGES=2", 1_000),
+    Check("block", "-DSECONDS=1", 50_000),
     Check("granule", "-DUSERS=1", 10_000),
     Check("granule", "-DCRASHES=0", 200_000),
     Check("watch", "", 1_000),
@@ -53,13 +55,16 @@ FAST = [
 LONG = [
     Check("lane", "-DMESSAGES=4 -DCRASHES=2", 1_000_000),
     Check("lane", "-DSLOTS=3 -DMESSAGES=5 -DCRASHES=1", 100_000),
+    Check("lane", "-DREVOKES=2 -DMESSAGES=4 -DCRASHES=0", 500_000),
     Check("bell", "", 5_000_000),
     Check("park", "-DTHREADS=1 -DRESULTS=2 -DPUMPS=2 -DARMS=2", 500_000),
     Check("park", "-DTHREADS=0 -DWATCHES=1", 500_000),
     Check("park", "-DTHREADS=0 -DWATCHES=1 -DRESULTS=2", 2_000_000),
     Check("block", "-DMESSAGES=2 -DCRASHES=1", 100_000),
     Check("block", "-DSENDERS=1 -DMESSAGES=3 -DCRASHES=3", 10_000),
+    Check("block", "-DSECONDS=1 -DMESSAGES=2", 2_000_000),
     Check("granule", "-DUSERS=1 -DALLOCS=2 -DTRIMS=2 -DCRASHES=2", 1_000_000),
+    Check("granule", "-DUSERS=1 -DKEEPERS=2", 1_000_000),
     Check("death", "-DCRASHES=2", 1_000_000),
     Check("death", "-DTASKS=3", 200_000),
 ]
@@ -84,7 +89,8 @@ SEEDED: dict[str, dict[str, str]] = {
             "ATTACH_HEAD_ONLY",
         ],
         "",
-    ),
+    )
+    | dict.fromkeys(["CLAIM_OF_ANOTHER", "CLAIM_STORES"], "-DREVOKES=1 -DCRASHES=0"),
     "bell": dict.fromkeys(
         [
             "NO_FENCE_IN_ARM",
@@ -139,7 +145,8 @@ SEEDED: dict[str, dict[str, str]] = {
         ],
         "",
     )
-    | dict.fromkeys(["NO_BUMP", "RECLAIM_BEFORE_DRAIN"], TWO_MESSAGES),
+    | dict.fromkeys(["NO_BUMP", "RECLAIM_BEFORE_DRAIN"], TWO_MESSAGES)
+    | {"RECLAIM_STORES": "-DSECONDS=1"},
     "granule": dict.fromkeys(
         [
             "HEAD_RELAXED",
@@ -154,7 +161,7 @@ SEEDED: dict[str, dict[str, str]] = {
         ],
         ONE_USER,
     )
-    | {"LOOKS_RELAXED": "-DCRASHES=0"},
+    | {"LOOKS_RELAXED": "-DCRASHES=0", "NO_TAKE_OVER": f"{ONE_USER} -DKEEPERS=2"},
     "watch": dict.fromkeys(
         [
             "NO_FENCE_IN_POKE",
@@ -193,7 +200,7 @@ OFTEN = {
     *("bell POLITE_RING_AFTER_DEATH", "block SENT_RELAXED", "block NO_BUMP", "granule NO_SECOND_LOOK"),
     *("granule HEAD_RELAXED", "watch NO_FENCE_IN_POKE", "watch NO_WAITERS_BY_OWNER", "death DEATH_RELAXED"),
     *("death IDLE_BEFORE_COMMIT", "park SAME_NUMBER", "park NO_TELL"),
-    *("park NO_SECOND_LOOK", "park BY_THE_BELL"),
+    *("park NO_SECOND_LOOK", "park BY_THE_BELL", "lane CLAIM_OF_ANOTHER", "granule NO_TAKE_OVER"),
 }
 """Of each kind of bug one or two in every run of the tests; building all takes a minute."""
 

@@ -21,6 +21,7 @@ struct scenario {
 	enum { BY_LIST, BY_LEASES, BY_CLOSED } by;
 	uint64_t leases_before, tail_before, bytes_before;
 	bool frees, makes; /* room, a message: the sleepers on it must be woken before */
+	bool comes_back; /* a lease does: at any moment it is counted as leased, or as returned */
 	unsigned state_count;
 	bool only;       /* the compound part: only this answer is right */
 	int only_answer;
@@ -172,6 +173,9 @@ static int judge(void *copy, size_t step, void *context) {
 	struct scenario *scenario = context;
 	if (!scenario->only && sleeper_forgotten(scenario, copy))
 		return BROKEN("sleepers are not woken before");
+	const struct shmrt_ring_shared *shared = copy;
+	if (scenario->comes_back && !scenario->only && shmrt_ring_load(&shared->leased) + shmrt_ring_load(&shared->returned) == 0)
+		return BROKEN("a lease that comes back is counted nowhere"); /* R3 */
 	memcpy(other, copy, scenario->world->size);
 	memcpy(third, copy, scenario->world->size);
 	const unsigned most = sweep_is_long() ? SAMPLES : 24;
@@ -319,6 +323,7 @@ static void sweep_at(uint64_t slots, uint64_t start, unsigned turn) {
 	begin("give back", slots, SHMRT_RING_BLOCK, start, turn, most);
 	list(0, 1, most, 0, 0, 0), scene.by = BY_LEASES;
 	CHECK(world_lease(&world, &lease) == 1);
+	scene.comes_back = true;
 	run(do_give_back);
 	begin("get of one that came back", slots, SHMRT_RING_BLOCK, start, turn, most);
 	list(0, 1, most, 0, 0, 0), list(1, 2, most, 0, 0, 0);

@@ -4,6 +4,9 @@
  *   proctype receiver   shmrt_arena_move SENT -> HELD, a look at the payload, shmrt_arena_free; when a sender is dead and
  *                       drained, shmrt_arena_reclaim of its blocks; its own successor reclaims what it held itself
  *
+ *   proctype second     shmrt_arena_reclaim by another process (SECONDS is 1), once the receiver has drained the lane of the dead:
+ *                       at the same time as the receiver's own, or as late as you like
+ *
  * A block word is state | owner << 2 | generation << 4, changed by compare-and-swap only. The payload is a cell: its race check
  * finds two owners, a reader that sees old bytes, and a writer that comes before the last reader is done. References travel in
  * lanes, which tell that the word has become SENT (edge L1) and here nothing else: for the payload, edges A1 and A2 stand on the
@@ -11,7 +14,7 @@
  * the end every block is FREE.
  *
  * Mutants: SENT_RELAXED TAKE_RELAXED FREE_RELAXED ALLOC_RELAXED NO_BUMP SENT_FIRST RECLAIM_BEFORE_DRAIN RECLAIM_ALIVE
- * NO_RECLAIM STORE_NOT_SWAP FREE_FIRST
+ * NO_RECLAIM STORE_NOT_SWAP FREE_FIRST RECLAIM_STORES
  */
 #ifndef SENDERS
 #define SENDERS 2
@@ -22,12 +25,16 @@
 #ifndef CRASHES
 #define CRASHES 1
 #endif
+#ifndef SECONDS
+#define SECONDS 0
+#endif
 
 #define BLOCK 0
 #define WORDS 1
 #define CELLS 1
 #define RECEIVER SENDERS /* senders are 0 .. SENDERS - 1; owners are one more: 0 is nobody */
-#define PROCESSES (SENDERS + 1)
+#define SECOND (SENDERS + 1)
+#define PROCESSES (SENDERS + 1 + SECONDS)
 #ifndef HISTORY
 #define HISTORY (2 + 4 * SENDERS * MESSAGES)
 #endif
@@ -76,6 +83,7 @@ byte sent_as[SENDERS * MESSAGES];        /* the store that made it SENT: whoever
 byte released[SENDERS];                  /* the lane's head */
 byte seen_times[SENDERS * MESSAGES];     /* how often a message was read */
 bool dead[SENDERS], over[SENDERS];
+bool drained[SENDERS];                   /* dead, and the receiver has had all that it sent */
 bool in_hand[SENDERS * MESSAGES];        /* a receiver died between taking the block and having read it */
 
 #define MAY_DIE                                                    \
@@ -138,12 +146,16 @@ ended:
 }
 
 /* shmrt_arena_reclaim; the word was loaded with acquire. */
-inline reclaim(owner) {
-	load_acquire(RECEIVER, BLOCK, word_);
+inline reclaim(self, owner) {
+	load_acquire(self, BLOCK, word_);
 	if
 	:: STATE(word_) != FREE && OWNER(word_) == owner ->
-		swap(RECEIVER, BLOCK, word_, NEXT_FREE(word_), done);
+#ifdef RECLAIM_STORES
+		store_release(self, BLOCK, NEXT_FREE(word_));
+#else
+		swap(self, BLOCK, word_, NEXT_FREE(word_), done);
 		done = false
+#endif
 	:: else
 	fi;
 	word_ = 0
@@ -167,6 +179,27 @@ inline reclaim(owner) {
 #else
 #define WORK_OF_TWO (LETTER(1) || TO_BURY(1))
 #define ALL_DONE (DONE(0) && DONE(1))
+#endif
+
+#if SECONDS
+bool second_over;
+
+proctype second() {
+	byte who, word_;
+	bool done;
+	do
+	:: who < SENDERS ->
+		if
+		:: drained[who] ->
+			atomic { join(seen[SECOND], seen[who]) }; /* the notice: edge F4 */
+			reclaim(SECOND, who + 1)
+		:: over[who]
+		fi;
+		who++
+	:: else -> break
+	od;
+	atomic { who = 0; second_over = true }
+}
 #endif
 
 proctype receiver() {
@@ -223,8 +256,9 @@ serve:
 			atomic { join(seen[RECEIVER], seen[from]) }; /* the notice: edge F4 */
 #endif
 			MAY_DIE;
+			drained[from] = true;
 #ifndef NO_RECLAIM
-			reclaim(from + 1);
+			reclaim(RECEIVER, from + 1);
 #endif
 			buried[from] = true
 		fi
@@ -241,10 +275,13 @@ died:
 		from = 0
 	};
 #ifndef NO_RECLAIM
-	reclaim(RECEIVER + 1); /* the successor, once its predecessor is gone */
+	reclaim(RECEIVER, RECEIVER + 1); /* the successor, once its predecessor is gone */
 #endif
 	goto serve;
 ended:
+#if SECONDS
+	second_over;
+#endif
 	assert(STATE(FINAL(BLOCK)) == FREE);
 	from = 0;
 	do
@@ -261,6 +298,9 @@ init {
 		:: else -> break
 		od;
 		n = 0;
-		run receiver()
+		run receiver();
+#if SECONDS
+		run second()
+#endif
 	}
 }

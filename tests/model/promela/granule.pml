@@ -3,16 +3,21 @@
  *   proctype user      shmrt_arena_alloc: search_granules with shmrt__arena_take_block, else shmrt__arena_grow; use; free
  *   proctype trimmer   trim_run
  *   proctype keeper    shmrt_arena_reclaim, once a death is told; it may die in it, and its successor does both
+ *   proctype one_of_two  the same when KEEPERS is 2: both reclaim after every death, each when it comes to it, and what one of
+ *                      them leaves when it dies is the other's
  *
  * One granule word, one block word. The memory is a cell: 1 when it is reserved; reserving, using and returning it must be
  * ordered, or the race check says so. Anybody may die between any two steps (CRASHES in all). Checked: whoever has a block has
  * memory; in the end the block is FREE, and the granule is FREE without memory or HEAD with it.
  *
  * Mutants: LOOKS_RELAXED HEAD_RELAXED HEAD_FIRST NO_SECOND_LOOK TRIM_TAKES_NO_BLOCK FREE_RELAXED PUNCH_LAST
- * NO_RECLAIM RECLAIM_ALIVE RECLAIM_KEEPS_BLOCK
+ * NO_RECLAIM RECLAIM_ALIVE RECLAIM_KEEPS_BLOCK NO_TAKE_OVER
  */
 #ifndef USERS
 #define USERS 2
+#endif
+#ifndef KEEPERS
+#define KEEPERS 1
 #endif
 #ifndef ALLOCS
 #define ALLOCS 1
@@ -31,7 +36,7 @@
 #define MEMORY 0
 #define TRIMMER USERS
 #define KEEPER (USERS + 1)
-#define PROCESSES (USERS + 2)
+#define PROCESSES (USERS + 1 + KEEPERS)
 #ifndef HISTORY
 #define HISTORY 20
 #endif
@@ -231,28 +236,36 @@ over:
 	atomic { trims = 0; granule = 0; block = 0; done = false; ended++ }
 }
 
-inline reclaim(who) {
+inline reclaim(self, who) {
 #ifndef RECLAIM_KEEPS_BLOCK
-	load_acquire(KEEPER, BLOCK, block);
+	load_acquire(self, BLOCK, block);
 	if
 	:: STATE(block) != FREE && OWNER(block) == who + 1 ->
-		swap(KEEPER, BLOCK, block, NEXT_FREE(block), done);
+		swap(self, BLOCK, block, NEXT_FREE(block), done);
 		done = false
 	:: else
 	fi;
 	block = 0;
 #endif
-	load_acquire(KEEPER, GRANULE, granule);
+	load_acquire(self, GRANULE, granule);
 	if
 	:: STATE(granule) == 1 && OWNER(granule) == who + 1 ->
 		MAY_DIE;
-		swap(KEEPER, GRANULE, granule, CLAIMED(KEEPER), done);
+#ifdef NO_TAKE_OVER
+		done = true;
+#else
+		swap(self, GRANULE, granule, CLAIMED(self), done);
+#endif
 		if
 		:: done ->
 			MAY_DIE;
-			cell_write(KEEPER, MEMORY, 0); /* release_run: punch, then let the head go */
+			cell_write(self, MEMORY, 0); /* release_run: punch, then let the head go */
 			MAY_DIE;
-			swap(KEEPER, GRANULE, CLAIMED(KEEPER), FREE, done)
+#ifdef NO_TAKE_OVER
+			swap(self, GRANULE, granule, FREE, done)
+#else
+			swap(self, GRANULE, CLAIMED(self), FREE, done)
+#endif
 		:: else
 		fi
 	:: else
@@ -260,6 +273,7 @@ inline reclaim(who) {
 	granule = 0; done = false
 }
 
+#if KEEPERS == 1
 proctype keeper() {
 	byte who, granule, block;
 	bool done;
@@ -268,11 +282,11 @@ serve:
 	:: who < KEEPER && dead[who] ->
 		atomic { join(seen[KEEPER], seen[who]) }; /* the notice: edge F4 */
 #ifndef NO_RECLAIM
-		reclaim(who);
+		reclaim(KEEPER, who);
 #endif
 		dead[who] = false
 #ifdef RECLAIM_ALIVE
-	:: who < KEEPER && ended == 0 -> reclaim(who); break
+	:: who < KEEPER && ended == 0 -> reclaim(KEEPER, who); break
 #endif
 	:: who < KEEPER && !dead[who] && dead[(who + 1) % KEEPER] -> who = (who + 1) % KEEPER
 	:: who < KEEPER && !dead[who] && !dead[(who + 1) % KEEPER] && dead[(who + 2) % KEEPER] -> who = (who + 2) % KEEPER
@@ -282,13 +296,49 @@ serve:
 died:
 	die(KEEPER);
 	granule = 0; block = 0; done = false;
-	reclaim(KEEPER); /* the successor, which then looks at the others again: `dead` still says so */
+	reclaim(KEEPER, KEEPER); /* the successor, which then looks at the others again: `dead` still says so */
 	goto serve;
 over:
 	ended == KEEPER;
 	assert(STATE(FINAL(BLOCK)) == FREE);
 	assert(FINAL(GRANULE) == FREE && cell[MEMORY] == 0 || FINAL(GRANULE) == HEAD && cell[MEMORY] == 1)
 }
+#else
+
+bool done_with[KEEPERS]; /* its work is over */
+
+#define OTHER (2 * KEEPER + 1 - self)
+#define TO_BURY(n) (dead[n] && !buried[n])
+
+proctype one_of_two(byte self) {
+	byte who, granule, block;
+	bool done, buried[PROCESSES];
+	do
+	:: atomic {
+		if
+		:: TO_BURY(0) -> who = 0
+		:: USERS > 1 && TO_BURY(USERS - 1) -> who = USERS - 1
+		:: TO_BURY(TRIMMER) -> who = TRIMMER
+		:: TO_BURY(OTHER) -> who = OTHER
+		:: ended == KEEPER && !TO_BURY(0) && !TO_BURY(USERS - 1) && !TO_BURY(TRIMMER) ->
+			done_with[self - KEEPER] = true;
+			(done_with[OTHER - KEEPER] || dead[OTHER]) && !TO_BURY(OTHER);
+			break
+		fi };
+		atomic { join(seen[self], seen[who]) }; /* the notice: edge F4 */
+		reclaim(self, who);
+		d_step { buried[who] = true; who = 0 }
+	od;
+	assert(STATE(FINAL(BLOCK)) == FREE);
+	assert(FINAL(GRANULE) == FREE && cell[MEMORY] == 0 || FINAL(GRANULE) == HEAD && cell[MEMORY] == 1);
+	goto over;
+died:
+	die(self);
+	atomic { granule = 0; block = 0; done = false; who = 0; dead[self] = true };
+over:
+	skip
+}
+#endif
 
 init {
 	byte n;
@@ -299,6 +349,11 @@ init {
 		od;
 		n = 0;
 		run trimmer();
+#if KEEPERS == 1
 		run keeper()
+#else
+		run one_of_two(KEEPER);
+		run one_of_two(KEEPER + 1)
+#endif
 	}
 }

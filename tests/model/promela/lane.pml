@@ -8,8 +8,14 @@
  * Checked: no race for a record's bytes, never a wrong record, none lost, none read again but after a death of the consumer
  * before its release, both sides come to their end.
  *
+ * With REVOKES the producer is the hub: it takes records back, so many in all, if their worker has not begun them
+ * (shmrt_hub__revoke; native/hub_dispatch.c). Both sides decide that with one compare-and-swap of the record's claim. The hub looks at
+ * it only while the record is needed (shmrt_hub__claim_of): else another's may lie there. Checked: each record has its effect, or
+ * is taken back, and never both. Here the worker does not die: what it has claimed is decided by its death (death.pml).
+ *
  * Mutants: TAIL_STORE_RELAXED TAIL_LOAD_RELAXED HEAD_STORE_RELAXED HEAD_LOAD_RELAXED PUBLISH_FIRST RELEASE_FIRST
  * RELEASE_BEFORE_DURABLE ONE_TOO_MANY NO_NOTICE ATTACH_HEAD_ONLY
+ * CLAIM_OF_ANOTHER CLAIM_STORES
  */
 #ifndef SLOTS
 #define SLOTS 2
@@ -21,14 +27,26 @@
 #define CRASHES 1
 #endif
 
+#ifndef REVOKES
+#define REVOKES 0
+#endif
+
 #define TAIL 0
 #define HEAD 1
+#if REVOKES
+#define WORDS (2 + SLOTS)
+#define CLAIM(record) (2 + (record) % SLOTS)
+#define OFFERED 0
+#define TAKEN 1
+#define REVOKED 2
+#else
 #define WORDS 2
+#endif
 #define CELLS SLOTS
 #define PRODUCER 0
 #define CONSUMER 1
 #define PROCESSES 2
-#define HISTORY (MESSAGES + 2)
+#define HISTORY (MESSAGES + 2 + 2 * REVOKES)
 #include "memory.pml"
 
 #ifdef TAIL_STORE_RELAXED
@@ -60,6 +78,37 @@
 byte crashes;
 byte durable[MESSAGES]; /* how often the effect of a record was made durable */
 byte deaths_of_consumer;
+#if REVOKES
+bool revoked[MESSAGES];
+byte revokes;
+
+/* shmrt_hub__revoke of any record that was ever committed. */
+inline revoke() {
+	do
+	:: revokes < REVOKES && tail > 0 ->
+		revokes++;
+		do
+		:: record + 1 < tail -> record++
+		:: break
+		od;
+		load_head(PRODUCER, HEAD, needed);
+#ifdef CLAIM_OF_ANOTHER
+		needed = 0;
+#endif
+		if
+		:: record >= needed ->
+			atomic {
+				swap(PRODUCER, CLAIM(record), OFFERED, REVOKED, done);
+				revoked[record] = revoked[record] || done;
+				done = false
+			}
+		:: else
+		fi;
+		record = 0; needed = 0
+	:: break
+	od
+}
+#endif
 
 #define MAY_DIE                                                   \
 	if                                                        \
@@ -85,6 +134,10 @@ inline notice(me) {
 
 proctype producer() {
 	byte tail, head;
+#if REVOKES
+	byte record, needed;
+	bool done;
+#endif
 attach:
 	load_tail(PRODUCER, TAIL, tail);
 	load_head(PRODUCER, HEAD, head);
@@ -107,10 +160,16 @@ attach:
 		cell_write(PRODUCER, tail % SLOTS, tail + 1);
 #else
 		cell_write(PRODUCER, tail % SLOTS, tail + 1);
+#if REVOKES
+		store_relaxed(PRODUCER, CLAIM(tail), OFFERED);
+#endif
 		MAY_DIE;
 		store_tail(PRODUCER, TAIL, tail + 1); /* commit */
 #endif
-		tail++
+		tail++;
+#if REVOKES
+		revoke()
+#endif
 	:: else -> break
 	od;
 	goto over;
@@ -124,6 +183,9 @@ over:
 
 proctype consumer() {
 	byte head, cursor, tail, record;
+#if REVOKES
+	bool mine;
+#endif
 attach:
 	load_head(CONSUMER, HEAD, head);
 	load_tail(CONSUMER, TAIL, tail);
@@ -153,6 +215,15 @@ attach:
 		assert(record == cursor + 1);
 		record = 0;
 		MAY_DIE;
+#if REVOKES
+#ifdef CLAIM_STORES
+		store_relaxed(CONSUMER, CLAIM(cursor), TAKEN);
+		mine = true;
+#else
+		swap(CONSUMER, CLAIM(cursor), OFFERED, TAKEN, mine);
+		assert(mine || revoked[cursor]);
+#endif
+#endif
 		cursor++; /* advance */
 #ifdef RELEASE_BEFORE_DURABLE
 		store_head(CONSUMER, HEAD, cursor);
@@ -160,7 +231,13 @@ attach:
 		MAY_DIE;
 		durable[cursor - 1]++;
 #else
+#if REVOKES
+		durable[cursor - 1] = durable[cursor - 1] + mine;
+		mine = false;
+		assert(!revoked[cursor - 1] || durable[cursor - 1] == 0);
+#else
 		durable[cursor - 1]++;
+#endif
 		assert(durable[cursor - 1] <= 1 + deaths_of_consumer);
 		MAY_DIE;
 #ifndef RELEASE_FIRST
@@ -181,7 +258,11 @@ died:
 over:
 	cursor = 0;
 	do
+#if REVOKES
+	:: cursor < MESSAGES -> assert(durable[cursor] == 1 || revoked[cursor]); cursor++
+#else
 	:: cursor < MESSAGES -> assert(durable[cursor] >= 1); cursor++
+#endif
 	:: else -> break
 	od
 }
