@@ -2,9 +2,10 @@
 
     python fuzz.py SUBJECT KIND SEED FIRST COUNT PROGRESS
 
-KIND is `bytes` (mutation k sets byte k // values to one of `values`), or `random` (some places, some values, both from
-SEED and k). PROGRESS is a file of 8 bytes that holds k while it is tried, so that whoever finds this process dead
-knows what killed it: `describe` says it in words. The last line of output is a report in JSON.
+KIND is `every` or `few` (mutation k sets byte k // values to one of 256 or of 5 values), `any` (one byte, one value,
+from SEED and k), `random` (some places, some values, both from SEED and k) or `late` (the same, while it is used).
+PROGRESS is a file of 8 bytes that holds k while it is tried, so that whoever finds this process dead knows what killed
+it: `describe` says it in words. The last line of output is a report in JSON.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ def change(kind: str, seed: int, index: int, size: int) -> list[tuple[int, bytes
     if kind == "few":
         return [(index // len(FEW) % size, bytes([FEW[index % len(FEW)]]))]
     rng = random.Random(seed * 1_000_003 + index)
+    if kind == "any":
+        return [(rng.randrange(size), rng.randbytes(1))]
     made: list[tuple[int, bytes | int]] = []
     for _ in range(rng.choice((1, 1, 2, 3, 8))):
         position = rng.randrange(size)
