@@ -19,13 +19,14 @@ def line_ns(rounds: int) -> float | None:
     return _native_probe("ping_pong_ns", rounds)
 
 
-def wake_us(rounds: int) -> float | None:
-    """Median microseconds to wake a sleeping process on another CPU by a futex and be woken by it."""
-    found = _native_probe("wake_round_trip_ns", rounds)
+def wake_us(rounds: int, rest_s: float = 0.0) -> float | None:
+    """Median microseconds to wake a sleeping process on another CPU by a futex and be woken by it. After a rest before
+    each round it takes longer: an idle CPU has to come back."""
+    found = _native_probe("wake_round_trip_ns", rounds, int(rest_s * 1e9))
     return None if found is None else round(found / 1000, 2)
 
 
-def _native_probe(name: str, rounds: int) -> float | None:
+def _native_probe(name: str, *arguments: int) -> float | None:
     try:
         from shmrt import _native
     except ImportError:
@@ -33,7 +34,7 @@ def _native_probe(name: str, rounds: int) -> float | None:
     if len(os.sched_getaffinity(0)) < 2:
         return None
     try:
-        return round(float(getattr(_native, name)(rounds)), 1)
+        return round(float(getattr(_native, name)(*arguments)), 1)
     except TimeoutError:  # the machine has no time for it, which the page says, too
         return None
 

@@ -3,8 +3,9 @@
 Microseconds from the send to the answer in one process, with another that sends back what it gets: a small tuple, or
 64 bytes. `hot`: the next one is sent at once. `parked`: a millisecond lies between two, after which whoever sleeps
 when nothing comes does sleep. Median of the turns' medians with the lowest and highest, and of their 99th percentiles.
-`of_wake` is the median beside the machine's own round trip of a futex between two sleeping processes, measured just
-before and after each turn: below 1 means that a side looked for a while before it slept. Every answer is compared.
+`of_wake` is the median beside the machine's own round trip of a futex between two sleeping processes, with the same
+pause between two and measured just before and after each turn: below 1 means that a side looked for a while before it
+slept. Every answer is compared.
 Not measured: the CPU time that looking costs; iceoryx2's Python subscriber never sleeps, so it is never parked.
 """
 
@@ -104,11 +105,12 @@ def run(kinds: list[int | str], hot: int, parked: int, turns: int, gap_s: float)
     for _ in range(turns):
         for kind in kinds:
             for mode, count, gap in (("hot", hot, 0.0), ("parked", parked, gap_s)):
-                wake = _machine.wake_us(505)
+                rounds = 101 if gap else 505
+                wake = _machine.wake_us(rounds, gap)
                 for channel in channels:
                     key = (channel.impl, kind, mode)
                     taken = one_turn(channel, kind, count, gap)
-                    before, wake = wake, _machine.wake_us(505)
+                    before, wake = wake, _machine.wake_us(rounds, gap)
                     found.setdefault(key, []).append(taken)
                     if before and wake:
                         ratio = quantile(sorted(taken), 0.5) * 1e6 / ((before + wake) / 2)

@@ -2,7 +2,8 @@
  *
  * Every figure that two processes make together is worth only what these say at the same time: on a shared
  * machine they move by a factor of several. A forked child answers a word in a page that both map; both are pinned.
- * For the cache line both look all the time; for the wake both sleep until the other's FUTEX_WAKE.
+ * For the cache line both look all the time; for the wake both sleep until the other's FUTEX_WAKE. After a rest between two
+ * wakes an idle CPU takes longer to come back, so that can be had, too.
  *
  * Bytes: four words, SHMRT_LINE apart. `ping` and `call` are written by the caller only, `pong` and `reply` by the
  * child only.
@@ -123,28 +124,37 @@ static int by_value(const void *one, const void *two) {
 	return (a > b) - (a < b);
 }
 
-static bool measure(struct shmrt_bench_page *page, ask_fn *ask, long rounds, double *median) {
+static void rest(uint64_t ns) {
+	struct timespec time = {.tv_sec = (time_t)(ns / 1000000000), .tv_nsec = (long)(ns % 1000000000)};
+	nanosleep(&time, NULL);
+}
+
+/* rest_ns: before each round, not counted. */
+static bool measure(struct shmrt_bench_page *page, ask_fn *ask, long rounds, uint64_t rest_ns, double *median) {
 	double samples[SAMPLES];
 	long each = rounds / SAMPLES > 0 ? rounds / SAMPLES : 1;
 	uint64_t number = 0;
 	if (!ask(page, ++number)) /* waits until the child is there */
 		return false;
 	for (int sample = 0; sample < SAMPLES; sample++) {
-		uint64_t begin = shmrt_now_ns();
-		for (long round = 0; round < each; round++)
+		uint64_t begin = shmrt_now_ns(), rested = 0;
+		for (long round = 0; round < each; round++) {
+			if (rest_ns) {
+				uint64_t since = shmrt_now_ns();
+				rest(rest_ns);
+				rested += shmrt_now_ns() - since;
+			}
 			if (!ask(page, ++number))
 				return false;
-		samples[sample] = (double)(shmrt_now_ns() - begin) / (double)each;
+		}
+		samples[sample] = (double)(shmrt_now_ns() - begin - rested) / (double)each;
 	}
 	qsort(samples, SAMPLES, sizeof(samples[0]), by_value);
 	*median = samples[SAMPLES / 2];
 	return true;
 }
 
-static PyObject *between_two_cpus(PyObject *argument, answer_fn *answer, ask_fn *ask) {
-	long rounds = PyLong_AsLong(argument);
-	if (rounds == -1 && PyErr_Occurred())
-		return NULL;
+static PyObject *between_two_cpus(long rounds, uint64_t rest_ns, answer_fn *answer, ask_fn *ask) {
 	if (rounds < 1 || rounds > 100000000)
 		return PyErr_Format(PyExc_ValueError, "rounds=%ld must be from 1 to 100000000", rounds);
 	cpu_set_t before;
@@ -173,7 +183,7 @@ static PyObject *between_two_cpus(PyObject *argument, answer_fn *answer, ask_fn 
 	bool answered = false;
 	Py_BEGIN_ALLOW_THREADS;
 	if (pin(cpus[0]) == 0)
-		answered = measure(page, ask, rounds, &median);
+		answered = measure(page, ask, rounds, rest_ns, &median);
 	atomic_store_explicit(&page->ping, UINT64_MAX, memory_order_release); /* P1: the word to end */
 	atomic_store_explicit(&page->call, UINT32_MAX, memory_order_release); /* P3: likewise */
 	(void)shmrt_futex_wake(&page->call, 1);
@@ -194,20 +204,27 @@ PyDoc_STRVAR(ping_pong_doc, "ping_pong_ns(rounds, /)\n--\n\n"
 
 static PyObject *ping_pong_ns(PyObject *module, PyObject *argument) {
 	(void)module;
-	return between_two_cpus(argument, answer_awake, ask_awake);
+	long rounds = PyLong_AsLong(argument);
+	return rounds == -1 && PyErr_Occurred() ? NULL : between_two_cpus(rounds, 0, answer_awake, ask_awake);
 }
 
-PyDoc_STRVAR(wake_doc, "wake_round_trip_ns(rounds, /)\n--\n\n"
-	"Median nanoseconds to wake a process that sleeps on another CPU and be woken by it. Needs two CPUs.");
+PyDoc_STRVAR(wake_doc, "wake_round_trip_ns(rounds, rest_ns=0, /)\n--\n\n"
+	"Median nanoseconds to wake a process that sleeps on another CPU and be woken by it. rest_ns: how long both sleep\n"
+	"before each round. Needs two CPUs.");
 
-static PyObject *wake_round_trip_ns(PyObject *module, PyObject *argument) {
+static PyObject *wake_round_trip_ns(PyObject *module, PyObject *args) {
 	(void)module;
-	return between_two_cpus(argument, answer_asleep, ask_asleep);
+	long rounds, rest_ns = 0;
+	if (!PyArg_ParseTuple(args, "l|l", &rounds, &rest_ns))
+		return NULL;
+	if (rest_ns < 0 || rest_ns > 1000000000)
+		return PyErr_Format(PyExc_ValueError, "rest_ns=%ld must be from 0 to 1000000000", rest_ns);
+	return between_two_cpus(rounds, (uint64_t)rest_ns, answer_asleep, ask_asleep);
 }
 
 static PyMethodDef bench_methods[] = {
 	{"ping_pong_ns", ping_pong_ns, METH_O, ping_pong_doc},
-	{"wake_round_trip_ns", wake_round_trip_ns, METH_O, wake_doc},
+	{"wake_round_trip_ns", wake_round_trip_ns, METH_VARARGS, wake_doc},
 	{NULL, NULL, 0, NULL},
 };
 

@@ -234,7 +234,7 @@ def test_the_page_shows_rows_ratios_guarantees_and_what_is_missing() -> None:
     assert "Not measured: faster-fifo (faster-fifo is not installed)." in page
     assert "| tuples one by one, by multiprocessing.Queue | at least 20 times | 20 | yes |" in page
     assert "| tuples one by one, by the best peer | at least 5 times | 20 | yes |" in page
-    assert "| tuples 32 at once, by the best peer | at least 10 times | not measured |" in page
+    assert "| tuples 32 at once, by the best peer with calls for many | at least 10 times | not measured |" in page
     assert "100 → ? | 30 → 40 |" in page
     assert list(plots) == ["messages.svg"]
     assert "](benchmarks/messages.svg)" in page
