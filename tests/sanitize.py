@@ -44,7 +44,7 @@ CHECKS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-f
 REPORTS = "reports"
 EXIT_STATUS = 86
 """Of a process that was found at fault."""
-FORKS, FORKS_LIBRARY = "tests/native/sanitizer_forks.c", "shmrt/_sanitizer_forks.so"
+FORKS, FORKS_LIBRARY = "tests/native/sanitizer_forks.c", "tests/native/_sanitizer_forks.so"
 WATCHDOG_S = 1200
 """For one file of tests."""
 HANGS_S = 400
@@ -56,6 +56,10 @@ NOT_HERE = {
     "tests/unit/test_native_c.py": "has sanitized builds of its own",
     "tests/unit/test_native_threads.py": "has builds with ThreadSanitizer, which no process can have beside this one",
     "tests/crash/test_worker_steps.py": "counts instructions of the shipped code: here most would be the sanitizer's",
+    "tests/conformance/test_tree_leaks.py": "measures the root's memory; a sanitizer keeps what was freed",
+    "tests/conformance/test_worker_warnings.py::test_filters_arrive_in_order_and_import_nothing": (
+        "starts an interpreter in an environment of its own, without the sanitizer"
+    ),
     "tests/conformance/test_memory_limits.py::test_little_address_space": ADDRESSES,
     "tests/conformance/test_memory_limits.py::test_too_little_address_space_is_told": ADDRESSES,
 }

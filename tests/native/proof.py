@@ -126,7 +126,10 @@ def try_mutant(mutant: native.Mutant) -> dict[str, Any]:
         assert text.count(mutant.old) == 1, mutant.name
         (sources / mutant.file).write_text(text.replace(mutant.old, mutant.new))
         program = build(mutant.test, sources, Path(folder))
-        code, output = native.run([program], native.WATCHDOG_S)
+        for _ in range(native.DRAWS):
+            code, output = native.run([program], native.WATCHDOG_S)
+            if code != 0:
+                break
     lines = [line for line in output.strip().splitlines() if not line.startswith("SEED=")]
     telling = [
         line for line in lines if re.search(r"failed: |not so: |: broken|did not bite|internal error|unnoticed", line)
