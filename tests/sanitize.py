@@ -60,6 +60,9 @@ NOT_HERE = {
     "tests/conformance/test_worker_warnings.py::test_filters_arrive_in_order_and_import_nothing": (
         "starts an interpreter in an environment of its own, without the sanitizer"
     ),
+    "tests/conformance/test_memory_limits.py::test_a_group_too_small_for_a_pool_is_told": (
+        "bounds the memory of a group, of which a sanitizer takes more"
+    ),
     "tests/conformance/test_memory_limits.py::test_little_address_space": ADDRESSES,
     "tests/conformance/test_memory_limits.py::test_too_little_address_space_is_told": ADDRESSES,
 }
