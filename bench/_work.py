@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import Any
+
+TYPE_CHECKING = False  # workers need not import `typing`
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def nothing(number: int) -> int:
@@ -41,6 +44,10 @@ def first_and_last(array: Any) -> float:
 def scaled(array: Any) -> Any:
     """A new array of the same size."""
     return array * 2.0
+
+
+def seven(number: int) -> int:
+    return 7
 
 
 def pid_of_worker(number: int) -> int:

@@ -1,7 +1,8 @@
 """From SIGKILL of the only worker to the next result.
 
 Milliseconds between the kill and the result of a task submitted right after it, over `kills`; the worker is idle when
-it is killed, and has been for `rest` seconds. `MB` means that the dead worker held so much touched memory, `numpy` that
+it is killed, and has been for `rest` seconds. The task is a builtin, so that no import of its module is in the time.
+`one process` is the machine's own share: a process of this program that sleeps, from its kill to its end. `MB` means that the dead worker held so much touched memory, `numpy` that
 the workers come from a template that has imported it, `spares=1` that a worker stands by. A pool that breaks is made
 anew, which its program must do, and that is in the time: `made anew` counts it. `hung` counts the kills after which no
 result came within `patience_s`: a worker of multiprocessing.Pool waits with the queue's lock held, and dies with it.
@@ -18,12 +19,12 @@ from functools import partial
 from typing import Any
 
 from bench._apart import GivenUpError, apart
-from bench._measure import latency
+from bench._measure import check, latency
 from bench._peers import present
 from bench._peers.pools import POOLS, Multiprocessing, Shmrt
 from bench._pools import TOO_LONG, failed, outcome
 from bench._views import Table
-from bench._work import pid_of_worker
+from bench._work import pid_of_worker, seven
 
 SMOKE = {"kills": 3, "few": 1, "rest": 0.02, "megabytes": 32, "patience_s": 1.0, "heavy": False}
 FULL = {"kills": 60, "few": 8, "rest": 0.1, "megabytes": 1024, "patience_s": 2.0, "heavy": True}
@@ -59,8 +60,9 @@ def hold(megabytes: int) -> int:
 class Killed:
     """A pool of one worker whose worker is killed again and again."""
 
-    def __init__(self, make: Callable[[], Any]) -> None:
+    def __init__(self, make: Callable[[], Any], fn: Callable[[int], int] = abs) -> None:
         self._make = make
+        self._fn = fn
         self.made_anew = 0
         self.errors: set[str] = set()
         self._pool = make()
@@ -87,10 +89,9 @@ class Killed:
             time.sleep(rest)
             os.kill(pid, signal.SIGKILL)
             begin = time.perf_counter()
-            while (now := self.ask()) == pid:
-                pass
+            check(self.ask(self._fn, -7), 7, "the answer")  # by another process: the killed one runs no code any more
             taken.append(time.perf_counter() - begin)
-            pid = now
+            pid = self.ask()
         return taken
 
     def close(self) -> None:
@@ -100,6 +101,19 @@ class Killed:
 def kill_once(make: Callable[[], Any], rest: float) -> float:
     """For a pool that may hang: what it is left in is not touched again."""
     return Killed(make).times(1, rest, 0)[0]
+
+
+def kill_a_sleeper() -> float:
+    """What the kernel takes to end the smallest child there is."""
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            signal.pause()
+    time.sleep(0.01)  # until it sleeps
+    os.kill(pid, signal.SIGKILL)
+    begin = time.perf_counter()
+    os.waitpid(pid, 0)
+    return time.perf_counter() - begin
 
 
 def run(kills: int, few: int, rest: float, megabytes: int, patience_s: float, heavy: bool) -> Iterator[dict[str, Any]]:
@@ -125,9 +139,10 @@ def run(kills: int, few: int, rest: float, megabytes: int, patience_s: float, he
             yield row | (latency([times], "ms") if times else {})
         elif make.package != "mpire":  # its workers start with the first call of a kind, and it ends with one death
             cases[make.impl] = (partial(make, 1), few if make.heavy else min(kills, few * 3), 0)
+    yield {"impl": "one process", "kills": kills} | latency([[kill_a_sleeper() for _ in range(kills)]], "ms")
     for impl, (opened, count, memory) in cases.items():
         try:
-            killed = Killed(opened)
+            killed = Killed(opened, seven if impl in ("ray", "dask") else abs)  # ray wants a function in Python
             taken = killed.times(count, rest, memory)
             killed.close()
         except Exception as error:
