@@ -2,11 +2,12 @@
 
 Milliseconds between the kill and the result of a task submitted right after it, over `kills`; the worker is idle when
 it is killed, and has been for `rest` seconds. The task is a builtin, so that no import of its module is in the time.
-`one process` is the machine's own share: a process of this program that sleeps, from its kill to its end. `MB` means that the dead worker held so much touched memory, `numpy` that
-the workers come from a template that has imported it, `spares=1` that a worker stands by. A pool that breaks is made
-anew, which its program must do, and that is in the time: `made anew` counts it. `hung` counts the kills after which no
-result came within `patience_s`: a worker of multiprocessing.Pool waits with the queue's lock held, and dies with it.
-Peers are killed less often, since each takes longer. Not measured: the fate of a task that was running (one_death).
+`one process` is the machine's own share: a process of this program that sleeps, from its kill to its end. `MB` means
+that the dead worker held so much touched memory, `numpy` that the workers come from a template that has imported it,
+`spares=1` that a worker stands by. A pool that breaks is made anew, which its program must do, and that is in the time:
+`made anew` counts it. `hung` counts the kills after which no result came within `patience_s`: a worker of
+multiprocessing.Pool waits with the queue's lock held, and dies with it. Peers are killed less often, since each takes
+longer. Not measured: the fate of a task that was running (one_death).
 """
 
 from __future__ import annotations

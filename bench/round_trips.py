@@ -46,6 +46,7 @@ def echo(there: Channel, back: Channel, started: Any) -> None:
         put(message)
         if message[0] == 255:
             break
+    started.recv()  # the answer is there; some packages lose what they still hold when their process ends
     there.end()
     back.end()
 
@@ -68,6 +69,7 @@ def both_ways(make: type[Channel], kind: int | str) -> Iterator[Callable[[Any], 
         yield ask
         last = (255,) if kind == "tuple" else b"\xff" * int(kind)
         check(ask(last), last, f"{make.impl}, the last answer")
+        mine.send("end")
         there.end()
         back.end()
         process.join(30)
