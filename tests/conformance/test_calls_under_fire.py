@@ -94,10 +94,15 @@ def fire(count: int, callers: int, seconds: float, seed: int) -> tuple[collectio
     return total, kills
 
 
+@pytest.fixture(autouse=True)
+def _quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """For this test, not for those after it in the same process."""
+    caplog.set_level(logging.CRITICAL, logger="shmrt.supervisor")
+
+
 @pytest.mark.slow
 def test_two_thousand_calls_under_fire() -> None:
     """The same, short enough for every run."""
-    logging.getLogger("shmrt.supervisor").setLevel(logging.CRITICAL)
     seed = random.randrange(2**31)
     print(f"seed {seed}")
     total, kills = fire(2_000, 2, 0.01, seed)
@@ -108,7 +113,6 @@ def test_two_thousand_calls_under_fire() -> None:
 @pytest.mark.stress
 def test_ten_thousand_calls_under_fire() -> None:
     """10,000 calls, a SIGKILL every 50 ms: an answer, ServerDown or CallTimeout; none hangs, none is another's."""
-    logging.getLogger("shmrt.supervisor").setLevel(logging.CRITICAL)
     for seconds in (0.0, 0.005):
         seed = random.randrange(2**31)
         total, kills = fire(10_000, 2, seconds, seed)

@@ -72,8 +72,13 @@ def ask(first: int, path: str) -> None:
         os.close(fd)
 
 
+@pytest.fixture(autouse=True)
+def _quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """For this test, not for those after it in the same process."""
+    caplog.set_level(logging.CRITICAL, logger="shmrt.supervisor")
+
+
 def fire(count: int, kills: int, pause_s: float, folder: Path) -> None:
-    logging.getLogger("shmrt.supervisor").setLevel(logging.CRITICAL)
     print(f"SHMRT_SEED={SEED}")
     executed, ended = folder / "executed", folder / "ended"
     most = 100 * count + 100 * BATCH  # a machine may be faster than the killer
