@@ -216,7 +216,8 @@ void shmrt_hub_make_urgent(struct shmrt_hub *hub) {
 		atomic_compare_exchange_strong_explicit(bell, &lazily, fresh(hub), memory_order_seq_cst, memory_order_relaxed); /* B1 */
 	atomic_thread_fence(memory_order_seq_cst); /* B1: a worker that saw 1 has published what we now find */
 	uint64_t next_ns = shmrt_hub_pump(hub, &moved);
-	/* The hub's thread is to wake in time, and to take short sleeps if a result may come without a ring. For a closer look once is enough: then it has a time of its own. */
+	/* The hub's thread is to wake in time, and to take short sleeps if a result may come without a ring. For a closer look once
+	 * is enough: then it has a time of its own. */
 	if (lately || next_ns < atomic_load_explicit(&hub->sleeping_until, memory_order_relaxed) || /* a hint */
 	    (atomic_load_explicit(&hub->sleeping_closer, memory_order_relaxed) == UINT64_MAX && /* a hint */
 	     atomic_load_explicit(&hub->closer_ns, memory_order_relaxed) != UINT64_MAX)) /* a hint */

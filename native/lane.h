@@ -17,7 +17,8 @@
  * it serialises them.
  *
  * Edge L1: commit stores tail (release)  -> peek loads tail (acquire):    the record bytes are visible.
- * Edge L2: release stores head (release) -> reserve loads head (acquire): the space may be overwritten.
+ * Edge L2: release stores head (release) -> reserve loads head (acquire): the space may be overwritten. is_needed loads it to ask
+ *   whether it may have been: only its own process writes over a record, so the answer stands as long as that does not reserve.
  */
 #ifndef SHMRT_LANE_H
 #define SHMRT_LANE_H

@@ -186,9 +186,8 @@ int shmrt_mailbox_wait(struct shmrt_mailbox *mailbox, struct shmrt_control *cont
 		if (left != SHMRT_FOREVER)
 			left -= (int64_t)(shmrt_now_ns() - start_ns);
 		rc = shmrt_futex_wait(&ring->shared->bell_not_empty, 1, left);
-		/* Who woke us holds the putters' mutex, and this may be the CPU that it lost to us: sleep at once until it is free. */
-		if (rc == SHMRT_OK && shmrt_ring_lock_after(ring, SHMRT_RING_PUT, 0) == SHMRT_OK)
-			shmrt_ring_unlock(ring, SHMRT_RING_PUT);
+		if (rc == SHMRT_OK)
+			shmrt_ring_await_waker(ring, SHMRT_RING_PUT);
 	}
 	shmrt_slot_phase_set(slot, SHMRT_PHASE_SPIN);
 	shmrt_beat_wake();

@@ -97,6 +97,9 @@ void shmrt_ring_make_hole(struct shmrt_ring *, struct shmrt_ring_view *); /* aft
 /* ring_lock.c. OK; INTERRUPTED after lock_slice_ns behind a stopped holder; CORRUPT. */
 int shmrt_ring_lock(struct shmrt_ring *, enum shmrt_ring_side);
 int shmrt_ring_lock_after(struct shmrt_ring *, enum shmrt_ring_side, int tries); /* so many looks before it sleeps */
+/* After a ring of its bell. Who rang holds that side's mutex, and this may be the CPU that it lost to us: sleeps at once until
+ * it is free, where a look would be in vain for as long as it lasts. Behind a stopped holder no longer than a slice. */
+void shmrt_ring_await_waker(struct shmrt_ring *, enum shmrt_ring_side);
 int shmrt_ring_lock_rest(struct shmrt_ring *); /* a putter, before its put: the takers' mutex as well */
 void shmrt_ring_unlock(struct shmrt_ring *, enum shmrt_ring_side);
 

@@ -106,6 +106,11 @@ int shmrt_ring_lock_rest(struct shmrt_ring *ring) {
 	return rc;
 }
 
+void shmrt_ring_await_waker(struct shmrt_ring *ring, enum shmrt_ring_side side) {
+	if (shmrt_ring_lock_after(ring, side, 0) == SHMRT_OK)
+		shmrt_ring_unlock(ring, side);
+}
+
 void shmrt_ring_unlock(struct shmrt_ring *ring, enum shmrt_ring_side side) {
 	int error = 0;
 	if ((side & SHMRT_RING_TAKE) != 0)

@@ -213,6 +213,9 @@ int shmrt_ring_wait(struct shmrt_ring *ring, enum shmrt_ring_side held, bool for
 	patience->waited_ns += slept;
 	ring_learn(budget, rc == SHMRT_OK ? slept : UINT64_MAX);
 	patience->spun = false;
+	/* Not for room: a taker gives much of it back in one turn of its mutex, which those who wait for room would only contend for. */
+	if (rc == SHMRT_OK && !for_room && shmrt_ring_seems_empty(ring))
+		shmrt_ring_await_waker(ring, SHMRT_RING_PUT);
 	if (rc == SHMRT_TIMEOUT)
 		rc = SHMRT_OK; /* look once more; the deadline decides above */
 	return rc;

@@ -9,16 +9,9 @@
 #include "breaker.h"
 #include "bucket.h"
 #include "bulkhead.h"
+#include "check.h"
 
 #include <linux/futex.h>
-
-#define CHECK(condition)                                                                            \
-	do {                                                                                        \
-		if (!(condition)) {                                                                 \
-			fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #condition);      \
-			exit(1);                                                                    \
-		}                                                                                   \
-	} while (0)
 
 #define SLOTS 6
 #define AT UINT64_C(1000000000000) /* a time */

@@ -7,6 +7,7 @@
 #ifndef SHMRT_TEST_RING_WORLD_H
 #define SHMRT_TEST_RING_WORLD_H
 
+#include "check.h"
 #include "ring_internal.h"
 
 #include <sys/mman.h>
@@ -17,14 +18,6 @@
 #define SLOT_BYTES 128
 #define MESSAGES 80
 #define LIST_END 0
-
-#define CHECK(condition)                                                                            \
-	do {                                                                                        \
-		if (!(condition)) {                                                                 \
-			fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #condition);      \
-			exit(1);                                                                    \
-		}                                                                                   \
-	} while (0)
 
 /* ---- the model of the arena --------------------------------------------------------------------- */
 static inline uint64_t block_word(enum shmrt_block_state state, uint32_t generation, uint32_t owner) {

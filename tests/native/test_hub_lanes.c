@@ -4,15 +4,8 @@
  * record that the worker has stepped over is nobody's: another may lie there while the outcome of the first still waits in
  * the result lane. Whoever cancels or splits the first must not touch the second.
  */
+#include "check.h"
 #include "hub_chunk.h"
-
-#define CHECK(condition)                                                                            \
-	do {                                                                                        \
-		if (!(condition)) {                                                                 \
-			fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #condition);      \
-			exit(1);                                                                    \
-		}                                                                                   \
-	} while (0)
 
 enum { SELF = 0, WORKER = 2, SLOTS = 4, CAPACITY = 1024, BODY = 200, ITEMS = 40, ITEM = 5 };
 

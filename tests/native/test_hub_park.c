@@ -3,6 +3,7 @@
  * No threads here: `syscall` below stands in for the C library's, so the test is called in the place where a thread is about
  * to sleep, lets others do what they can do just then, and sees whether the kernel would have let it sleep on.
  */
+#include "check.h"
 #include "hub_internal.h"
 
 #include <errno.h>
@@ -10,14 +11,6 @@
 #include <stdarg.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#define CHECK(condition)                                                                            \
-	do {                                                                                        \
-		if (!(condition)) {                                                                 \
-			fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #condition);      \
-			exit(1);                                                                    \
-		}                                                                                   \
-	} while (0)
 
 enum { SELF = 0, WORKER = 2, SLOTS = 4 };
 

@@ -1,20 +1,13 @@
 /* test_part_sweep.c -- a worker dies at any instruction while it writes the outcomes of a chunk: the hub finds each that was
  * written, whole and once, and at most one item that was begun and has none.
  */
+#include "check.h"
 #include "hub_chunk.h"
 #include "part.h"
 #include "sweep.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-
-#define CHECK(condition)                                                                                               \
-	do {                                                                                                           \
-		if (!(condition)) {                                                                                    \
-			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                                \
-			exit(1);                                                                                       \
-		}                                                                                                      \
-	} while (0)
 
 #define CAPACITY 1024
 #define TASK_ID UINT64_C(0x700000003)

@@ -1,6 +1,7 @@
 /* test_ring_blocks.c -- ring and real arena together: payloads cross processes whole, and none is lost
  * or kept when senders and receivers are killed. */
 #define _GNU_SOURCE
+#include "check.h"
 #include "ring.h"
 
 #include <signal.h>
@@ -8,14 +9,6 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-
-#define CHECK(condition)                                                                            \
-	do {                                                                                        \
-		if (!(condition)) {                                                                 \
-			fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #condition);      \
-			exit(1);                                                                    \
-		}                                                                                   \
-	} while (0)
 
 static struct shmrt_arena arena;
 static struct shmrt_ring ring;
