@@ -134,6 +134,7 @@ def share_all_ways(before: set[int], count: int | None) -> None:
         left = mine.reclaim_dead()
         assert mine.stats()["blocks_used"] == 0 and mine.check()
         mine.trim()
+        assert mine.stats()["reserved"] == 0  # granules that it was about to reserve or to give back as well
         use(mine)
         kept.clear()
         assert mine.stats()["blocks_used"] == 0 and mine.check()
