@@ -136,7 +136,8 @@ class RuntimeEvents:
         opened.is_broken = True
         reasons = (opened.start_failures + reasons)[-50:]
         remote.keep_reasons(opened.name, reasons)
-        opened.core.break_pool()
+        if opened.core is not None:  # else it is just being opened, and will find its root down
+            opened.core.break_pool()
         if self._trees is not None:
             self._trees.pool_broken(opened.number, reasons)
 

@@ -36,6 +36,7 @@ class Worker:
         "retiring",
         "slot",
         "start_ns",
+        "unable",
     )
 
     def __init__(self, crew: Crew, slot: int, epoch: int, number: int, now_ns: int) -> None:
@@ -52,6 +53,7 @@ class Worker:
         self.judged = False  # the keeper knows why, so it may be replaced before it is torn down
         self.retiring = False  # the hub lets it finish once its replacement is ready
         self.replaces: tuple[int, int] | None = None
+        self.unable: str | None = None  # why the root gave it up while it started
         self.kill_ns = 0  # when SIGKILL follows whatever was tried before; 0: not planned
 
     @property

@@ -18,7 +18,7 @@ TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["Launched", "explain", "launch"]
+__all__ = ["Launched", "explain", "launch", "limit_in"]
 
 # A collection during the imports would find nothing.
 _ENTER = "import gc, sys; gc.disable(); sys.path.append(sys.argv.pop()); from shmrt.supervise.root import main; main()"
@@ -105,6 +105,11 @@ def _launch(control: int, program: int) -> tuple[int, int]:
 def explain(error: OSError, what: str) -> OSError:
     """The same error, with what it prevented and the limit that it is about."""
     return OSError(error.errno, f"{what}: {error.strerror}{_LIMITS.get(error.errno or 0, '')}")
+
+
+def limit_in(text: str) -> str:
+    """The limit that the words of an OSError are about, where it is one; else nothing."""
+    return next((limit for number, limit in _LIMITS.items() if f"[Errno {number}]" in text), "")
 
 
 def _interpreter() -> list[str]:

@@ -30,7 +30,7 @@ from shmrt.process.spawn import STACK_BYTES
 from shmrt.supervise.asking import Asking
 from shmrt.supervise.commands import Commands, Controlled
 from shmrt.supervise.kept import KeptMailboxes
-from shmrt.supervise.launch import Launched, launch
+from shmrt.supervise.launch import Launched, explain, launch
 from shmrt.supervise.protocol import FIRST_NESTED, Channel
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
@@ -159,8 +159,14 @@ class RootLink(Commands, Controlled, Asking):
         self, id: int, spec: dict[str, Any], *, first_slot: int, slot_count: int, lanes_fd: int, stacks_fd: int = -1
     ) -> None:
         """Starts the pool's workers in slots [first_slot, first_slot + slot_count). The descriptor of the lanes must
-        stay open until the pool is removed. Python stacks go into a file of this link's own unless one is given."""
-        self._check()
+        stay open until the pool is removed. Python stacks go into a file of this link's own unless one is given,
+        which this takes over, also when it raises."""
+        try:
+            self._check()
+        except BaseException:
+            if stacks_fd >= 0:
+                os.close(stacks_fd)
+            raise
         if stacks_fd < 0:
             stacks_fd = _native.memfd_create("shmrt-stacks", slot_count * STACK_BYTES)
         with self._lock:
@@ -286,9 +292,11 @@ class RootLink(Commands, Controlled, Asking):
             while self._serve_one_root():
                 pass
         except BaseException as error:
-            self._give_up(self.down or f"the thread that serves it failed: {error!r}")
+            what = "the thread that serves it failed"
+            known = str(explain(error, what)) if isinstance(error, OSError) else None
+            self._give_up(self.down or known or f"{what}: {error!r}")
             self.root_gone(str(self.down))
-            if not isinstance(error, OSError):  # no descriptors, no memory: the reason says it
+            if known is None:  # no descriptors, no memory: the reason says which limit to raise
                 raise
         finally:
             self._end_root()  # nobody would hear it

@@ -101,8 +101,9 @@ class Reaping:
         if one.ready:
             self._judge(one, reason, left=status == 0)
         elif not ordered:
-            killed = not oom and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signals.KILL
-            self.starting.failed(crew, one.slot, one.epoch, f"{reason} before it was ready", from_outside=killed)
+            killed = not oom and not one.unable and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signals.KILL
+            reason = one.unable or f"{reason} before it was ready"
+            self.starting.failed(crew, one.slot, one.epoch, reason, from_outside=killed)
         staff.tell_gone(one, status, oom)
         staff.strays = True
         for nested in self.nested.owner_gone(one):

@@ -56,25 +56,28 @@ class Starting:
             self.not_started(one, f"its channel: {error}")
             return False
         one.channel = Channel(ours)
+        pid = 0
         try:
             job = staff.job(crew, one, theirs)
             if by_template:
                 command = ("spawn", one.slot, one.epoch, job.pair, one.number, job.restarts)
                 self.templates.tell(crew, command, (theirs,))
             else:
-                self.started(one, fork_child(lambda: worker.run(job)))
+                pid = fork_child(lambda: worker.run(job))
         except OSError as error:
             self.not_started(one, f"fork: {error}")
             return False
         finally:
             os.close(theirs)
+        if pid:
+            self.started(one, pid)
         return True
 
     def started(self, one: Worker, pid: int) -> None:
-        """Its process exists."""
+        """Its process exists. It keeps its slot until the kernel has torn it down, whatever fails here."""
         staff = self.staff
         one.pid = pid
-        one.pidfd = _native.pidfd_open(pid)  # our own child, not reaped yet: it is certainly this one
+        one.pidfd = self._pidfd(one)
         try:
             os.setpgid(pid, pid)  # the child does it too; whoever comes first
         except OSError:
@@ -82,8 +85,21 @@ class Starting:
         staff.workers[pid] = one
         staff.slots.set_process(one.slot, pid)
         one.crew.channel.send(("started", one.slot, one.epoch, pid))
-        if one.dying:  # given up before its pid was known
+        if one.dying:  # given up before its pid was known, or just now
             _native.pidfd_signal(one.pidfd, signals.KILL)
+
+    @staticmethod
+    def _pidfd(one: Worker) -> int:
+        """Of our own child, not reaped yet: it is certainly this one. Where there is no descriptor for it, its channel
+        gives way, and it ends. That it runs unwatched while another takes its slot must not be: an error here ends
+        the root, and with it all that it has started."""
+        try:
+            return _native.pidfd_open(one.pid)
+        except OSError as error:
+            one.close_channel()
+            one.dying = True
+            one.unable = f"worker {one.number} cannot be watched: {error}"
+            return _native.pidfd_open(one.pid)
 
     def not_started(self, one: Worker, reason: str) -> None:
         """A slot was claimed and no process came of it."""

@@ -65,13 +65,13 @@ class Templates:
         job = self.staff.job(crew, None)
         try:
             pid = fork_child(lambda: template.run(job, theirs))
-            pidfd = _native.pidfd_open(pid)
         except OSError as error:
             os.close(ours)
             self.starting.failed(crew, -1, 0, f"fork of the template: {error}")
             return
         finally:
-            os.close(theirs)
+            os.close(theirs)  # its number is the pidfd's: an error there ends the root, and the template with it
+        pidfd = _native.pidfd_open(pid)
         crew.template = Template(pid, pidfd, ours)
 
     @staticmethod

@@ -100,6 +100,10 @@ def test_the_end_of_a_peer_is_no_failure() -> None:
     heard.shut()
 
 
+def children_of(pid: int | None) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
 # ---- the root ------------------------------------------------------------------------------------------------------
 class Adder(shmrt.Server):
     def init(self) -> None:
@@ -137,7 +141,7 @@ def use_nested_pool() -> None:
         assert pool.submit(nested).result() == 7
 
 
-@pytest.mark.parametrize("room", [0, 1, 2])
+@pytest.mark.parametrize("room", range(8))
 @pytest.mark.parametrize(
     "use", [use_pool, use_preloading_pool, use_server, use_nested_pool], ids=lambda use: use.__name__
 )
@@ -151,7 +155,9 @@ def test_the_root_has_no_room(use: object, room: int) -> None:
                 use()
             except (ShmrtError, OSError) as error:
                 assert str(error), error
+                assert "written over" not in str(error), error  # two in one slot would look like that
         use()
+        assert len(children_of(runtime.pid)) <= 1  # nobody but who stands by for a pool that is just ending
 
 
 # ---- the program ---------------------------------------------------------------------------------------------------
