@@ -129,12 +129,13 @@ class RuntimeEvents:
 
     def _break(self, opened: OpenedPool, reasons: list[str]) -> None:
         from shmrt.process import remote
+        from shmrt.supervise.launch import limit_in
 
         # The workers' own words come through their result lanes, just before they end.
         self._hub.pump()
         self.hear_notes(_PATIENCE_S)  # that code may be waiting for this thread
         opened.is_broken = True
-        reasons = (opened.start_failures + reasons)[-50:]
+        reasons = [reason + limit_in(reason) for reason in (opened.start_failures + reasons)[-50:]]
         remote.keep_reasons(opened.name, reasons)
         if opened.core is not None:  # else it is just being opened, and will find its root down
             opened.core.break_pool()

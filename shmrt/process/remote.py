@@ -184,10 +184,9 @@ def make_error(kind: str, facts: dict[str, Any]) -> BaseException:
         return errors.TaskTimeout("the deadline passed before the task began; it was dropped")
     if kind == "broken":
         from shmrt.errors import PoolBroken
-        from shmrt.supervise.launch import limit_in
 
         reasons = broken_reasons.get(facts["pool"], [])
-        last = f"; the last: {reasons[-1]}{limit_in(reasons[-1])}" if reasons else ""
+        last = f"; the last: {reasons[-1]}" if reasons else ""
         text = f"pool {facts['pool']} is broken: its workers cannot be kept running{last}"
         broken: BaseException = PoolBroken(text, reasons=reasons)
         return broken

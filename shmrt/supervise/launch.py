@@ -108,8 +108,8 @@ def explain(error: OSError, what: str) -> OSError:
 
 
 def limit_in(text: str) -> str:
-    """The limit that the words of an OSError are about, where it is one; else nothing."""
-    return next((limit for number, limit in _LIMITS.items() if f"[Errno {number}]" in text), "")
+    """What to add to the words of an OSError that is about a limit, unless they have it already."""
+    return next((limit for number, limit in _LIMITS.items() if f"[Errno {number}]" in text and limit not in text), "")
 
 
 def _interpreter() -> list[str]:
