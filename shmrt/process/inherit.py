@@ -7,7 +7,9 @@ hooks, another directory. `apply` runs in each worker (or once in a template) be
 
 from __future__ import annotations
 
+import _sitebuiltins  # here, in the root, and not once in each worker
 import os
+import posix
 import sys
 
 from shmrt.process.after_import import after_import
@@ -54,12 +56,13 @@ def apply(description: dict[str, Any], threads: int | None = None) -> None:
 
 def _apply_environment(described: dict[bytes, bytes], threads: int | None) -> None:
     """`threads` keeps the pools of numeric libraries small, unless the user has set a variable himself. Each look at
-    `os.environ` takes microseconds, which every new worker would wait for, so it is looked at once."""
+    `os.environ` takes microseconds and dirties pages of every new worker; what it was at the start of the interpreter
+    it still is here, since the root never changes it."""
     environment = dict(described)
     if threads is not None:
         for name in _THREAD_VARIABLES:
             environment.setdefault(name, b"%d" % threads)
-    here = dict(os.environb)
+    here = dict(posix.environ)
     for key in here.keys() - environment.keys():
         del os.environb[key]
     for key, value in environment.items():
@@ -105,7 +108,6 @@ def _apply_path_hooks(described: list[tuple[int, bytes]]) -> None:
 
 def _add_builtins() -> None:
     """`exit`, `quit` and `help`, which `site` would have added."""
-    import _sitebuiltins
     import builtins
 
     end = "Ctrl-D (i.e. EOF)"
