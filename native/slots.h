@@ -48,8 +48,8 @@ int shmrt_control_format(struct shmrt_control *, uint32_t slot_count);
 /* CORRUPT when slots, call slots, names or guards do not fit `size`. */
 SHMRT_MUST_USE int shmrt_control_check(const struct shmrt_control *, uint64_t size);
 
-/* EMPTY -> STARTING; resets every line and the mutex, raises the epoch. By the root (slot 0 and 1: by
- * the program), one claimer at a time. STALE when the slot is not EMPTY. */
+/* EMPTY -> STARTING; resets every line and the mutex, raises the epoch. By the root or, while that sleeps, by its watch
+ * (orders.h); slot 0 and 1: by the program. One claimer at a time. STALE when the slot is not EMPTY. */
 SHMRT_MUST_USE int shmrt_slot_claim(struct shmrt_slot *, uint32_t pool, uint32_t worker, uint64_t now_ns);
 /* After the claim, by whoever started the process, and by the process itself: its parent may die first. */
 void shmrt_slot_set_process(struct shmrt_slot *, int32_t pid, uint32_t owner);

@@ -60,6 +60,12 @@ class Keeper:
             return 0
         return max(0, self.workers + self.spares - alive)
 
+    def replaces_at_once(self, now_ns: int, *, alive: int) -> bool:
+        """Whether each of those who are ready would have a successor at once, should it die now as one that had made
+        progress. Nobody counts such deaths then, so nothing else is to be decided of one."""
+        counts = self._intensity.max_restarts is not None
+        return not self.broken and not counts and now_ns >= self.next_ns and alive == self.workers + self.spares
+
     def wait_ns(self, now_ns: int, *, alive: int) -> int | None:
         """How long until `starts` may answer more than it does now; None: not by time."""
         if self.broken or now_ns >= self.next_ns or alive >= self.workers + self.spares:

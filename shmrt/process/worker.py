@@ -18,7 +18,6 @@ that runs before READY; what `run` returns as an int is the exit code. Children 
 from __future__ import annotations
 
 import gc
-import marshal
 import os
 import sys
 
@@ -98,8 +97,8 @@ def ready(job: Job) -> bool:
         job.slots.ready(job.index)
     except RuntimeError:
         return False
+    job.slots.ring(job.hub_slot)  # first: work may wait for it, and whoever is woken may take this CPU
     job.slots.ring(_native.SLOT_ROOT)
-    job.slots.ring(job.hub_slot)
     return True
 
 
@@ -119,7 +118,7 @@ def _stand_by(job: Job, orders: int, *, from_template: bool) -> bool:
     message = os.read(orders, 4096)  # shorter than what a pipe takes at once, so it comes whole
     os.close(orders)
     if message:
-        job.index, job.epoch, job.pair, job.number, job.restarts = marshal.loads(message)
+        job.index, job.epoch, job.pair, job.number, job.restarts = memoryview(message).cast("I")
     return bool(message)
 
 

@@ -157,13 +157,16 @@ class Crew:
                 epoch = slots.claim(slot, self.id, number)
             except RuntimeError:
                 continue
-            worker = Worker(self, slot, epoch, number, now_ns)
-            self.restarts[number] = self.restarts.get(number, -1) + 1
-            if self.replacing:
-                worker.replaces = self.replacing.pop(0)
-            self.workers[slot] = worker
-            return worker
+            return self.enlist(slot, epoch, number, now_ns)
         return None
+
+    def enlist(self, slot: int, epoch: int, number: int, now_ns: int) -> Worker:
+        """The worker that has claimed this slot."""
+        worker = self.workers[slot] = Worker(self, slot, epoch, number, now_ns)
+        self.restarts[number] = self.restarts.get(number, -1) + 1
+        if self.replacing:
+            worker.replaces = self.replacing.pop(0)
+        return worker
 
     def close(self) -> None:
         for fd in (self.lanes_fd, self.stacks_fd):

@@ -48,7 +48,6 @@ _QUIET_NS = 5_000_000  # without anything to do for so long, the next start is p
 _WARM = (
     "pickle",
     "faulthandler",
-    "_sitebuiltins",
     "traceback",
     "functools",
     "contextlib",
@@ -109,8 +108,12 @@ class Root:
             prepares = self.may_prepare()
             if prepares and (wait is None or wait > _QUIET_NS):
                 wait = _QUIET_NS
+            # Nothing may change between these lines but what the watch does by these orders.
+            self.watch.place([] if self.stopping else self.standbys.orders(now))
             found = _native.poll(fds, -1 if wait is None else (wait + 999_999) // 1_000_000)
+            done = self.watch.take_back()
             woke = monotonic_ns()
+            self.standbys.hear(done, woke)
             if wait is not None and woke - now - wait > _GAP_NS:
                 self.forgive(woke - now)  # all of it: how long it did not run is not known; late news come first now
             if prepares and not found:

@@ -5,8 +5,8 @@ One of each pool. A standby that dies is only forgotten, and the next worker is 
 
 from __future__ import annotations
 
-import marshal
 import os
+import sys
 
 from shmrt import _native
 from shmrt.process import death, signals, worker
@@ -15,9 +15,13 @@ from shmrt.supervise.protocol import Channel
 
 TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from shmrt.supervise.crew import Crew, Worker
     from shmrt.supervise.staff import Staff
     from shmrt.supervise.starting import Starting
+
+    Order: TypeAlias = tuple[int, int, int, int, list[tuple[int, int, int, int]]]
 
 __all__ = ["Standby", "Standbys"]
 
@@ -80,15 +84,51 @@ class Standbys:
         standby = crew.standby
         if standby is None or not standby.pid or _has_ended(standby.pid):
             return False
-        job = self.staff.job(crew, one)
         try:
-            os.write(standby.orders, marshal.dumps((one.slot, one.epoch, job.pair, one.number, job.restarts)))
+            os.write(standby.orders, message(one.slot, one.epoch, crew.first, one.number, crew.restarts[one.number]))
         except OSError:
             return False  # it is dead, and about to be reaped
+        os.sched_yield()  # it was woken on this CPU, and work waits for it; what is left to do here can wait
+        self._called(crew, one)
+        return True
+
+    def _called(self, crew: Crew, one: Worker) -> None:
+        standby = crew.standby
+        assert standby is not None
         one.channel, standby.control = Channel(standby.control), -1
         self.forget(crew)
         self.starting.started(one, standby.pid)
-        return True
+
+    # ---- what the death watch does while the root sleeps ------------------------------------------------------------
+    def orders(self, now: int) -> list[Order]:
+        """For each pool with a standby: whom that is to replace at once."""
+        found: list[Order] = []
+        for crew in self.staff.crews.values():
+            standby = crew.standby
+            if standby is None or not standby.pid or crew.removing or crew.replacing:
+                continue
+            if not crew.keeper.replaces_at_once(now, alive=crew.alive):
+                continue
+            restarts = crew.restarts
+            watched = [
+                (one.slot, one.epoch, one.number, restarts[one.number] + 1)
+                for one in crew.workers.values()
+                if one.ready and not one.dying and one.stays
+            ]
+            found.append((crew.id, crew.first, crew.count, standby.orders, watched))
+        return found
+
+    def hear(self, done: list[tuple[int, int, int, int, int, bool]], now: int) -> None:
+        """What it has done meanwhile. The death itself is seen in the look that follows, as any other."""
+        for pool, _, slot, epoch, number, told in done:
+            crew = self.staff.crews[pool]
+            one = crew.enlist(slot, epoch, number, now)
+            if told:
+                self._called(crew, one)
+            elif self.starting.can_man(crew):  # whoever stood by had died, too, which is nobody's loss
+                self.starting.man(crew, one)
+            else:
+                self.starting.not_started(one, "its template and whoever stood by had died, too", from_outside=True)
 
     def dismiss(self, crew: Crew) -> None:
         """Its end is waited for like any other's; while its pid is not known, the end of its pipe ends it."""
@@ -122,6 +162,11 @@ class Standbys:
             self.forget(crew)
         elif crew.removing:
             self.dismiss(crew)
+
+
+def message(slot: int, epoch: int, first: int, number: int, restarts: int) -> bytes:
+    """What a standby reads: five native words, as `struct shmrt_order_message` of `orders.h`."""
+    return b"".join(word.to_bytes(4, sys.byteorder) for word in (slot, epoch, slot - first, number, restarts))
 
 
 def _has_ended(pid: int) -> bool:

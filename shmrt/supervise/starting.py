@@ -41,15 +41,21 @@ class Starting:
 
     def start(self, crew: Crew, now: int) -> bool:
         """One more worker; False when none can be started now."""
-        staff = self.staff
-        by_template = bool(crew.spec.get("preload"))
-        if by_template and not self.templates.can_fork(crew):
+        if not self.can_man(crew):
             return False
-        one = crew.claim(staff.slots, now)
+        one = crew.claim(self.staff.slots, now)
         if one is None:
             return False
         if crew.standby is not None and self.standbys.call(crew, one):
             return True
+        return self.man(crew, one)
+
+    def can_man(self, crew: Crew) -> bool:
+        return not crew.spec.get("preload") or self.templates.can_fork(crew)
+
+    def man(self, crew: Crew, one: Worker) -> bool:
+        """Has a process forked for this worker, by the root or by a template that can."""
+        staff = self.staff
         try:
             ours, theirs = _native.socketpair(False)
         except OSError as error:
@@ -59,7 +65,7 @@ class Starting:
         pid = 0
         try:
             job = staff.job(crew, one, theirs)
-            if by_template:
+            if crew.spec.get("preload"):
                 command = ("spawn", one.slot, one.epoch, job.pair, one.number, job.restarts)
                 self.templates.tell(crew, command, (theirs,))
             else:
@@ -101,11 +107,11 @@ class Starting:
             one.unable = f"worker {one.number} cannot be watched: {error}"
             return _native.pidfd_open(one.pid)
 
-    def not_started(self, one: Worker, reason: str) -> None:
+    def not_started(self, one: Worker, reason: str, *, from_outside: bool = False) -> None:
         """A slot was claimed and no process came of it."""
         one.crew.workers.pop(one.slot, None)
         one.close_channel()
-        self.failed(one.crew, one.slot, one.epoch, reason)
+        self.failed(one.crew, one.slot, one.epoch, reason, from_outside=from_outside)
         self.staff.tell_gone(one, 1 << 8, False)
 
     def failed(self, crew: Crew, slot: int, epoch: int, reason: str, *, from_outside: bool = False) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import ctypes
 import os
 import random
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from stage import Stage, gone, wait_gone
 import shmrt
 from shmrt.process import death
 
+_SEIZE, _INTERRUPT, _DETACH, _WALL = 0x4206, 0x4207, 17, 0x40000000
 MODES = {"forked by the root": {}, "forked by a template": {"preload": ("decimal",)}}
 
 
@@ -153,6 +156,63 @@ def test_worker_and_standby_killed_together():
             wait_gone(victims[0])
             wait_gone(victims[1])
         assert list(pool.map(abs, range(-50, 0))) == list(range(50, 0, -1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_worker_and_root_killed_together(mode):
+    """From at once to a moment later: the root may have sent the standby, heard of it, or neither. Each task gets its
+    answer, the next root serves, and nobody of the first is left."""
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    for _ in range(6):
+        with shmrt.Runtime() as runtime, shmrt.Pool(1, max_attempts=1000, **MODES[mode]) as pool:
+            for _ in range(5):
+                pid = pool.submit(os.getpid).result()
+                victims = [pid, runtime.pid, wait_standby(runtime.pid)]
+                os.kill(pid, signal.SIGKILL)
+                for _ in range(rng.randrange(40_000)):
+                    pass
+                os.kill(victims[1], signal.SIGKILL)
+                assert pool.submit(abs, -3).result() == 3
+                for victim in victims:
+                    wait_gone(victim)
+
+
+@contextlib.contextmanager
+def frozen(thread: int) -> Iterator[None]:
+    """This one thread of a child, and no other of its process, stands still."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+    libc.ptrace.restype = ctypes.c_long
+    if libc.ptrace(_SEIZE, thread, None, None) != 0:
+        pytest.skip(f"NOT TESTED: ptrace is not allowed here ({os.strerror(ctypes.get_errno())})")
+    try:
+        assert libc.ptrace(_INTERRUPT, thread, None, None) == 0
+        assert os.WIFSTOPPED(os.waitpid(thread, _WALL)[1])
+        yield
+    finally:
+        assert libc.ptrace(_DETACH, thread, None, None) == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_standby_serves_while_the_interpreter_of_the_root_stands_still(mode):
+    """Its watch sends the standby; what the root hears of it later is one death and one start, of the same number."""
+    with shmrt.Runtime() as runtime, shmrt.Pool(1, max_attempts=1000, **MODES[mode]) as pool:
+        for _ in range(5):
+            pid = pool.submit(os.getpid).result()
+            standby = wait_standby(runtime.pid)
+            while Path(f"/proc/{runtime.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+                os.sched_yield()  # its main thread has placed its orders, and sleeps
+            with frozen(runtime.pid):
+                os.kill(pid, signal.SIGKILL)
+                assert pool.submit(os.getpid).result(60) == standby
+            assert pool.submit(abs, -1).result() == 1
+            wait_gone(pid)
+        while pool.stats()["restarts"] < 5:
+            os.sched_yield()  # the last one is counted when the kernel has torn it down
+        assert pool.stats()["restarts"] == 5
 
 
 def test_the_programs_finder_is_loaded_only_when_it_is_asked(tmp_path):

@@ -97,3 +97,33 @@ def test_a_given_intensity_breaks_a_pool():
         keeper.on_gone(now, f"death at {now}", ordered=False, progressed=True, random=0.0)
         assert keeper.broken is broken
     assert keeper.reasons == ["death at 0", "death at 10", "death at 20"]
+
+
+_EVENTS = st.lists(
+    st.tuples(st.sampled_from(["ready", "failed", "progressed", "fruitless", "ordered", "resize"]), st.integers(0, 50)),
+    max_size=40,
+)
+
+
+@given(_EVENTS, st.sampled_from([None, 0, 2]), st.integers(0, 2))
+def test_who_is_replaced_at_once_would_have_been_anyway(events, max_restarts, spares):
+    """What the death watch does without asking is what the keeper would have answered."""
+    keeper, now = Keeper(2, spares=spares, max_restarts=max_restarts), 0
+    for event, passed in events:
+        now += passed * MS
+        if event == "ready":
+            keeper.on_ready()
+        elif event == "failed":
+            keeper.on_start_failed(now, "no", ready=0, random=1.0)
+        elif event == "resize":
+            keeper.resize(1 + passed % 3)
+        else:
+            keeper.on_gone(now, "died", ordered=event == "ordered", progressed=event == "progressed", random=1.0)
+    alive = keeper.workers + keeper.spares
+    for here in range(alive + 2):
+        if keeper.replaces_at_once(now, alive=here):
+            assert here == alive and max_restarts is None and not keeper.broken
+            keeper.on_gone(now, "died", ordered=False, progressed=True, random=1.0)
+            assert keeper.starts(now, alive=alive - 1) == 1 and not keeper.broken
+            return
+    assert max_restarts is not None or keeper.broken or keeper.starts(now, alive=alive - 1) == 0
