@@ -18,7 +18,7 @@
  *   - Who takes an outcome out of a lane raises `finished` and, if somebody is parked for outcomes, rings. A thread that
  *     looked before that and is not yet parked finds `finished` changed under the mutex. Both after a future was
  *     completed by hand or by the dispatcher, too.
- *   - A worker defers a ring only within SHMRT_RING_EVERY_NS after another one. An urgent sleeper sleeps no longer
+ *   - A worker defers a ring only within SHMRT_RING_EVERY_NS after another one, its own or a neighbour's (rung_ns). An urgent sleeper sleeps no longer
  *     than that unless it finds the word as it left it after such a sleep: then there was no ring, and none is deferred.
  *
  * A task is in exactly one place:
@@ -29,7 +29,9 @@
  *
  * A lane holds what its worker will need for SHMRT_CREDIT_NS by the mean of the last tasks, more than the time between two deferred
  * rings: a worker that is awake does not run dry while a sleeper wakes. What waits behind a task that turns out long goes to an idle
- * neighbour. Behind lanes that hold some already, tasks stay in the backlog until there are a dozen: both sides then share fewer lines.
+ * neighbour. Behind lanes that hold some already, tasks stay in the backlog until there are a dozen: both sides then share fewer lines. No
+ * ring is asked for these: whoever submits looks every sixteenth time, and the hub's thread sleeps no longer than
+ * SHMRT_RING_EVERY_NS while some are kept back; where it sleeps longer, whoever keeps the first of them rings.
  *
  * A deadline goes along with its task, as the absolute time on the monotonic clock: the hub takes the task back when it is over,
  * and a worker that finds it over does not begin (SHMRT_RECORD_EXPIRED), whether the hub has had the time to look or not.
@@ -62,6 +64,7 @@
 #define SHMRT_RING_EVERY_NS UINT64_C(600000) /* a ring where no CPU is idle costs the workers tens of microseconds */
 #define SHMRT_STACK_BYTES 65536 /* of the stacks file, for each slot of a pool (shmrt/process/spawn.py) */
 #define SHMRT_CREDIT_NS UINT64_C(800000) /* work a lane should hold */
+#define SHMRT_WORK_NS UINT64_C(5000)    /* a mean from which on a CPU is better left to the worker than spun on */
 #define SHMRT_WAKE_NS UINT64_C(20000)   /* about what it takes a sleeper to wake up */
 #define SHMRT_CREDIT_MIN 2
 #define SHMRT_STOCK 16 /* tasks in a lane behind which others may wait to be put there together */
@@ -287,6 +290,8 @@ struct shmrt_hub {
 	_Atomic uint64_t lazy_since;
 	_Atomic uint64_t told_since; /* what that was when it was told last */
 	_Atomic uint64_t closer_ns; /* as pump returns it, for a closer look at workers that may have overwritten what they share */
+	uint64_t thread_until_ns; /* when the hub's thread wakes by itself; 0: it is awake, and looks before it sleeps. Under the mutex */
+	_Atomic uint32_t going_on; /* workers with another task behind the one they run, when somebody last looked: a hint */
 	_Atomic uint64_t sleeping_closer; /* what that was when the hub's thread went to sleep */
 	_Atomic uint32_t stop;
 	pthread_t thread;

@@ -74,4 +74,9 @@ static inline void shmrt_list_remove(struct shmrt_task_list *list, struct shmrt_
 	list->count--;
 }
 
+/* Tasks that submit keeps back until there are a dozen, behind lanes that have enough: no ring is asked for. */
+static inline bool shmrt_hub__has_stock(const struct shmrt_hub_pool *pool) {
+	return pool->backlog_count > 0 && !pool->full && pool->ready_count > 0 && !pool->paused;
+}
+
 #endif

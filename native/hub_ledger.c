@@ -137,13 +137,16 @@ int shmrt_hub_submit(struct shmrt_hub_pool *pool, struct shmrt_task *task) {
 	shmrt_hub__enqueue(task, false);
 	if (!pool->full && !stocked)
 		shmrt_hub__dispatch(pool);
-	bool waiting = pool->backlog_count > 0;
-	bool look = waiting && (pool->submitted & 15) == 0;
+	bool kept = shmrt_hub__has_stock(pool);
+	bool waiting = pool->backlog_count > 0 && !kept;
+	bool look = pool->backlog_count > 0 && (pool->submitted & 15) == 0;
+	/* The hub's thread is to look by itself for what is kept back, should nobody else. */
+	bool asleep = kept && hub->thread_until_ns > SHMRT_RING_EVERY_NS && hub->thread_until_ns > shmrt_now_ns() + SHMRT_RING_EVERY_NS;
 	/* Something waits behind a task of unknown length: the hub's thread must look again by itself, once it is awake. */
 	bool behind = task->state == SHMRT_TASK_LANE && pool->workers[task->worker].lane.count == 2;
 	pthread_mutex_unlock(&hub->mutex);
 	_Atomic uint32_t *bell = &hub->control->slots[hub->self_slot].bell;
-	if (timed && wake_at < atomic_load_explicit(&hub->sleeping_until, memory_order_relaxed)) /* a hint; a wake too many is harmless */
+	if (asleep || (timed && wake_at < atomic_load_explicit(&hub->sleeping_until, memory_order_relaxed))) /* a hint; a wake too many is harmless */
 		shmrt_bell_ring_always(bell);
 	else if (waiting && atomic_load_explicit(&hub->lazy_since, memory_order_relaxed) != 0) /* set under the mutex */
 		shmrt_hub_make_urgent(hub);

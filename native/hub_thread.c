@@ -39,6 +39,9 @@ static void *thread_main(void *argument) {
 		atomic_store_explicit(&hub->sleeping_closer, atomic_load_explicit(&hub->closer_ns, memory_order_relaxed),
 				      memory_order_relaxed); /* hints */
 		result = shmrt_hub_park(hub, next_ns, urgent, &rest);
+		pthread_mutex_lock(&hub->mutex);
+		hub->thread_until_ns = 0;
+		pthread_mutex_unlock(&hub->mutex);
 		(void)result; /* whatever ended the sleep, the next round looks at everything */
 	}
 	return NULL;

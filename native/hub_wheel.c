@@ -3,6 +3,7 @@
 
 uint64_t shmrt_hub_pump(struct shmrt_hub *hub, bool *moved) {
 	uint64_t next_ns = UINT64_MAX, now_ns = 0;
+	uint32_t going_on = 0;
 	*moved = false;
 	pthread_mutex_lock(&hub->mutex);
 	uint64_t before = shmrt_hub__finished(hub);
@@ -25,6 +26,8 @@ uint64_t shmrt_hub_pump(struct shmrt_hub *hub, bool *moved) {
 			if (pool->timed && pool->backlog_count != before)
 				next_ns = now_ns; /* the lanes were looked at before: once more, for the times of what is in them now */
 		}
+		for (uint32_t i = 0; pool->pending > 1 && pool->mean_ns >= SHMRT_WORK_NS && i < pool->options.slot_count; i++)
+			going_on += pool->workers[i].lane.count >= 2;
 		if (pool->timed && pool->backlog_count) {
 			/* Deadlines of tasks that nobody has begun; only the queues' fronts are looked at in dispatch. */
 			for (uint32_t q = 0; q < pool->queue_count + 1 + pool->options.max_workers; q++) {
@@ -45,6 +48,7 @@ uint64_t shmrt_hub_pump(struct shmrt_hub *hub, bool *moved) {
 			}
 		}
 	}
+	atomic_store_explicit(&hub->going_on, going_on, memory_order_relaxed); /* a hint */
 	shmrt_hub__unlock_and_tell(hub, before);
 	return next_ns;
 }
@@ -87,7 +91,7 @@ static bool wants_soon(struct shmrt_hub *hub) {
 		struct shmrt_hub_pool *pool = hub->pools[p];
 		if (pool == NULL)
 			continue;
-		soon |= pool->backlog_count > 0 || pool->watched > 0 || (pool->closed && pool->pending > 0) ||
+		soon |= (pool->backlog_count > 0 && !shmrt_hub__has_stock(pool)) || pool->watched > 0 || (pool->closed && pool->pending > 0) ||
 			pool->options.max_tasks_per_worker;
 		/* A worker that is to leave waits for its last result to be collected, and nobody else may ask for that. */
 		for (uint32_t i = 0; pool->retires && i < pool->options.slot_count; i++)
@@ -135,6 +139,14 @@ static uint32_t arm(struct shmrt_hub *hub, _Atomic uint32_t *bell, bool urgent) 
 	return word;
 }
 
+/* Tasks wait where nobody is asked to ring for them: the hub's thread looks by itself. Under the mutex. */
+static bool have_stock(struct shmrt_hub *hub) {
+	bool stock = false;
+	for (uint32_t p = 0; p < hub->pool_high; p++)
+		stock |= hub->pools[p] && shmrt_hub__has_stock(hub->pools[p]);
+	return stock;
+}
+
 static int sleep_armed(struct shmrt_hub *hub, uint64_t until_ns, bool urgent, struct shmrt_hub_rest *rest) {
 	_Atomic uint32_t *bell = &hub->control->slots[hub->self_slot].bell;
 	uint32_t word = arm(hub, bell, urgent);
@@ -147,6 +159,12 @@ static int sleep_armed(struct shmrt_hub *hub, uint64_t until_ns, bool urgent, st
 	uint64_t closer_ns = atomic_load_explicit(&hub->closer_ns, memory_order_relaxed); /* under the mutex */
 	if (closer_ns < until_ns)
 		until_ns = closer_ns;
+	if (!urgent && !work && have_stock(hub)) {
+		uint64_t soon_ns = shmrt_now_ns() + SHMRT_RING_EVERY_NS;
+		until_ns = soon_ns < until_ns ? soon_ns : until_ns;
+	}
+	if (rest && !rest->outcomes) /* the hub's own thread */
+		hub->thread_until_ns = work ? 0 : until_ns;
 	pthread_mutex_unlock(&hub->mutex);
 	/* stop_thread sets the word before it rings: a ring that came before we armed is seen here. */
 	if (work || atomic_load_explicit(&hub->stop, memory_order_acquire) != 0) /* B1 */

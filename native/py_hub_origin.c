@@ -54,15 +54,18 @@ int shmrt_py_hub_wait(PyObject *hub, PyObject *future, int64_t timeout_ns) {
 			break;
 		self->waiters++; /* we have looked: whoever completes a future from now on tells the hub */
 		Py_BEGIN_ALLOW_THREADS
-		bool moved;
+		bool moved, spins;
 		uint64_t next_ns;
 		do {
 			next_ns = shmrt_hub_pump(&self->hub, &moved);
 			now_ns = shmrt_now_ns();
-			if (!moved && may_spin && now_ns - start_ns < spin_ns)
+			/* Workers that have more to do than CPUs need this one, and ring when it is worth a wake. */
+			spins = !moved && may_spin && now_ns - start_ns < spin_ns &&
+				atomic_load_explicit(&self->hub.going_on, memory_order_relaxed) < (uint32_t)shmrt_usable_cpus(); /* a hint */
+			if (spins)
 				for (int i = 0; i < 16; i++)
 					shmrt_pause();
-		} while (!moved && may_spin && now_ns - start_ns < spin_ns &&
+		} while (spins &&
 			 atomic_load_explicit(&self->hub.completed_count, memory_order_relaxed) == 0); /* a hint */
 		if (!moved && atomic_load_explicit(&self->hub.completed_count, memory_order_relaxed) == 0) { /* a hint */
 			uint64_t until_ns = next_ns < end_ns ? next_ns : end_ns;

@@ -61,6 +61,7 @@ static const struct {
 	FIELD(slot, death),
 	FIELD(slot, bell),
 	FIELD(slot, bell_rings),
+	FIELD(slot, rung_ns),
 	FIELD(slot, kill_reason),
 	FIELD(slot, stop_requested),
 	FIELD(slot, kill_task_id),

@@ -10,7 +10,8 @@
 /* ---- bells ---- */
 
 void shmrt_worker_ring_hub(WorkerLoop *self, bool idle) {
-	_Atomic uint32_t *bell = &self->control->slots[self->hub_slot].bell;
+	struct shmrt_slot *hub = &self->control->slots[self->hub_slot];
+	_Atomic uint32_t *bell = &hub->bell;
 	atomic_thread_fence(memory_order_seq_cst);                             /* B1: our commit, then this look */
 	uint32_t wanted = atomic_load_explicit(bell, memory_order_relaxed);    /* B1 */
 	self->ring_deferred = false;
@@ -19,12 +20,16 @@ void shmrt_worker_ring_hub(WorkerLoop *self, bool idle) {
 	if (wanted == 1 && shmrt_lane_used(self->results.shared) < self->results.capacity / 2)
 		return; /* wanted lazily */
 	uint64_t now_ns = shmrt_now_ns();
-	if (!idle && now_ns - self->last_ring_ns < SHMRT_RING_EVERY_NS) {
+	/* Whoever is rung looks at all lanes. A neighbour may have rung since our look at the clock; whatever else stands
+	 * there defers nothing. */
+	uint64_t rung_ns = atomic_load_explicit(&hub->rung_ns, memory_order_relaxed); /* a hint */
+	if (!idle && now_ns < rung_ns + SHMRT_RING_EVERY_NS && rung_ns < now_ns + SHMRT_RING_EVERY_NS) {
 		self->ring_deferred = true;
 		return;
 	}
-	self->last_ring_ns = now_ns;
 	shmrt_bell_ring(bell);
+	/* After the ring: nobody may defer by one that has not come. */
+	atomic_store_explicit(&hub->rung_ns, now_ns, memory_order_relaxed); /* a hint */
 }
 
 /* Sleeps on our own bell; the caller has armed it and looked again. -1: a signal handler raised. */

@@ -23,7 +23,6 @@ typedef struct {
 	PyObject *pack_exception; /* shmrt.process.remote.pack_exception */
 	struct shmrt_part part; /* of the chunk that is running */
 	uint64_t current_task;
-	uint64_t last_ring_ns;
 	bool ring_deferred, stop_requested;
 	uint64_t spin_ns; /* how long to look for the next task before sleeping */
 	uint64_t started, done, busy_ns, blocked_ns, logs_dropped;

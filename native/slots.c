@@ -131,6 +131,7 @@ int shmrt_slot_claim(struct shmrt_slot *slot, uint32_t pool, uint32_t worker, ui
 	atomic_store_explicit(&slot->rss_bytes, 0, memory_order_relaxed);   /* F2 */
 
 	atomic_store_explicit(&slot->bell, 0, memory_order_relaxed);         /* F2: armed by the dead */
+	atomic_store_explicit(&slot->rung_ns, 0, memory_order_relaxed);      /* F2 */
 	atomic_store_explicit(&slot->kill_task_id, 0, memory_order_relaxed); /* F2 */
 	atomic_store_explicit(&slot->stop_requested, 0, memory_order_relaxed); /* F2 */
 	atomic_store_explicit(&slot->kill_reason, SHMRT_KILL_NONE, memory_order_relaxed); /* F2 */

@@ -43,6 +43,7 @@ FAST = [
     Check("bell", "-DRINGERS=1 -DSLEEPERS=2", 100_000),
     Check("park", "-DTHREADS=1", 50_000),
     Check("park", "-DTHREADS=0 -DWATCHES=1 -DCRASHES=0", 100_000),
+    Check("stock", "", 1_000),
     Check("block", "", 10_000),
     Check("block", "-DSENDERS=1 -DMESSAGES=2", 1_000),
     Check("block", "-DSECONDS=1", 50_000),
@@ -58,6 +59,7 @@ LONG = [
     Check("lane", "-DREVOKES=2 -DMESSAGES=4 -DCRASHES=0", 500_000),
     Check("bell", "", 5_000_000),
     Check("park", "-DTHREADS=1 -DRESULTS=2 -DPUMPS=2 -DARMS=2", 500_000),
+    Check("stock", "-DSUBMITTERS=3 -DTASKS=3 -DRINGS=3", 50_000),
     Check("park", "-DTHREADS=0 -DWATCHES=1", 500_000),
     Check("park", "-DTHREADS=0 -DWATCHES=1 -DRESULTS=2", 2_000_000),
     Check("block", "-DMESSAGES=2 -DCRASHES=1", 100_000),
@@ -131,6 +133,15 @@ SEEDED: dict[str, dict[str, str]] = {
         f"{ONE_WATCH} -DCRASHES=0",
     )
     | dict.fromkeys(["NO_RING_IN_WINDOW", "WINDOWS_TOO_LATE"], f"{ONE_WATCH} -DRESULTS=2 -DCRASHES=0"),
+    "stock": dict.fromkeys(
+        [
+            "NO_RING_WHEN_KEPT",
+            "NO_SHORT_SLEEP",
+            "DECIDES_BEFORE_THE_MUTEX",
+            "RINGS_THE_SHORT_SLEEPER_ONLY",
+        ],
+        "",
+    ),
     "block": dict.fromkeys(
         [
             "SENT_RELAXED",
@@ -200,6 +211,7 @@ OFTEN = {
     *("bell POLITE_RING_AFTER_DEATH", "block SENT_RELAXED", "block NO_BUMP", "granule NO_SECOND_LOOK"),
     *("granule HEAD_RELAXED", "watch NO_FENCE_IN_POKE", "watch NO_WAITERS_BY_OWNER", "death DEATH_RELAXED"),
     *("death IDLE_BEFORE_COMMIT", "park SAME_NUMBER", "park NO_TELL"),
+    *("stock NO_RING_WHEN_KEPT", "stock DECIDES_BEFORE_THE_MUTEX"),
     *("park NO_SECOND_LOOK", "park BY_THE_BELL", "lane CLAIM_OF_ANOTHER", "granule NO_TAKE_OVER"),
 }
 """Of each kind of bug one or two in every run of the tests; building all takes a minute."""

@@ -377,6 +377,85 @@ static void test_wanted_just_after_a_ring(void) {
 	end();
 }
 
+static struct shmrt_hub_rest own; /* of the hub's thread */
+static void the_hubs_own_thread_sleeps(void) {
+	slept = timed = false;
+	CHECK(shmrt_hub_park(&hub, UINT64_MAX, shmrt_hub_is_urgent(&hub), &own) == SHMRT_TIMEOUT && slept);
+}
+static struct shmrt_task *submit_one(void) {
+	struct shmrt_task *task = shmrt_hub_task_new(&hub);
+	CHECK(task != NULL);
+	task->max_attempts = 1;
+	task->timeout_ns = SHMRT_FOREVER;
+	task->affinity = -1;
+	CHECK(shmrt_hub_submit(&pool, task) == SHMRT_OK);
+	return task;
+}
+static bool is_rung_by_a_submit(void) {
+	int before = bell_wakes;
+	atomic_store_explicit(bell(), 1, memory_order_relaxed); /* as it is while somebody sleeps lazily */
+	CHECK(submit_one()->state == SHMRT_TASK_BACKLOG);
+	CHECK(bell_wakes <= before + 1);
+	return bell_wakes == before + 1;
+}
+
+/* Behind lanes that have enough, tasks are kept back, and no worker rings for them: the hub's thread looks in time. */
+static void test_what_is_kept_back(void) {
+	begin();
+	worker.ready = true;
+	pool.ready_count = 1;
+	pool.open_tasks = SHMRT_STOCK * 2 + 1; /* in its lane */
+	own = (struct shmrt_hub_rest){0};
+	the_hubs_own_thread_sleeps();
+	CHECK(!timed && hub.thread_until_ns == UINT64_MAX);
+	CHECK(is_rung_by_a_submit()); /* it sleeps until somebody rings */
+	CHECK(!shmrt_hub_is_urgent(&hub));
+	hub.thread_until_ns = 0; /* it is awake, and looks before it sleeps */
+	CHECK(!is_rung_by_a_submit());
+	the_hubs_own_thread_sleeps();
+	CHECK(timed && slept_ns <= SHMRT_RING_EVERY_NS && slept_ns > SHMRT_RING_EVERY_NS / 100);
+	uint64_t soon_ns = shmrt_now_ns() + SHMRT_RING_EVERY_NS;
+	CHECK(hub.thread_until_ns <= soon_ns);
+	hub.thread_until_ns = soon_ns - SHMRT_RING_EVERY_NS / 2;
+	CHECK(!is_rung_by_a_submit()); /* it looks by itself */
+	hub.thread_until_ns = soon_ns + UINT64_C(10000000000);
+	CHECK(is_rung_by_a_submit()); /* it does, for something else, in ten seconds */
+	/* A thread that waits for an outcome, or for room, is not the hub's. */
+	hub.thread_until_ns = 0;
+	struct shmrt_hub_rest rest = rest_of_one_that_has_looked();
+	(void)park(&rest);
+	(void)shmrt_hub_park(&hub, shmrt_now_ns() + 1000, true, NULL);
+	CHECK(hub.thread_until_ns == 0);
+	/* What waits for room, or for a worker, is waited for urgently. */
+	pool.full = true;
+	CHECK(shmrt_hub_is_urgent(&hub));
+	pool.full = false;
+	pool.ready_count = 0;
+	CHECK(shmrt_hub_is_urgent(&hub));
+	pool.open_tasks -= SHMRT_STOCK * 2 + 1;
+	CHECK(shmrt_hub_fail_backlog(&pool, SHMRT_TASK_LOST) == 4);
+	end();
+}
+
+/* Whoever waits leaves the CPUs to workers that go on by themselves. */
+static void test_who_goes_on(void) {
+	begin();
+	bool moved;
+	pool.pending = 3;
+	pool.mean_ns = SHMRT_WORK_NS;
+	for (uint32_t count = 0; count < 4; count++) {
+		worker.lane.count = count;
+		(void)shmrt_hub_pump(&hub, &moved);
+		CHECK(atomic_load_explicit(&hub.going_on, memory_order_relaxed) == (count >= 2));
+	}
+	pool.mean_ns--; /* through before anybody could be woken */
+	(void)shmrt_hub_pump(&hub, &moved);
+	CHECK(atomic_load_explicit(&hub.going_on, memory_order_relaxed) == 0);
+	worker.lane.count = 0;
+	pool.pending = 0;
+	end();
+}
+
 static void test_words(void) {
 	begin();
 	struct shmrt_hub_rest rest = rest_of_one_that_has_looked();
@@ -409,6 +488,8 @@ int main(void) {
 	test_watched_since_the_look();
 	test_watched_behind_an_urgent_bell();
 	test_wanted_just_after_a_ring();
+	test_what_is_kept_back();
+	test_who_goes_on();
 	test_words();
 	return 0;
 }

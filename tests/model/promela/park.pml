@@ -1,7 +1,8 @@
 /* park.pml -- native/hub_wheel.c: threads of one hub sleep on one bell, and what one finds another may wait for.
  *
  *   proctype worker     publishes RESULTS outcomes for the thread of its number; shmrt_worker_ring_hub after each: it rings, or
- *                       defers that if it has rung lately (window), or dies (CRASHES in all). Or the outcome comes without it
+ *                       defers that if any of them has rung lately (window), or dies (CRASHES in all). Or the outcome comes
+ *                       without it
  *   proctype thread     shmrt_py_hub_wait: a look, shmrt_hub_pump, shmrt_hub_park, until it has all of its own outcomes
  *   proctype hub        thread_main: decides the tasks of the dead, rings all after a death; pumps PUMPS times at most, and arms
  *                       ARMS times at most
@@ -50,14 +51,14 @@ byte bell, numbers = 1; /* the word, and the last number that it had */
 byte lane[LANES], taken[LANES], had[LANES]; /* published; out of the lane; known to the thread */
 byte finished, parked, crashes;
 bool lazy; /* the sleeper sleeps lazily, and nobody has told it otherwise */
-bool window[LANES], dead[LANES], watched[LANES], asleep[LANES + 1];
+bool window; /* the time after a ring of a worker, for all of them */
+bool dead[LANES], watched[LANES], asleep[LANES + 1];
 
 #define OF_ALL_LANES(what) (what(0) && what(LANES / 2) && what(LANES - 1))
 #define IS_EMPTY(n) (lane[n] == 0)
-#define IS_SHUT(n) (!window[n])
 #define NOBODY_WAITS(n) (!watched[n] || taken[n] == RESULTS)
 #define LANES_EMPTY OF_ALL_LANES(IS_EMPTY)
-#define WINDOWS_SHUT OF_ALL_LANES(IS_SHUT)
+#define WINDOWS_SHUT (!window)
 #define WANTS_SOON !OF_ALL_LANES(NOBODY_WAITS)
 
 inline wake() {
@@ -127,9 +128,9 @@ proctype worker(byte me) {
 		:: bell < 2 /* nobody, or lazily */
 		:: bell >= 2 ->
 			if
-			:: window[me] /* deferred: it is busy with the next task, for as long as you like */
-			:: !window[me] ->
-				window[me] = true;
+			:: window /* deferred: it is busy with the next task, for as long as you like */
+			:: !window ->
+				window = true; /* in truth after the ring, so that nobody defers by one of a stopped process */
 				ring_or_die(old)
 			fi
 		fi
@@ -397,12 +398,9 @@ proctype watcher(byte me) {
 }
 
 proctype clock() {
-	byte number;
 end_clock:
 	do
-	:: window[0] -> window[0] = false
-	:: LANES > 2 && window[LANES / 2] -> window[LANES / 2] = false
-	:: LANES > 1 && window[LANES - 1] -> window[LANES - 1] = false
+	:: window -> window = false
 	od
 }
 
