@@ -18,8 +18,9 @@
  *   - Who takes an outcome out of a lane raises `finished` and, if somebody is parked for outcomes, rings. A thread that
  *     looked before that and is not yet parked finds `finished` changed under the mutex. Both after a future was
  *     completed by hand or by the dispatcher, too.
- *   - A worker defers a ring only within SHMRT_RING_EVERY_NS after another one, its own or a neighbour's (rung_ns). An urgent sleeper sleeps no longer
- *     than that unless it finds the word as it left it after such a sleep: then there was no ring, and none is deferred.
+ *   - A worker defers a ring only within SHMRT_RING_EVERY_NS after another one, its own or a neighbour's (rung_ns). An
+ *     urgent sleeper sleeps no longer than that unless it finds the word as it left it after such a sleep: then there was no
+ *     ring, and none is deferred.
  *
  * A task is in exactly one place:
  *   BACKLOG  in a queue of its pool; nothing about it is in shared memory but its argument blocks (SENT|program)
@@ -29,8 +30,8 @@
  *
  * A lane holds what its worker will need for SHMRT_CREDIT_NS by the mean of the last tasks, more than the time between two deferred
  * rings: a worker that is awake does not run dry while a sleeper wakes. What waits behind a task that turns out long goes to an idle
- * neighbour. Behind lanes that hold some already, tasks stay in the backlog until there are a dozen: both sides then share fewer lines. No
- * ring is asked for these: whoever submits looks every sixteenth time, and the hub's thread sleeps no longer than
+ * neighbour. Behind lanes that hold some already, tasks stay in the backlog until there are a dozen: both sides then share fewer lines.
+ * No ring is asked for these: whoever submits looks every sixteenth time, and the hub's thread sleeps no longer than
  * SHMRT_RING_EVERY_NS while some are kept back; where it sleeps longer, whoever keeps the first of them rings.
  *
  * A deadline goes along with its task, as the absolute time on the monotonic clock: the hub takes the task back when it is over,

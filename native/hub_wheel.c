@@ -91,8 +91,8 @@ static bool wants_soon(struct shmrt_hub *hub) {
 		struct shmrt_hub_pool *pool = hub->pools[p];
 		if (pool == NULL)
 			continue;
-		soon |= (pool->backlog_count > 0 && !shmrt_hub__has_stock(pool)) || pool->watched > 0 || (pool->closed && pool->pending > 0) ||
-			pool->options.max_tasks_per_worker;
+		soon |= (pool->backlog_count > 0 && !shmrt_hub__has_stock(pool)) || pool->watched > 0 ||
+			(pool->closed && pool->pending > 0) || pool->options.max_tasks_per_worker;
 		/* A worker that is to leave waits for its last result to be collected, and nobody else may ask for that. */
 		for (uint32_t i = 0; pool->retires && i < pool->options.slot_count; i++)
 			soon |= pool->workers[i].retiring;
