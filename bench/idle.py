@@ -6,7 +6,7 @@ most. Memory is of the processes below the program: `worker_uss_mb` is what one 
 all processes that are not `extra`), `pss_mb` all of them together with shared pages divided, `extra_mb` what is not a
 worker: shmrt's root and whoever stands by, loky's tracker, ray's and dask's servers. Forked workers share the program's
 pages until they write, and so they do its modules. A worker of shmrt imports a task's module itself, unless `preload`
-names it; here that imports `os` and `time` only (`enum` alone would be 1 MB). Not measured: memory after work, and under
+names it; here that imports `os` and `time` only (`enum` alone would be 1 MB). Not measured: memory after work, or under
 load.
 """
 

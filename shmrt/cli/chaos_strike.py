@@ -67,6 +67,7 @@ class Striker:
         self._pids: dict[Life, int] = {}
         self._ready: dict[Life, int] = {}  # and its pool
         self._hit: set[Life] = set()
+        self._root_killed: float | None = None  # when, until its end is told
         self._stopped: dict[Life, tuple[int, float]] = {}  # pidfd, since
         self._resumes: list[tuple[float, Life]] = []
         self._end = threading.Event()
@@ -92,6 +93,12 @@ class Striker:
                 if pool is not None:
                     self._ready[event[1], event[2]] = pool
                     self.recovery.ready(now, pool=pool)
+            elif verb == "root_lost":
+                # What the dead one still had to say has been heard: whoever becomes ready now is the next one's.
+                at, self._root_killed = self._root_killed, None
+                if at is not None:
+                    for pool in self._pools():
+                        self.recovery.died(at, pool=pool.number, root=True)
             elif verb == "gone":
                 life = (event[1], event[2])
                 self._ready.pop(life, None)
@@ -108,9 +115,11 @@ class Striker:
         with self._lock:
             self.recovery.run_ended()
 
+    def _pools(self) -> list[Any]:
+        return [] if self._runtime is None else list(self._runtime._pools.values())
+
     def _pool_of(self, slot: int) -> int | None:
-        pools = [] if self._runtime is None else list(self._runtime._pools.values())
-        return next((pool.number for pool in pools if pool.first <= slot < pool.first + pool.count), None)
+        return next((pool.number for pool in self._pools() if pool.first <= slot < pool.first + pool.count), None)
 
     # ---- the thread
     def attach(self, runtime: Any) -> None:
@@ -227,14 +236,13 @@ class Striker:
 
     def _kill_root(self) -> None:
         fd = pidfd_of_child(self._runtime.pid or 0, os.getpid())
-        now = time.monotonic()
-        if fd is None or not _native.pidfd_signal(fd, signal.SIGKILL):
-            self.missed += 1
-        else:
-            with self._lock:
+        with self._lock:  # before its end can be told
+            self._root_killed = time.monotonic()
+            if fd is not None and _native.pidfd_signal(fd, signal.SIGKILL):
                 self.roots += 1
-                for pool in set(self._ready.values()):
-                    self.recovery.died(now, pool=pool, root=True)
                 self._hit.update(self._ready)
+            else:
+                self._root_killed = None
+                self.missed += 1
         if fd is not None:
             os.close(fd)

@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -272,3 +273,20 @@ def test_whoever_is_stopped_goes_on_at_the_end() -> None:
     finally:
         victim.kill()
         victim.wait()
+
+
+def test_the_recovery_from_a_roots_death_is_that_of_the_next_root() -> None:
+    """What the dead one still had to say comes before its end is told, however late; and only our own kills count."""
+    striker = Striker({"root_rate": 1.0}, 1, 1.0)
+    pool = SimpleNamespace(number=1, first=2, count=4)
+    striker._runtime = SimpleNamespace(_pools={1: pool}, pid=0)
+    striker._kill_root()  # of a runtime that has none
+    assert (striker.roots, striker.missed, striker._root_killed) == (0, 1, None)
+    striker._root_killed = time.monotonic()
+    striker.hear(("ready", 2, 1))
+    striker.hear(("root_lost", 5, 9))
+    assert striker.recovery.until_root == []
+    striker.hear(("ready", 3, 1))
+    striker.hear(("root_lost", 6, 9))
+    striker.hear(("ready", 4, 1))
+    assert len(striker.recovery.until_root) == 1 and striker.recovery.until_ready == []

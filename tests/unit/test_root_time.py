@@ -29,6 +29,11 @@ class Loop(Root):
         self.channel: Any = SimpleNamespace(fd=0, pending=False)
         self.events = self.signal_pipe = self.program = 0
         self.reaping: Any = SimpleNamespace(end_everybody=lambda: None)
+        self.placed = 0
+        self.watch: Any = SimpleNamespace(place=self.place, take_back=self.take_back)
+        self.standbys: Any = SimpleNamespace(
+            orders=lambda now: ["an order"], hear=lambda done, now: self.said.append(done)
+        )
 
     def passes(self, step: str) -> None:
         """In the first round alone: later ones show what the first left."""
@@ -39,6 +44,15 @@ class Loop(Root):
         self.said.append(("poll", timeout_ms))
         self.passes("poll")
         return []
+
+    def place(self, orders: list[str]) -> None:
+        assert not self.placed, "placed twice"
+        self.placed = len(orders)
+
+    def take_back(self) -> list[str]:
+        assert self.said[-1][0] == "poll", "something was done while orders held"
+        placed, self.placed = self.placed, 0
+        return ["done"] * placed
 
     def program_is_gone(self) -> bool:
         self.rounds += 1
@@ -85,6 +99,7 @@ def test_a_stop_at_any_step_is_forgiven_before_anybody_is_judged(monkeypatch: py
     forgiven = found.index(("forgive", 12.0))
     assert forgiven < found.index(("settle", 12.0))
     assert sum(entry[0] == "forgive" for entry in found) == 1
+    assert found.count(["done"]) == 2
 
 
 @pytest.mark.parametrize("step", ["poll", "prepare"])
@@ -98,7 +113,7 @@ def test_a_stop_while_the_next_start_is_prepared(monkeypatch: pytest.MonkeyPatch
 
 def test_time_that_was_waited_for_is_nobodys_gift(monkeypatch: pytest.MonkeyPatch) -> None:
     found = said(monkeypatch, Loop(9 * S, poll=9 * S))
-    assert found[:3] == [("settle", 0.0), ("poll", 9000), "handle"]
+    assert found[:4] == [("settle", 0.0), ("poll", 9000), ["done"], "handle"]
     assert not any(entry[0] == "forgive" for entry in found)
 
 
@@ -114,3 +129,9 @@ def test_a_moment_is_forgiven_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_near_end_is_not_put_off_by_preparing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ("poll", 2) in said(monkeypatch, Loop(2_000_000, prepares=True))
+
+
+def test_who_stops_places_no_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop(0)
+    loop.stopping, loop.crews = True, {1: object()}  # type: ignore[dict-item]
+    assert [] in said(monkeypatch, loop) and ["done"] not in loop.said
