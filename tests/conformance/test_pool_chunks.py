@@ -22,6 +22,7 @@ import pytest
 from test_pool_map import collect, outcomes
 
 from shmrt import Pool, RingSpec, WorkerCrashed, _native
+from shmrt.cli.chaos_strike import pidfd_of_child
 
 SIZE = 50
 
@@ -91,9 +92,13 @@ def test_random_kills_repeat_and_lose_nothing(name: str, tmp_path: Path) -> None
         kills = 0
         while True:
             if name != "amap" and draw.random() < 0.01 and kills < 15:
-                for row in draw.sample(tasks.ready(pool), 1) if tasks.ready(pool) else []:
-                    os.kill(row["pid"], signal.SIGKILL)  # a child of the root: a pid of ours until the root reaps it
-                    kills += 1
+                there = tasks.ready(pool)  # one look: the next may find nobody
+                for row in draw.sample(there, min(1, len(there))):
+                    victim = pidfd_of_child(row["pid"], pool._runtime.pid)  # None: reaped, and not replaced yet
+                    if victim is not None:
+                        signal.pidfd_send_signal(victim, signal.SIGKILL)
+                        os.close(victim)
+                        kills += 1
             try:
                 found.append(next(results))
             except StopIteration:
