@@ -110,7 +110,7 @@ def test_calls_beyond_the_workers_are_dropped_in_time() -> None:
             thread.join()
         assert [outcome.source for outcome in outcomes] == ["default"] * 6
         assert all(isinstance(outcome.errors[0], TaskTimeout) for outcome in outcomes)
-        assert made._own.stats()["pending"] == 0
+        until(lambda: made._own.stats()["pending"] == 0)  # the one that ran is pending until its worker is torn down
 
 
 def test_from_a_worker_and_from_a_child_that_was_forked() -> None:
