@@ -38,8 +38,9 @@ static bool fell(const struct shmrt_slot *slot, uint32_t epoch) {
 	    atomic_load_explicit(&slot->epoch, memory_order_relaxed) != epoch ||             /* F2: after state */
 	    !shmrt_slot_is_abandoned(slot))
 		return false;
-	/* Its main thread has written its last, and F4 makes that visible. */
-	if (atomic_load_explicit(&slot->stop_requested, memory_order_relaxed) != 0) /* F4: after the mark */
+	/* Its main thread has written its last, and F4 makes that visible. What others write there may come a moment later: then
+	 * the death came first, and whoever asks a pool to be smaller meets the successor. */
+	if (atomic_load_explicit(&slot->stop_requested, memory_order_relaxed) != 0) /* a hint */
 		return false;
 	uint32_t reason = atomic_load_explicit(&slot->kill_reason, memory_order_acquire); /* F6 */
 	if (reason == SHMRT_KILL_TIMEOUT || reason == SHMRT_KILL_CANCEL || reason == SHMRT_KILL_CHAOS)

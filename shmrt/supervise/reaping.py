@@ -65,6 +65,7 @@ class Reaping:
         one.judged = True
         info = self.staff.slots.info(one.slot)
         ordered = info["kill_reason"] != _native.KILL_NONE or one.crew.removing or one.retiring
+        # orders.c asks the same of a death that it answers by itself.
         in_task = info["phase"] in (_native.PHASE_DECODE, _native.PHASE_RUN, _native.PHASE_ENCODE)
         one.crew.keeper.on_gone(
             monotonic_ns(),

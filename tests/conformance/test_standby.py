@@ -20,6 +20,7 @@ from stage import Stage, gone, wait_gone
 
 import shmrt
 from shmrt.process import death
+from shmrt.supervise.asking import AskError
 
 _SEIZE, _INTERRUPT, _DETACH, _WALL = 0x4206, 0x4207, 17, 0x40000000
 MODES = {"forked by the root": {}, "forked by a template": {"preload": ("decimal",)}}
@@ -203,6 +204,8 @@ def test_a_standby_serves_while_the_interpreter_of_the_root_stands_still(mode):
         for _ in range(5):
             pid = pool.submit(os.getpid).result()
             standby = wait_standby(runtime.pid)
+            with pytest.raises(AskError):  # its answer comes after all that a template has said before
+                runtime._link.ask("who", -1)
             while Path(f"/proc/{runtime.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
                 os.sched_yield()  # its main thread has placed its orders, and sleeps
             with frozen(runtime.pid):

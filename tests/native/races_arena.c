@@ -4,6 +4,7 @@
  * written anew while somebody still reads it is edge A2. There is room for one block, so every alloc takes the one freed last.
  */
 #include "arena.h"
+#include "check.h"
 
 #include <pthread.h>
 
@@ -12,14 +13,6 @@
 #define LIMIT (UINT64_C(1) << 20)
 #define SIZE (UINT64_C(1) << 19)
 #define OWNER(side) ((uint32_t)(side) + 7)
-
-#define CHECK(condition)                                                                       \
-	do {                                                                                   \
-		if (!(condition)) {                                                            \
-			fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
-			exit(1);                                                               \
-		}                                                                              \
-	} while (0)
 
 static void *memory;
 static uint64_t bytes;

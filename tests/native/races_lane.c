@@ -5,6 +5,7 @@
  */
 #include "arena.h"
 #include "bell.h"
+#include "check.h"
 #include "lane.h"
 
 #include <pthread.h>
@@ -13,14 +14,6 @@
 #define LIMIT (UINT64_C(2) << 20)
 #define TURNS 3000
 #define OWNER(side) ((uint32_t)(side) + 7)
-
-#define CHECK(condition)                                                                       \
-	do {                                                                                   \
-		if (!(condition)) {                                                            \
-			fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
-			exit(1);                                                               \
-		}                                                                              \
-	} while (0)
 
 static _Alignas(SHMRT_LINE) uint8_t lanes[2][sizeof(struct shmrt_lane_shared) + CAPACITY]; /* by sender */
 static _Alignas(SHMRT_LINE) _Atomic uint32_t bells[2];

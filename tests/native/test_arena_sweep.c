@@ -5,6 +5,7 @@
  * change; trims and repairs act under this process's own owner id, SELF, which dies in its turn.
  */
 #include "arena_words.h"
+#include "check.h"
 #include "sweep.h"
 
 #include <unistd.h>
@@ -31,13 +32,6 @@ static uint32_t first_generation; /* of every block; near where it runs over, in
 		if (!(condition)) {                                                            \
 			fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #condition); \
 			return SWEEP_BROKEN;                                                   \
-		}                                                                              \
-	} while (0)
-#define MUST(condition)                                                                        \
-	do {                                                                                   \
-		if (!(condition)) {                                                            \
-			fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #condition); \
-			exit(1);                                                               \
 		}                                                                              \
 	} while (0)
 
@@ -145,17 +139,17 @@ static void operate_repair_self(void *context) { (void)shmrt_arena_reclaim(conte
 static void run(const struct scenario *scenario) {
 	memset(region, 0, region_size);
 	theirs_count = states_count = 0;
-	MUST(shmrt_arena_create_at(&arena, region, region_size, LIMIT) == SHMRT_OK);
+	CHECK(shmrt_arena_create_at(&arena, region, region_size, LIMIT) == SHMRT_OK);
 	for (uint64_t block = 0; block < LIMIT / SHMRT_GRANULE_BYTES * SHMRT_BLOCKS_PER_GRANULE; block++)
 		atomic_store_explicit(&arena.block_words[block], shmrt_block_pack(SHMRT_BLOCK_FREE, first_generation, 0),
 				      memory_order_relaxed); /* nobody else is here */
 	scenario->prepare();
-	MUST(shmrt_arena_check(&arena) == SHMRT_OK);
+	CHECK(shmrt_arena_check(&arena) == SHMRT_OK);
 	collect = true;
 	struct sweep_report report = sweep_run(scenario->operate, NULL, region, region_size, judge, (void *)(uintptr_t)scenario);
 	collect = false;
 	sweep_expect(&report, scenario->name);
-	MUST(states_count < STATES_MAX);
+	CHECK(states_count < STATES_MAX);
 	size_t before = sweep_total_states();
 	for (size_t i = 0; i < states_count; i++) {
 		/* Death during the repair of a death, from every state that the operation can leave. */
@@ -167,7 +161,7 @@ static void run(const struct scenario *scenario) {
 		char reason[200];
 		for (int pass = 0; pass < 2; pass++) {
 			memcpy(region, states[i], region_size);
-			MUST(shmrt_arena_attach_at(&left, region, region_size, reason, sizeof(reason)) == SHMRT_OK);
+			CHECK(shmrt_arena_attach_at(&left, region, region_size, reason, sizeof(reason)) == SHMRT_OK);
 			report = sweep_run(pass == 0 ? operate_repair : operate_repair_self, &left, region, region_size,
 					   judge_repair, NULL);
 			sweep_expect_clean(&report, scenario->name);
@@ -181,17 +175,17 @@ static void run(const struct scenario *scenario) {
 /* ---- preparations --------------------------------------------------------------------------------- */
 
 static void take(uint64_t size, uint32_t owner, struct shmrt_block *block) {
-	MUST(shmrt_arena_alloc(&arena, size, owner, block, NULL) == SHMRT_OK);
+	CHECK(shmrt_arena_alloc(&arena, size, owner, block, NULL) == SHMRT_OK);
 }
 
 static void give(const struct shmrt_block *block, uint32_t owner) {
-	MUST(shmrt_arena_free(&arena, block->block, block->generation, SHMRT_BLOCK_WRITING, owner) == SHMRT_OK);
+	CHECK(shmrt_arena_free(&arena, block->block, block->generation, SHMRT_BLOCK_WRITING, owner) == SHMRT_OK);
 }
 
 static void take_theirs(uint64_t size) {
 	struct shmrt_block *block = &theirs[theirs_count++];
 	take(size, OTHER, block);
-	MUST(shmrt_arena_move(&arena, block->block, block->generation, SHMRT_BLOCK_WRITING, OTHER, SHMRT_BLOCK_HELD,
+	CHECK(shmrt_arena_move(&arena, block->block, block->generation, SHMRT_BLOCK_WRITING, OTHER, SHMRT_BLOCK_HELD,
 			      OTHER) == SHMRT_OK);
 }
 
@@ -210,7 +204,7 @@ static void prepare_hole(void) { /* a free granule between others, so that a run
 	take_theirs(200 * KIB);
 	give(&block, ME);
 	(void)shmrt_arena_trim(&arena, 2 * SHMRT_GRANULE_BYTES);
-	MUST(shmrt__arena_count_reserved(&arena) == 2);
+	CHECK(shmrt__arena_count_reserved(&arena) == 2);
 }
 static void prepare_warm(void) {
 	take_theirs(64 * KIB);
@@ -233,7 +227,7 @@ static void prepare_full(void) { /* the limit is reached by idle runs of other c
 	take(64 * KIB, ME, &small);
 	give(&run, ME);
 	give(&small, ME);
-	MUST(shmrt__arena_count_reserved(&arena) == LIMIT / SHMRT_GRANULE_BYTES);
+	CHECK(shmrt__arena_count_reserved(&arena) == LIMIT / SHMRT_GRANULE_BYTES);
 }
 static void prepare_mine(void) {
 	take_theirs(32 * KIB);
@@ -241,7 +235,7 @@ static void prepare_mine(void) {
 }
 static void prepare_sent(void) {
 	prepare_mine();
-	MUST(shmrt_arena_move(&arena, mine.block, mine.generation, SHMRT_BLOCK_WRITING, ME, SHMRT_BLOCK_SENT, ME) == SHMRT_OK);
+	CHECK(shmrt_arena_move(&arena, mine.block, mine.generation, SHMRT_BLOCK_WRITING, ME, SHMRT_BLOCK_SENT, ME) == SHMRT_OK);
 }
 static void prepare_idle(void) {
 	struct shmrt_block block;
@@ -267,7 +261,7 @@ static void prepare_estate(void) { /* what a process that dies may own, in every
 	take(32 * KIB, ME, &block);
 	for (int state = SHMRT_BLOCK_SENT; state <= SHMRT_BLOCK_KEPT; state++) {
 		take(32 * KIB, ME, &block);
-		MUST(shmrt_arena_move(&arena, block.block, block.generation, SHMRT_BLOCK_WRITING, ME,
+		CHECK(shmrt_arena_move(&arena, block.block, block.generation, SHMRT_BLOCK_WRITING, ME,
 				      (enum shmrt_block_state)state, ME) == SHMRT_OK);
 	}
 	take(512 * KIB, ME, &mine);
