@@ -345,7 +345,8 @@ class PosixQueue(BytesChannel):
 
 class Iceoryx(BytesChannel):
     """Publish and subscribe in shared memory, one publisher and one subscriber. Its Python subscriber cannot wait, so
-    it looks again and again: the CPU is its price for a short round trip."""
+    it looks again and again: the CPU is its price for a short round trip. Its library keeps a file that all of its
+    programs share, in /dev/shm and in /tmp/iceoryx2, also when the last of them has ended in order."""
 
     impl, package = "iceoryx2, busy", "iceoryx2"
     copies, survives_kill, many_to_many = 2, "by design; not tried", False
