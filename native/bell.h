@@ -4,7 +4,7 @@
  *   ringer:  make the change visible, then if word == 1: word = 0 and wake all
  *
  * Several threads of a process may sleep on one bell, if none of them disarms it and all of them look for the same: a ring wakes
- * all, but one that arms while another is about to sleep may have that one sleep through what the first has found. The threads
+ * all but those that sleep behind others, and these only if it woke nobody else; but one that arms while another is about to sleep may have that one sleep through what the first has found. The threads
  * of a hub look each for its own, so they arm with numbers: see hub.h. Written by: the sleeper (1), any ringer (0).
  * A ringer that dies between its change and the ring leaves a sleeper asleep: after every death the
  * root and the hub ring every bell, which is why no sleeper needs a timer.
@@ -18,6 +18,10 @@
 
 #include "ops.h"
 
+/* Kinds of sleepers. Whoever says nothing of the kind is of both. */
+#define SHMRT_BELL_FRONT UINT32_C(1)
+#define SHMRT_BELL_BEHIND UINT32_C(2)
+
 static inline void shmrt_bell_arm(_Atomic uint32_t *bell) {
 	atomic_store_explicit(bell, 1, memory_order_relaxed);      /* B1: ordered by the fence */
 	atomic_thread_fence(memory_order_seq_cst);                 /* B1 */
@@ -29,6 +33,14 @@ static inline void shmrt_bell_disarm(_Atomic uint32_t *bell) {
 SHMRT_MUST_USE static inline int shmrt_bell_sleep(_Atomic uint32_t *bell, int64_t timeout_ns) {
 	return shmrt_futex_wait(bell, 1, timeout_ns);
 }
+/* As bell_sleep, on a word that the caller knows. OK: a ring woke it; STALE: the word is another one. Behind whoever sleeps in front:
+ * who is woken there has to stand in for it. */
+SHMRT_MUST_USE static inline int shmrt_bell_sleep_on(_Atomic uint32_t *bell, uint32_t word, int64_t timeout_ns, bool behind) {
+	return shmrt_futex_wait_as(bell, word, timeout_ns, behind ? SHMRT_BELL_BEHIND : SHMRT_BELL_FRONT | SHMRT_BELL_BEHIND);
+}
+static inline int shmrt_bell_wake_behind(_Atomic uint32_t *bell) {
+	return shmrt_futex_wake_those(bell, INT32_MAX, SHMRT_BELL_BEHIND);
+}
 /* Returns whether a sleeper was (probably) woken: the caller paid for a system call. */
 static inline bool shmrt_bell_ring(_Atomic uint32_t *bell) {
 	atomic_thread_fence(memory_order_seq_cst);                               /* B1 */
@@ -36,7 +48,7 @@ static inline bool shmrt_bell_ring(_Atomic uint32_t *bell) {
 		return false;
 	if (atomic_exchange_explicit(bell, 0, memory_order_acq_rel) == 0) /* B1: one ringer pays */
 		return false;
-	return shmrt_futex_wake(bell, INT32_MAX) > 0;
+	return shmrt_futex_wake_those(bell, INT32_MAX, SHMRT_BELL_FRONT) > 0 || shmrt_bell_wake_behind(bell) > 0;
 }
 /* Unconditional: after a death the word may say 0 while a sleeper sleeps. */
 static inline void shmrt_bell_ring_always(_Atomic uint32_t *bell) {

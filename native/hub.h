@@ -21,6 +21,10 @@
  *   - A worker defers a ring only within SHMRT_RING_EVERY_NS after another one, its own or a neighbour's (rung_ns). An
  *     urgent sleeper sleeps no longer than that unless it finds the word as it left it after such a sleep: then there was no
  *     ring, and none is deferred.
+ *   - Where somebody is parked for outcomes, the hub's own thread sleeps behind: a ring wakes one thread, not two. It wakes that one
+ *     only if it woke nobody else. Who was woken stands in for it before anything else, whatever it waits for itself: it arms
+ *     the bell with a new number, pumps, and wakes the hub's thread where that would now sleep too long (stand_in). Times of
+ *     its own the hub's thread may keep SHMRT_BEHIND_NS too late then; whoever is parked keeps them, but may leave.
  *
  * A task is in exactly one place:
  *   BACKLOG  in a queue of its pool; nothing about it is in shared memory but its argument blocks (SENT|program)
@@ -63,6 +67,7 @@
 #include "slots.h"
 
 #define SHMRT_RING_EVERY_NS UINT64_C(600000) /* a ring where no CPU is idle costs the workers tens of microseconds */
+#define SHMRT_BEHIND_NS UINT64_C(3000000) /* so late may the hub's thread look where another looks in its place */
 #define SHMRT_STACK_BYTES 65536 /* of the stacks file, for each slot of a pool (shmrt/process/spawn.py) */
 #define SHMRT_CREDIT_NS UINT64_C(800000) /* work a lane should hold */
 #define SHMRT_WORK_NS UINT64_C(5000)    /* a mean from which on a CPU is better left to the worker than spun on */
@@ -292,6 +297,7 @@ struct shmrt_hub {
 	_Atomic uint64_t told_since; /* what that was when it was told last */
 	_Atomic uint64_t closer_ns; /* as pump returns it, for a closer look at workers that may have overwritten what they share */
 	uint64_t thread_until_ns; /* when the hub's thread wakes by itself; 0: it is awake, and looks before it sleeps. Under the mutex */
+	_Atomic uint32_t thread_behind; /* it sleeps behind others. Under the mutex; whom a ring has woken may read it without */
 	_Atomic uint32_t going_on; /* workers with another task behind the one they run, when somebody last looked: a hint */
 	_Atomic uint64_t sleeping_closer; /* what that was when the hub's thread went to sleep */
 	_Atomic uint32_t stop;

@@ -39,8 +39,10 @@ static void *thread_main(void *argument) {
 		atomic_store_explicit(&hub->sleeping_closer, atomic_load_explicit(&hub->closer_ns, memory_order_relaxed),
 				      memory_order_relaxed); /* hints */
 		result = shmrt_hub_park(hub, next_ns, urgent, &rest);
-		pthread_mutex_lock(&hub->mutex);
+		pthread_mutex_lock(&hub->mutex); /* it is awake, and will look */
 		hub->thread_until_ns = 0;
+		atomic_store_explicit(&hub->lazy_since, 0, memory_order_relaxed);    /* under the mutex */
+		atomic_store_explicit(&hub->thread_behind, 0, memory_order_relaxed); /* under the mutex */
 		pthread_mutex_unlock(&hub->mutex);
 		(void)result; /* whatever ended the sleep, the next round looks at everything */
 	}

@@ -147,9 +147,14 @@ static bool have_stock(struct shmrt_hub *hub) {
 	return stock;
 }
 
+/* The hub's own thread waits for no outcome. */
+static bool is_thread(const struct shmrt_hub_rest *rest) { return rest && !rest->outcomes; }
+
+/* OK: a ring woke it. STALE: it did not sleep. */
 static int sleep_armed(struct shmrt_hub *hub, uint64_t until_ns, bool urgent, struct shmrt_hub_rest *rest) {
 	_Atomic uint32_t *bell = &hub->control->slots[hub->self_slot].bell;
 	uint32_t word = arm(hub, bell, urgent);
+	bool thread = is_thread(rest), brief = rest && urgent && !(rest->quiet && rest->armed == word);
 	pthread_mutex_lock(&hub->mutex);
 	/* Who began to watch before this look is seen by it; who does after it sees that we sleep lazily. */
 	bool work = has_work(hub) || (!urgent && wants_soon(hub)) || (rest && rest->outcomes && shmrt_hub__finished(hub) != rest->seen);
@@ -159,26 +164,27 @@ static int sleep_armed(struct shmrt_hub *hub, uint64_t until_ns, bool urgent, st
 	uint64_t closer_ns = atomic_load_explicit(&hub->closer_ns, memory_order_relaxed); /* under the mutex */
 	if (closer_ns < until_ns)
 		until_ns = closer_ns;
-	if (!urgent && !work && have_stock(hub)) {
-		uint64_t soon_ns = shmrt_now_ns() + SHMRT_RING_EVERY_NS;
-		until_ns = soon_ns < until_ns ? soon_ns : until_ns;
-	}
-	if (rest && !rest->outcomes) /* the hub's own thread */
-		hub->thread_until_ns = work ? 0 : until_ns;
-	pthread_mutex_unlock(&hub->mutex);
-	/* stop_thread sets the word before it rings: a ring that came before we armed is seen here. */
-	if (work || atomic_load_explicit(&hub->stop, memory_order_acquire) != 0) /* B1 */
-		return SHMRT_OK;
-	bool brief = rest && urgent && !(rest->quiet && rest->armed == word);
-	uint64_t now_ns = until_ns == UINT64_MAX && !brief ? 0 : shmrt_now_ns();
-	if (until_ns != UINT64_MAX && until_ns <= now_ns)
-		return SHMRT_TIMEOUT;
-	if (brief && (until_ns == UINT64_MAX || until_ns - now_ns > SHMRT_RING_EVERY_NS))
+	uint64_t now_ns = shmrt_now_ns();
+	bool due = until_ns <= now_ns, soon = brief || (!urgent && have_stock(hub));
+	if (soon && until_ns > now_ns + SHMRT_RING_EVERY_NS)
 		until_ns = now_ns + SHMRT_RING_EVERY_NS;
 	else
 		brief = false; /* it may end too early to tell anything */
+	bool behind = thread && !due && atomic_load_explicit(&hub->parked, memory_order_relaxed) != 0; /* raised before the mutex was taken */
+	if (behind && until_ns < now_ns + SHMRT_BEHIND_NS)
+		until_ns = now_ns + SHMRT_BEHIND_NS;
+	if (thread && !work) {
+		hub->thread_until_ns = until_ns;
+		atomic_store_explicit(&hub->thread_behind, behind, memory_order_relaxed); /* under the mutex */
+	}
+	pthread_mutex_unlock(&hub->mutex);
+	/* stop_thread sets the word before it rings: a ring that came before we armed is seen here. */
+	if (work || atomic_load_explicit(&hub->stop, memory_order_acquire) != 0) /* B1 */
+		return SHMRT_STALE;
+	if (due)
+		return SHMRT_TIMEOUT;
 	int64_t timeout = until_ns == UINT64_MAX ? SHMRT_FOREVER : (int64_t)(until_ns - now_ns);
-	int result = shmrt_futex_wait(bell, word, timeout);
+	int result = shmrt_bell_sleep_on(bell, word, timeout, behind);
 	if (brief) {
 		rest->quiet = result == SHMRT_TIMEOUT;
 		rest->armed = word;
@@ -186,17 +192,52 @@ static int sleep_armed(struct shmrt_hub *hub, uint64_t until_ns, bool urgent, st
 	return result;
 }
 
+/* What the hub's thread would have done, had the ring woken it: it may be the only one whom the ring was for. What is published before the bell is armed is found here; what
+ * comes later rings, or is deferred, and then the hub's thread sleeps for a time. */
+static void stand_in(struct shmrt_hub *hub) {
+	_Atomic uint32_t *bell = &hub->control->slots[hub->self_slot].bell;
+	if (atomic_load_explicit(&hub->thread_behind, memory_order_relaxed) == 0) /* it was behind before it slept, so before the ring */
+		return;
+	/* The ring has come. Who rang may be off its CPU and say so later: until then its neighbours would ring, too. If somebody has armed
+	 * the bell since, it may sleep for long already, and nobody may defer by this ring. */
+	uint64_t rung_ns = shmrt_now_ns();
+	uint32_t taken = 0;
+	if (atomic_compare_exchange_strong_explicit(bell, &taken, fresh(hub), memory_order_seq_cst, memory_order_relaxed)) { /* B1 */
+		atomic_store_explicit(&hub->control->slots[hub->self_slot].rung_ns, rung_ns, memory_order_relaxed); /* a hint */
+		atomic_thread_fence(memory_order_seq_cst); /* B1 */
+	} else
+		(void)arm(hub, bell, true);
+	bool moved;
+	uint64_t next_ns;
+	int rounds = 0;
+	do
+		next_ns = shmrt_hub_pump(hub, &moved);
+	while (moved && ++rounds < 3);
+	pthread_mutex_lock(&hub->mutex);
+	uint64_t now_ns = shmrt_now_ns(), late_ns = now_ns + SHMRT_BEHIND_NS;
+	uint64_t closer_ns = atomic_load_explicit(&hub->closer_ns, memory_order_relaxed); /* under the mutex */
+	if (closer_ns < next_ns)
+		next_ns = closer_ns;
+	bool behind = atomic_load_explicit(&hub->thread_behind, memory_order_relaxed) != 0; /* under the mutex */
+	bool wanted = wants_soon(hub);
+	bool wake = behind && hub->thread_until_ns > late_ns && (wanted || moved || hub->thread_until_ns > next_ns);
+	if (wake)
+		atomic_store_explicit(&hub->thread_behind, 0, memory_order_relaxed); /* under the mutex: nobody else need wake it */
+	else if (behind && !wanted)
+		atomic_store_explicit(&hub->lazy_since, now_ns, memory_order_relaxed); /* under the mutex: it sleeps lazily from now on */
+	pthread_mutex_unlock(&hub->mutex);
+	if (wake)
+		shmrt_bell_wake_behind(bell);
+}
+
 int shmrt_hub_park(struct shmrt_hub *hub, uint64_t until_ns, bool urgent, struct shmrt_hub_rest *rest) {
-	if (rest == NULL || !rest->outcomes) {
-		int ended = sleep_armed(hub, until_ns, urgent, rest);
-		if (!urgent)
-			atomic_store_explicit(&hub->lazy_since, 0, memory_order_relaxed); /* it is awake, and will look */
-		return ended;
-	}
-	atomic_fetch_add_explicit(&hub->parked, 1, memory_order_relaxed); /* the mutex orders it */
+	uint32_t counts = rest && rest->outcomes;
+	atomic_fetch_add_explicit(&hub->parked, counts, memory_order_relaxed); /* the mutex orders it */
 	int result = sleep_armed(hub, until_ns, urgent, rest);
-	atomic_fetch_sub_explicit(&hub->parked, 1, memory_order_relaxed); /* a ring too many is harmless */
-	return result;
+	atomic_fetch_sub_explicit(&hub->parked, counts, memory_order_relaxed); /* a ring too many is harmless */
+	if (result == SHMRT_OK && !is_thread(rest))
+		stand_in(hub);
+	return result == SHMRT_STALE ? SHMRT_OK : result;
 }
 
 /* A task waits behind another: that one's result may come without a ring. Under the mutex. */

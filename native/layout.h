@@ -124,7 +124,7 @@ struct shmrt_slot {
 	/* line 4: the bell (bell.h). Armed by its owner, cleared by whoever rings. */
 	_Atomic uint32_t bell;
 	_Atomic uint32_t bell_rings;
-	_Atomic uint64_t rung_ns; /* when a worker that may defer its ring last rang: all of them defer by it. A hint */
+	_Atomic uint64_t rung_ns; /* when a worker that may defer its ring last rang, or woke a thread: all defer by it. A hint */
 	uint8_t reserved4[SHMRT_LINE - 16];
 
 	/* line 5: written by the program's hub or the root before they signal (first writer wins, by

@@ -113,17 +113,12 @@ int shmrt_futex_wait_looking(_Atomic uint32_t *word, uint32_t expected, int64_t 
 	return looks && result == SHMRT_TIMEOUT ? SHMRT_INTERRUPTED : result;
 }
 
-int shmrt_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t timeout_ns) {
-	if (timeout_ns <= 0) /* acquire: pairs with whatever release changed the word (the caller's edge, mostly B1) */
-		return atomic_load_explicit(word, memory_order_acquire) == expected ? SHMRT_TIMEOUT
-										    : SHMRT_OK;
-	struct timespec timeout = {
-		.tv_sec = (time_t)(timeout_ns / 1000000000),
-		.tv_nsec = (long)(timeout_ns % 1000000000),
-	};
-	/* Not FUTEX_PRIVATE: the sleeper and its waker are different processes. */
-	if (syscall(SYS_futex, word, FUTEX_WAIT, expected,
-		    timeout_ns == SHMRT_FOREVER ? NULL : &timeout, NULL, 0) == 0)
+static struct timespec timespec_of(int64_t ns) {
+	return (struct timespec){.tv_sec = (time_t)(ns / 1000000000), .tv_nsec = (long)(ns % 1000000000)};
+}
+
+static int how_it_ended(long result) {
+	if (result == 0)
 		return SHMRT_OK;
 	switch (errno) {
 	case EAGAIN:
@@ -137,8 +132,31 @@ int shmrt_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t timeout_
 	}
 }
 
+int shmrt_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t timeout_ns) {
+	if (timeout_ns <= 0) /* acquire: pairs with whatever release changed the word (the caller's edge, mostly B1) */
+		return atomic_load_explicit(word, memory_order_acquire) == expected ? SHMRT_TIMEOUT
+										    : SHMRT_OK;
+	struct timespec timeout = timespec_of(timeout_ns);
+	/* Not FUTEX_PRIVATE: the sleeper and its waker are different processes. */
+	return how_it_ended(syscall(SYS_futex, word, FUTEX_WAIT, expected, timeout_ns == SHMRT_FOREVER ? NULL : &timeout, NULL, 0));
+}
+
+int shmrt_futex_wait_as(_Atomic uint32_t *word, uint32_t expected, int64_t timeout_ns, uint32_t kinds) {
+	if (timeout_ns <= 0)
+		return shmrt_futex_wait(word, expected, timeout_ns);
+	/* This operation takes the time at which it is to end. */
+	struct timespec end = timespec_of(timeout_ns == SHMRT_FOREVER ? 0 : (int64_t)shmrt_now_ns() + timeout_ns);
+	long result = syscall(SYS_futex, word, FUTEX_WAIT_BITSET, expected, timeout_ns == SHMRT_FOREVER ? NULL : &end, NULL, kinds);
+	return result < 0 && errno == EAGAIN ? SHMRT_STALE : how_it_ended(result);
+}
+
 int shmrt_futex_wake(_Atomic uint32_t *word, int count) {
 	long woken = syscall(SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0);
+	return woken < 0 ? 0 : (int)woken;
+}
+
+int shmrt_futex_wake_those(_Atomic uint32_t *word, int count, uint32_t kinds) {
+	long woken = syscall(SYS_futex, word, FUTEX_WAKE_BITSET, count, NULL, NULL, kinds);
 	return woken < 0 ? 0 : (int)woken;
 }
 

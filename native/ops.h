@@ -24,6 +24,10 @@ SHMRT_MUST_USE int shmrt_futex_wait_looking(_Atomic uint32_t *word, uint32_t exp
 extern bool shmrt_signals_are_looked_for; /* set once, when Python loads the extension */
 /* Wake at most `count` sleepers; returns how many were woken. */
 int shmrt_futex_wake(_Atomic uint32_t *word, int count);
+/* Sleepers may be of kinds, a bit each: a wake that names some wakes those of them, and those that named none. STALE: the word
+ * differs; else as above. */
+SHMRT_MUST_USE int shmrt_futex_wait_as(_Atomic uint32_t *word, uint32_t expected, int64_t timeout_ns, uint32_t kinds);
+int shmrt_futex_wake_those(_Atomic uint32_t *word, int count, uint32_t kinds);
 
 /* A robust mutex in shared memory, from whatever is there: nobody may hold it or wait for it. SYSTEM: errno. */
 SHMRT_MUST_USE int shmrt_mutex_make(pthread_mutex_t *);

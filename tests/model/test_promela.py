@@ -44,6 +44,7 @@ FAST = [
     Check("park", "-DTHREADS=1", 50_000),
     Check("park", "-DTHREADS=0 -DWATCHES=1 -DCRASHES=0", 100_000),
     Check("stock", "", 1_000),
+    Check("behind", "-DVISITS=1 -DWATCHES=1", 100_000),
     Check("block", "", 10_000),
     Check("block", "-DSENDERS=1 -DMESSAGES=2", 1_000),
     Check("block", "-DSECONDS=1", 50_000),
@@ -60,6 +61,10 @@ LONG = [
     Check("bell", "", 5_000_000),
     Check("park", "-DTHREADS=1 -DRESULTS=2 -DPUMPS=2 -DARMS=2", 500_000),
     Check("stock", "-DSUBMITTERS=3 -DTASKS=3 -DRINGS=3", 50_000),
+    Check("behind", "", 5_000_000),
+    Check("behind", "-DVISITS=1 -DCRASHES=1", 5_000_000),
+    Check("behind", "-DWAITERS=2 -DVISITS=1 -DWATCHES=1 -DRESULTS=1", 1_000_000),
+    Check("behind", "-DRESULTS=3 -DWATCHES=1", 5_000_000),
     Check("park", "-DTHREADS=0 -DWATCHES=1", 500_000),
     Check("park", "-DTHREADS=0 -DWATCHES=1 -DRESULTS=2", 2_000_000),
     Check("block", "-DMESSAGES=2 -DCRASHES=1", 100_000),
@@ -142,6 +147,19 @@ SEEDED: dict[str, dict[str, str]] = {
         ],
         "",
     ),
+    "behind": dict.fromkeys(
+        [
+            "NOBODY_BEHIND",
+            "NO_STAND_IN",
+            "NO_ARM_STANDING_IN",
+            "LAZY_STANDING_IN",
+            "SLEEPS_ON_BEHIND",
+            "NOT_LAZY_BEHIND",
+            "WINDOW_IN_ANY_CASE",
+            "BEHIND_FOR_EVER",
+        ],
+        "",
+    ),
     "block": dict.fromkeys(
         [
             "SENT_RELAXED",
@@ -211,7 +229,7 @@ OFTEN = {
     *("bell POLITE_RING_AFTER_DEATH", "block SENT_RELAXED", "block NO_BUMP", "granule NO_SECOND_LOOK"),
     *("granule HEAD_RELAXED", "watch NO_FENCE_IN_POKE", "watch NO_WAITERS_BY_OWNER", "death DEATH_RELAXED"),
     *("death IDLE_BEFORE_COMMIT", "park SAME_NUMBER", "park NO_TELL"),
-    *("stock NO_RING_WHEN_KEPT", "stock DECIDES_BEFORE_THE_MUTEX"),
+    *("behind NO_STAND_IN", "behind LAZY_STANDING_IN", "stock NO_RING_WHEN_KEPT", "stock DECIDES_BEFORE_THE_MUTEX"),
     *("park NO_SECOND_LOOK", "park BY_THE_BELL", "lane CLAIM_OF_ANOTHER", "granule NO_TAKE_OVER"),
 }
 """Of each kind of bug one or two in every run of the tests; building all takes a minute."""

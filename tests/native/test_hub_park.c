@@ -28,8 +28,10 @@ static struct shmrt_task_list pinned;
 
 static void (*meanwhile)(void); /* once, when somebody is about to sleep: before the kernel compares */
 static bool slept, woken, timed;
-static uint64_t slept_ns;
-static int bell_wakes;
+static uint64_t began_ns, asked_ns, end_ns; /* the test began, the kernel was asked; when it was told to end the sleep */
+static uint32_t slept_as;
+static int bell_wakes, behind_wakes;
+static int in_front; /* so many others sleep on the bell, in front */
 static const void *slept_on;
 
 long syscall(long number, ...) {
@@ -39,13 +41,25 @@ long syscall(long number, ...) {
 	int operation = va_arg(more, int);
 	uint32_t expected = va_arg(more, uint32_t);
 	const struct timespec *timeout = va_arg(more, const struct timespec *);
+	(void)va_arg(more, void *);
+	uint32_t bits = va_arg(more, uint32_t);
 	va_end(more);
 	CHECK(number == SYS_futex);
+	bool ours = word == &table.control.slots[SELF].bell;
 	if (operation == FUTEX_WAKE) {
 		woken |= slept && slept_on == word;
-		bell_wakes += word == &table.control.slots[SELF].bell;
+		bell_wakes += ours;
 		return 1;
 	}
+	uint32_t kinds = operation == FUTEX_WAKE_BITSET || operation == FUTEX_WAIT_BITSET ? bits : UINT32_MAX;
+	if (operation == FUTEX_WAKE_BITSET) {
+		bool wakes = slept && slept_on == word && (slept_as & kinds) != 0;
+		woken |= wakes;
+		bell_wakes += ours && (kinds & SHMRT_BELL_FRONT) != 0;
+		behind_wakes += ours && kinds == SHMRT_BELL_BEHIND;
+		return wakes + (ours && (kinds & SHMRT_BELL_FRONT) != 0 ? in_front : 0);
+	}
+	asked_ns = shmrt_now_ns();
 	void (*others)(void) = meanwhile;
 	meanwhile = NULL;
 	if (others)
@@ -58,7 +72,9 @@ long syscall(long number, ...) {
 	slept_on = word;
 	woken = false;
 	timed = timeout != NULL;
-	slept_ns = timeout ? (uint64_t)timeout->tv_sec * UINT64_C(1000000000) + (uint64_t)timeout->tv_nsec : UINT64_MAX;
+	CHECK(timeout == NULL || operation == FUTEX_WAIT_BITSET); /* which is told the end */
+	end_ns = timeout ? (uint64_t)timeout->tv_sec * UINT64_C(1000000000) + (uint64_t)timeout->tv_nsec : UINT64_MAX;
+	slept_as = kinds;
 	others = meanwhile; /* set by the first: what happens while it sleeps */
 	meanwhile = NULL;
 	if (others)
@@ -71,6 +87,8 @@ long syscall(long number, ...) {
 
 /* ---- the world ---- */
 
+/* However long this machine was busy with others in between. */
+static bool lasts(uint64_t ns) { return end_ns >= began_ns + ns && end_ns <= asked_ns + ns; }
 static _Atomic uint32_t *bell(void) { return &table.control.slots[SELF].bell; }
 static uint32_t word(void) { return atomic_load_explicit(bell(), memory_order_relaxed); }
 static uint64_t finished(void) { return atomic_load_explicit(&hub.finished, memory_order_relaxed); }
@@ -93,7 +111,7 @@ static void begin(void) {
 	hub.pool_high = 1;
 	meanwhile = NULL;
 	slept = woken = timed = false;
-	bell_wakes = 0;
+	bell_wakes = behind_wakes = in_front = 0;
 }
 
 static void end(void) {
@@ -125,7 +143,10 @@ static uint64_t submit_expired(void) {
 static struct shmrt_hub_rest rest_of_one_that_has_looked(void) {
 	return (struct shmrt_hub_rest){.outcomes = true, .seen = finished()};
 }
-static int park_until(struct shmrt_hub_rest *rest, uint64_t until_ns) { return shmrt_hub_park(&hub, until_ns, true, rest); }
+static int park_until(struct shmrt_hub_rest *rest, uint64_t until_ns) {
+	began_ns = shmrt_now_ns();
+	return shmrt_hub_park(&hub, until_ns, true, rest);
+}
 static int park(struct shmrt_hub_rest *rest) { return park_until(rest, UINT64_MAX); }
 
 /* ---- others ---- */
@@ -140,11 +161,11 @@ static void pump(void) {
 static void aside(bool urgent, struct shmrt_hub_rest *rest) {
 	bool slept_before = slept, woken_before = woken, timed_before = timed;
 	const void *on_before = slept_on;
-	uint64_t ns_before = slept_ns;
+	uint64_t end_before = end_ns, asked_before = asked_ns, began_before = began_ns;
 	(void)shmrt_hub_park(&hub, UINT64_MAX, urgent, rest);
 	slept = slept_before, woken = woken_before, timed = timed_before;
 	slept_on = on_before;
-	slept_ns = ns_before;
+	end_ns = end_before, asked_ns = asked_before, began_ns = began_before;
 }
 static void another_parks(void) {
 	struct shmrt_hub_rest rest = rest_of_one_that_has_looked();
@@ -258,18 +279,18 @@ static void test_nobody_is_rung_for_nothing(void) {
 static void test_short_sleeps(void) {
 	begin();
 	struct shmrt_hub_rest rest = rest_of_one_that_has_looked();
-	CHECK(park(&rest) == SHMRT_TIMEOUT && slept && timed && slept_ns == SHMRT_RING_EVERY_NS);
+	CHECK(park(&rest) == SHMRT_TIMEOUT && slept && timed && lasts(SHMRT_RING_EVERY_NS));
 	CHECK(park(&rest) == SHMRT_TIMEOUT && !timed); /* quiet */
 	CHECK(park(&rest) == SHMRT_TIMEOUT && !timed);
 	ring(); /* while we were awake */
-	CHECK(park(&rest) == SHMRT_TIMEOUT && timed && slept_ns == SHMRT_RING_EVERY_NS);
+	CHECK(park(&rest) == SHMRT_TIMEOUT && timed && lasts(SHMRT_RING_EVERY_NS));
 	ring();
 	another_parks(); /* and the word is armed again when we come */
-	CHECK(park(&rest) == SHMRT_TIMEOUT && timed && slept_ns == SHMRT_RING_EVERY_NS);
+	CHECK(park(&rest) == SHMRT_TIMEOUT && timed && lasts(SHMRT_RING_EVERY_NS));
 	asleep_then = ring;
 	meanwhile = it_sleeps;
 	CHECK(park(&rest) == SHMRT_OK && woken);
-	CHECK(park(&rest) == SHMRT_TIMEOUT && timed && slept_ns == SHMRT_RING_EVERY_NS);
+	CHECK(park(&rest) == SHMRT_TIMEOUT && timed && lasts(SHMRT_RING_EVERY_NS));
 	CHECK(park(&rest) == SHMRT_TIMEOUT && !timed);
 	/* A sleep that is shorter for another reason says nothing. */
 	rest = rest_of_one_that_has_looked();
@@ -350,6 +371,7 @@ static void a_task_comes_behind(void) {
 	task->max_attempts = 1;
 	task->timeout_ns = SHMRT_FOREVER;
 	task->affinity = -1;
+	task->arguments.bytes = task->arguments.local;
 	CHECK(shmrt_hub_submit(&pool, task) == SHMRT_OK && task->state == SHMRT_TASK_LANE);
 	CHECK(worker.lane.count == 2);
 	CHECK(shmrt_hub_cancel(&hub, task->id) == task);
@@ -380,6 +402,7 @@ static void test_wanted_just_after_a_ring(void) {
 static struct shmrt_hub_rest own; /* of the hub's thread */
 static void the_hubs_own_thread_sleeps(void) {
 	slept = timed = false;
+	began_ns = shmrt_now_ns();
 	CHECK(shmrt_hub_park(&hub, UINT64_MAX, shmrt_hub_is_urgent(&hub), &own) == SHMRT_TIMEOUT && slept);
 }
 static struct shmrt_task *submit_one(void) {
@@ -388,6 +411,7 @@ static struct shmrt_task *submit_one(void) {
 	task->max_attempts = 1;
 	task->timeout_ns = SHMRT_FOREVER;
 	task->affinity = -1;
+	task->arguments.bytes = task->arguments.local;
 	CHECK(shmrt_hub_submit(&pool, task) == SHMRT_OK);
 	return task;
 }
@@ -413,7 +437,7 @@ static void test_what_is_kept_back(void) {
 	hub.thread_until_ns = 0; /* it is awake, and looks before it sleeps */
 	CHECK(!is_rung_by_a_submit());
 	the_hubs_own_thread_sleeps();
-	CHECK(timed && slept_ns <= SHMRT_RING_EVERY_NS && slept_ns > SHMRT_RING_EVERY_NS / 100);
+	CHECK(timed && lasts(SHMRT_RING_EVERY_NS));
 	uint64_t soon_ns = shmrt_now_ns() + SHMRT_RING_EVERY_NS;
 	CHECK(hub.thread_until_ns <= soon_ns);
 	hub.thread_until_ns = soon_ns - SHMRT_RING_EVERY_NS / 2;
@@ -456,6 +480,136 @@ static void test_who_goes_on(void) {
 	end();
 }
 
+/* ---- the hub's thread behind others ---- */
+
+static void the_hubs_own_thread_sleeps_until(uint64_t until_ns) {
+	slept = timed = false;
+	began_ns = shmrt_now_ns();
+	int result = shmrt_hub_park(&hub, until_ns, shmrt_hub_is_urgent(&hub), &own);
+	CHECK(slept && result == (woken ? SHMRT_OK : SHMRT_TIMEOUT));
+}
+
+/* A ring that wakes somebody in front leaves it asleep; one that wakes nobody wakes it. It sleeps as long as it would alone, and
+ * SHMRT_BEHIND_NS if that is longer. */
+static void test_behind_others(void) {
+	begin();
+	own = (struct shmrt_hub_rest){0};
+	asleep_then = ring;
+	meanwhile = it_sleeps;
+	the_hubs_own_thread_sleeps_until(UINT64_MAX);
+	CHECK(woken && (slept_as & SHMRT_BELL_FRONT) && !timed && behind_wakes == 0); /* alone: one system call */
+	CHECK(!atomic_load_explicit(&hub.thread_behind, memory_order_relaxed));
+	atomic_store_explicit(&hub.parked, 1, memory_order_relaxed);
+	meanwhile = it_sleeps;
+	the_hubs_own_thread_sleeps_until(UINT64_MAX);
+	CHECK(woken && slept_as == SHMRT_BELL_BEHIND && !timed && behind_wakes == 1);
+	CHECK(atomic_load_explicit(&hub.thread_behind, memory_order_relaxed) && hub.thread_until_ns == UINT64_MAX);
+	in_front = 1;
+	meanwhile = it_sleeps;
+	the_hubs_own_thread_sleeps_until(UINT64_MAX);
+	CHECK(!woken && behind_wakes == 1);
+	uint64_t now_ns;
+	do { /* again, if this machine was busy with others and the time had come */
+		slept = false;
+		now_ns = began_ns = shmrt_now_ns();
+		CHECK(shmrt_hub_park(&hub, now_ns + SHMRT_BEHIND_NS / 2, false, &own) == SHMRT_TIMEOUT);
+	} while (!slept && shmrt_now_ns() > now_ns + SHMRT_BEHIND_NS / 2);
+	CHECK(slept && lasts(SHMRT_BEHIND_NS) && hub.thread_until_ns >= now_ns + SHMRT_BEHIND_NS);
+	the_hubs_own_thread_sleeps_until(now_ns + UINT64_C(60000000000));
+	CHECK(end_ns >= now_ns + UINT64_C(60000000000) && end_ns <= asked_ns + UINT64_C(60000000000));
+	slept = false;
+	CHECK(shmrt_hub_park(&hub, 1, false, &own) == SHMRT_TIMEOUT && !slept); /* its time has come */
+	/* A short sleep that ended by itself is one here, too. */
+	pool.watched = 1;
+	own = (struct shmrt_hub_rest){0};
+	the_hubs_own_thread_sleeps_until(UINT64_MAX);
+	CHECK(timed && lasts(SHMRT_BEHIND_NS));
+	the_hubs_own_thread_sleeps_until(UINT64_MAX);
+	CHECK(!timed);
+	pool.watched = 0;
+	/* What is kept back waits as long. */
+	pool.ready_count = 1;
+	worker.ready = true;
+	pool.open_tasks = SHMRT_STOCK * 2 + 1;
+	hub.thread_until_ns = shmrt_now_ns() + SHMRT_BEHIND_NS;
+	in_front = 0;
+	CHECK(!is_rung_by_a_submit());
+	hub.thread_until_ns += UINT64_C(10000000000);
+	CHECK(is_rung_by_a_submit());
+	pool.open_tasks -= SHMRT_STOCK * 2 + 1;
+	CHECK(shmrt_hub_fail_backlog(&pool, SHMRT_TASK_LOST) == 2);
+	end();
+}
+
+/* The hub's thread sleeps behind us until `until_ns`, and a ring wakes us: whether we wake it. */
+static bool wakes_it(uint64_t until_ns) {
+	hub.thread_until_ns = until_ns;
+	atomic_store_explicit(&hub.thread_behind, 1, memory_order_relaxed);
+	atomic_store_explicit(&hub.lazy_since, 0, memory_order_relaxed);
+	struct shmrt_hub_rest rest = rest_of_one_that_has_looked();
+	uint64_t pumps = hub.pumps, start_ns = shmrt_now_ns();
+	int before = behind_wakes;
+	asleep_then = ring;
+	meanwhile = it_sleeps;
+	uint32_t numbers = atomic_load_explicit(&hub.armed, memory_order_relaxed);
+	CHECK(park(&rest) == SHMRT_OK && woken);
+	uint64_t rung_ns = atomic_load_explicit(&table.control.slots[SELF].rung_ns, memory_order_relaxed);
+	CHECK(rung_ns >= start_ns && rung_ns <= shmrt_now_ns()); /* who rang may not have come to say so */
+	CHECK(hub.pumps > pumps && word() >= 2); /* whatever we waited for: others are to ring, and what is there was found */
+	CHECK(atomic_load_explicit(&hub.armed, memory_order_relaxed) != numbers);
+	CHECK(behind_wakes <= before + 1);
+	CHECK(atomic_load_explicit(&hub.thread_behind, memory_order_relaxed) == (behind_wakes == before));
+	return behind_wakes > before;
+}
+static bool is_lazy(void) { return atomic_load_explicit(&hub.lazy_since, memory_order_relaxed) != 0; }
+static uint64_t soon(void) { return shmrt_now_ns() + SHMRT_BEHIND_NS / 2; }
+
+static void test_standing_in(void) {
+	begin();
+	CHECK(!wakes_it(UINT64_MAX) && is_lazy()); /* nobody wants results: whoever begins to must tell it, from now on */
+	CHECK(!wakes_it(soon()) && is_lazy());
+	pool.watched = 1;
+	CHECK(wakes_it(UINT64_MAX) && !is_lazy()); /* a ring may be deferred now, and it is to take short sleeps */
+	CHECK(!wakes_it(soon()) && !is_lazy());
+	pool.watched = 0;
+	/* What it has to look for by itself, and did not know of. */
+	worker.ready = true;
+	worker.lane.count = pool.pending = pool.ready_count = 2; /* it looks in 10 ms whether somebody idle could take the second */
+	CHECK(wakes_it(UINT64_MAX));
+	CHECK(wakes_it(shmrt_now_ns() + UINT64_C(60000000000)));
+	CHECK(!wakes_it(shmrt_now_ns() + 2 * SHMRT_BEHIND_NS)); /* it wakes before */
+	worker.lane.count = pool.pending = pool.ready_count = 0;
+	worker.ready = false;
+	/* Without a ring nobody stands in, nor where the hub's thread is awake, or in front. */
+	struct shmrt_hub_rest rest = rest_of_one_that_has_looked();
+	atomic_store_explicit(&hub.thread_behind, 1, memory_order_relaxed);
+	uint64_t pumps = hub.pumps;
+	CHECK(park(&rest) == SHMRT_TIMEOUT && hub.pumps == pumps);
+	atomic_store_explicit(&hub.thread_behind, 0, memory_order_relaxed);
+	asleep_then = ring;
+	meanwhile = it_sleeps;
+	CHECK(park(&rest) == SHMRT_OK && hub.pumps == pumps && word() == 0);
+	/* Somebody has armed it since the ring, and may sleep for long: nobody is to defer by that ring. */
+	atomic_store_explicit(&hub.thread_behind, 1, memory_order_relaxed);
+	atomic_store_explicit(&table.control.slots[SELF].rung_ns, 0, memory_order_relaxed);
+	asleep_then = a_worker_rings_and_another_parks;
+	meanwhile = it_sleeps;
+	CHECK(park(&rest) == SHMRT_OK && slept && word() >= 2);
+	CHECK(atomic_load_explicit(&table.control.slots[SELF].rung_ns, memory_order_relaxed) == 0);
+	/* A ring that is not known to have come defers nothing. */
+	atomic_store_explicit(&hub.thread_behind, 1, memory_order_relaxed);
+	atomic_store_explicit(&table.control.slots[SELF].rung_ns, 0, memory_order_relaxed);
+	meanwhile = ring;
+	slept = false;
+	CHECK(park(&rest) == SHMRT_OK && !slept);
+	CHECK(atomic_load_explicit(&table.control.slots[SELF].rung_ns, memory_order_relaxed) == 0);
+	/* Whoever waits for room is woken like the others. */
+	atomic_store_explicit(&hub.thread_behind, 1, memory_order_relaxed);
+	meanwhile = it_sleeps;
+	CHECK(shmrt_hub_park(&hub, UINT64_MAX, true, NULL) == SHMRT_OK && hub.pumps > pumps && word() >= 2);
+	end();
+}
+
 static void test_words(void) {
 	begin();
 	struct shmrt_hub_rest rest = rest_of_one_that_has_looked();
@@ -490,6 +644,8 @@ int main(void) {
 	test_wanted_just_after_a_ring();
 	test_what_is_kept_back();
 	test_who_goes_on();
+	test_behind_others();
+	test_standing_in();
 	test_words();
 	return 0;
 }

@@ -1,14 +1,15 @@
 """A thread that waits for a result sleeps until it is there: no wake-up is lost, whichever thread finds the outcome.
 
 Waiting threads wake now and then for a signal that interrupted nothing; here they do not (`Hub.signal_ns`), so a
-wake-up that is lost is a thread that never comes back. The interleavings themselves: tests/native/test_hub_park.c and
-tests/model/promela/park.pml.
+wake-up that is lost is a thread that never comes back. The interleavings themselves: tests/native/test_hub_park.c,
+tests/model/promela/park.pml and behind.pml.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -117,6 +118,24 @@ def test_a_kill_wakes_who_waits(pool: shmrt.Pool, held: shmrt.Future[str]) -> No
     until_parked(pool, 2)
     assert held.kill()
     assert all(isinstance(waiter.end(), CancelledError) for waiter in waiters)
+
+
+def of_threads_without_python() -> int:
+    """How often they slept. One of them is the hub's."""
+    ours = {str(thread.native_id) for thread in threading.enumerate()}
+    slept = 0
+    for task in Path("/proc/self/task").iterdir():
+        if task.name not in ours:
+            lines = dict(line.split(":", 1) for line in (task / "status").read_text().splitlines())
+            slept += int(lines["voluntary_ctxt_switches"])
+    return slept
+
+
+def test_a_result_wakes_who_waits_and_not_the_hubs_thread_too(pool: shmrt.Pool) -> None:
+    before, rounds = of_threads_without_python(), 200
+    for _ in range(rounds):
+        pool.submit(time.sleep, 0.001).result()
+    assert of_threads_without_python() - before < rounds / 2, "it was woken beside whoever waits"
 
 
 def test_a_callback_that_takes_its_time_keeps_nobody_asleep(pool: shmrt.Pool) -> None:
