@@ -1,19 +1,25 @@
 """What a pool adds to a task, by how long the task works: from 1 microsecond to 100 milliseconds.
 
 Tasks burn CPU time (the thread's clock, so that being pushed off the CPU does not count as work), submitted one by one
-or through the package's `map`. `efficiency` is the work's own time over the time that the workers had: 1 is a pool that
-costs nothing; the program itself needs CPU too, so with as many workers as CPUs 1 cannot be reached by short tasks.
-`added_us` is the rest per task and worker, microseconds. `wall` is the same with tasks that wait by the wall clock, as
-if the program had a CPU of its own. Median of the turns. Not measured: uneven tasks (skew), more workers (workers).
+or through the package's `map`. `bare_us` is the CPU time of such a task in plain loops, one process for each worker,
+all at once: its length, and the calls of the clock by which it measures that (1.3 of 20 microseconds here).
+`efficiency` is that over the time which the workers had: 1 is a pool that costs nothing; the program itself needs CPU
+too, so with as many workers as CPUs 1 cannot be reached by short tasks. `added_us` is the rest per task and worker,
+microseconds. `of_length` has the bare length in place of `bare_us`. `wall` is the same with tasks that wait by the wall
+clock, as if the program had a CPU of its own. Median of the turns; plain loops are measured before each turn of the
+first pool, and at the end. Not measured: uneven tasks (skew), more workers (workers).
 """
 
 from __future__ import annotations
 
+import os
+import struct
 import time
 from collections.abc import Iterator
+from statistics import median
 from typing import Any
 
-from bench._measure import check, figure
+from bench._measure import check, figure, rounded
 from bench._peers.pools import PoolPeer
 from bench._pools import in_turns
 from bench._views import Pivot, Plot
@@ -33,6 +39,7 @@ FULL = {
 VIEWS = (
     Pivot("Submitted one by one: efficiency by µs of work", "efficiency", "micros", where={"how": "submit"}),
     Pivot("Through map: efficiency by µs of work", "efficiency", "micros", where={"how": "map"}),
+    Pivot("By the bare length of the task, submitted one by one", "of_length", "micros", where={"how": "submit"}),
     Pivot("Added to a task, µs, submitted one by one", "added_us", "micros", where={"how": "submit"}, better="less"),
     Pivot("Work by the wall clock, submitted one by one", "efficiency", "micros", where={"how": "submit, wall"}),
     Plot(
@@ -56,6 +63,39 @@ def mapped(pool: Any, work: Any, micros: int, count: int) -> int:
     return sum(pool.map(work, [micros] * count))
 
 
+def bare_us(work: Any, micros: int, seconds: float, workers: int) -> float:
+    """CPU time of a call that nobody brings: the mean of as many processes as workers, at once."""
+    count = max(int(seconds * 1e6 / micros), 2)
+    ready, go, taken = os.pipe(), os.pipe(), os.pipe()
+    pids = []
+    for _ in range(workers):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                work(micros)
+                os.close(go[1])
+                os.write(ready[1], b".")
+                os.read(go[0], 1)  # until the program closes it
+                begin = time.process_time()
+                for _ in range(count):
+                    work(micros)
+                os.write(taken[1], struct.pack("d", (time.process_time() - begin) / count * 1e6))
+                code = 0
+            finally:
+                os._exit(code)
+        pids.append(pid)
+    for _ in pids:
+        os.read(ready[0], 1)
+    os.close(go[1])
+    failed = [pid for pid in pids if os.waitpid(pid, 0)[1] != 0]
+    check(len(failed), 0, "plain loops that failed")
+    each = [struct.unpack("d", os.read(taken[0], 8))[0] for _ in pids]
+    for end in (*ready, go[0], *taken):
+        os.close(end)
+    return sum(each) / len(each)
+
+
 def run(
     workers: int, micros: list[int], wall: list[int], turns: int, seconds: float, most: int, heavy: bool
 ) -> Iterator[dict[str, Any]]:
@@ -64,9 +104,19 @@ def run(
         cases.append(("submit", "submit", submitted, burn, length))
         cases.append(("map", "map", mapped, burn, length))
     cases += [("submit, wall", "submit", submitted, spin, length) for length in wall]
-    found: dict[tuple[str, str, int], tuple[list[float], list[float]]] = {}
+    found: dict[tuple[str, str, int], list[float]] = {}  # seconds of a worker for a task
+    bare: dict[tuple[str, int], list[float]] = {(work.__name__, length): [] for _, _, _, work, length in cases}
+    measured: set[int] = set()
+
+    def measure_bare() -> None:
+        for work in (burn, spin):
+            for length in {length for _, _, _, used, length in cases if used is work}:
+                bare[work.__name__, length].append(bare_us(work, length, seconds, workers))
 
     def take(pool: PoolPeer, turn: int) -> None:
+        if turn not in measured:
+            measured.add(turn)
+            measure_bare()
         for how, verb, do, work, length in cases:
             if not pool.can(verb):
                 continue
@@ -79,11 +129,15 @@ def run(
             begin = time.perf_counter()
             check(do(pool, work, length, count), length * count, f"{pool.impl}, sum of results")
             taken = time.perf_counter() - begin
-            efficiency, added = found.setdefault((pool.impl, how, length), ([], []))
-            efficiency.append(count * length / 1e6 / (taken * workers))
-            added.append(taken * workers / count * 1e6 - length)
+            found.setdefault((pool.impl, how, length), []).append(taken * workers / count * 1e6)
 
     yield from in_turns(take, workers, turns, heavy)
-    for (impl, how, length), (efficiency, added) in found.items():
-        row = {"impl": impl, "how": how, "micros": length}
-        yield row | figure("efficiency", efficiency, 3) | figure("added_us", added, 3)
+    measure_bare()
+    for (name, length), each in bare.items():
+        yield {"impl": "plain loops", "how": name, "micros": length} | figure("bare_us", each, 4)
+    works = {how: work.__name__ for how, _, _, work, _ in cases}
+    for (impl, how, length), each in found.items():
+        own = median(bare[works[how], length])
+        row: dict[str, Any] = {"impl": impl, "how": how, "micros": length, "bare_us": rounded(own)}
+        row |= figure("efficiency", [own / us for us in each], 3) | figure("added_us", [us - own for us in each], 3)
+        yield row | figure("of_length", [length / us for us in each], 3)

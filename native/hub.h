@@ -66,10 +66,10 @@
 #include "lane.h"
 #include "slots.h"
 
-#define SHMRT_RING_EVERY_NS UINT64_C(600000) /* a ring where no CPU is idle costs the workers tens of microseconds */
+#define SHMRT_RING_EVERY_NS UINT64_C(800000) /* a ring where no CPU is idle costs the workers tens of microseconds */
 #define SHMRT_BEHIND_NS UINT64_C(3000000) /* so late may the hub's thread look where another looks in its place */
 #define SHMRT_STACK_BYTES 65536 /* of the stacks file, for each slot of a pool (shmrt/process/spawn.py) */
-#define SHMRT_CREDIT_NS UINT64_C(800000) /* work a lane should hold */
+#define SHMRT_CREDIT_NS UINT64_C(1600000) /* work a lane should hold */
 #define SHMRT_WORK_NS UINT64_C(5000)    /* a mean from which on a CPU is better left to the worker than spun on */
 #define SHMRT_WAKE_NS UINT64_C(20000)   /* about what it takes a sleeper to wake up */
 #define SHMRT_CREDIT_MIN 2
