@@ -4,9 +4,10 @@
  *   ringer:  make the change visible, then if word == 1: word = 0 and wake all
  *
  * Several threads of a process may sleep on one bell, if none of them disarms it and all of them look for the same: a ring wakes
- * all but those that sleep behind others, and these only if it woke nobody else; but one that arms while another is about to sleep may have that one sleep through what the first has found. The threads
- * of a hub look each for its own, so they arm with numbers: see hub.h. Written by: the sleeper (1), any ringer (0).
- * A ringer that dies between its change and the ring leaves a sleeper asleep: after every death the
+ * all, but one that arms while another is about to sleep may have that one sleep through what the first has found. The threads
+ * of a hub look each for its own, so they arm with numbers, and one may sleep behind the others, to be woken only by a ring that
+ * woke nobody else: see hub.h. Written by: the sleeper (1, or its number), any ringer (0).
+ * A ringer that dies between its change and the ring, or between its two wakes, leaves a sleeper asleep: after every death the
  * root and the hub ring every bell, which is why no sleeper needs a timer.
  *
  * Edge B1 (Dekker): the ringer's change, then a seq_cst fence, then its load of the word; the

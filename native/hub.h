@@ -23,7 +23,7 @@
  *     ring, and none is deferred.
  *   - Where somebody is parked for outcomes, the hub's own thread sleeps behind: a ring wakes one thread, not two. It wakes that one
  *     only if it woke nobody else. Who was woken stands in for it before anything else, whatever it waits for itself: it arms
- *     the bell with a new number, pumps, and wakes the hub's thread where that would now sleep too long (stand_in). Times of
+ *     the bell, pumps, and wakes the hub's thread where that would now sleep too long (stand_in). Times of
  *     its own the hub's thread may keep SHMRT_BEHIND_NS too late then; whoever is parked keeps them, but may leave.
  *
  * A task is in exactly one place:

@@ -192,8 +192,8 @@ static int sleep_armed(struct shmrt_hub *hub, uint64_t until_ns, bool urgent, st
 	return result;
 }
 
-/* What the hub's thread would have done, had the ring woken it: it may be the only one whom the ring was for. What is published before the bell is armed is found here; what
- * comes later rings, or is deferred, and then the hub's thread sleeps for a time. */
+/* What the hub's thread would have done, had the ring woken it: it may be the only one whom the ring was for. What is published
+ * before the bell is armed is found here; what comes later rings, or is deferred, and then the hub's thread sleeps for a time. */
 static void stand_in(struct shmrt_hub *hub) {
 	_Atomic uint32_t *bell = &hub->control->slots[hub->self_slot].bell;
 	if (atomic_load_explicit(&hub->thread_behind, memory_order_relaxed) == 0) /* it was behind before it slept, so before the ring */
