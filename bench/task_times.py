@@ -12,14 +12,14 @@ first pool, and at the end. Not measured: uneven tasks (skew), more workers (wor
 
 from __future__ import annotations
 
-import os
-import struct
 import time
 from collections.abc import Iterator
-from statistics import median
+from concurrent.futures import ProcessPoolExecutor
+from statistics import mean, median
 from typing import Any
 
 from bench._measure import check, figure, rounded
+from bench._peers.channels import CONTEXT
 from bench._peers.pools import PoolPeer
 from bench._pools import in_turns
 from bench._views import Pivot, Plot
@@ -39,6 +39,7 @@ FULL = {
 VIEWS = (
     Pivot("Submitted one by one: efficiency by µs of work", "efficiency", "micros", where={"how": "submit"}),
     Pivot("Through map: efficiency by µs of work", "efficiency", "micros", where={"how": "map"}),
+    Pivot("CPU time of a task in plain loops, µs", "bare_us", "micros", where={"impl": "plain loops", "how": "burn"}),
     Pivot("By the bare length of the task, submitted one by one", "of_length", "micros", where={"how": "submit"}),
     Pivot("Added to a task, µs, submitted one by one", "added_us", "micros", where={"how": "submit"}, better="less"),
     Pivot("Work by the wall clock, submitted one by one", "efficiency", "micros", where={"how": "submit, wall"}),
@@ -63,37 +64,20 @@ def mapped(pool: Any, work: Any, micros: int, count: int) -> int:
     return sum(pool.map(work, [micros] * count))
 
 
+def plain_loop(work: Any, micros: int, count: int) -> float:
+    """CPU time of a call, microseconds."""
+    work(micros)
+    begin = time.process_time()
+    for _ in range(count):
+        work(micros)
+    return (time.process_time() - begin) / count * 1e6
+
+
 def bare_us(work: Any, micros: int, seconds: float, workers: int) -> float:
     """CPU time of a call that nobody brings: the mean of as many processes as workers, at once."""
     count = max(int(seconds * 1e6 / micros), 2)
-    ready, go, taken = os.pipe(), os.pipe(), os.pipe()
-    pids = []
-    for _ in range(workers):
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                work(micros)
-                os.close(go[1])
-                os.write(ready[1], b".")
-                os.read(go[0], 1)  # until the program closes it
-                begin = time.process_time()
-                for _ in range(count):
-                    work(micros)
-                os.write(taken[1], struct.pack("d", (time.process_time() - begin) / count * 1e6))
-                code = 0
-            finally:
-                os._exit(code)
-        pids.append(pid)
-    for _ in pids:
-        os.read(ready[0], 1)
-    os.close(go[1])
-    failed = [pid for pid in pids if os.waitpid(pid, 0)[1] != 0]
-    check(len(failed), 0, "plain loops that failed")
-    each = [struct.unpack("d", os.read(taken[0], 8))[0] for _ in pids]
-    for end in (*ready, go[0], *taken):
-        os.close(end)
-    return sum(each) / len(each)
+    with ProcessPoolExecutor(workers, mp_context=CONTEXT) as processes:
+        return mean(processes.map(plain_loop, [work] * workers, [micros] * workers, [count] * workers))
 
 
 def run(
@@ -104,7 +88,7 @@ def run(
         cases.append(("submit", "submit", submitted, burn, length))
         cases.append(("map", "map", mapped, burn, length))
     cases += [("submit, wall", "submit", submitted, spin, length) for length in wall]
-    found: dict[tuple[str, str, int], list[float]] = {}  # seconds of a worker for a task
+    found: dict[tuple[str, str, int], list[float]] = {}  # microseconds of a worker for a task
     bare: dict[tuple[str, int], list[float]] = {(work.__name__, length): [] for _, _, _, work, length in cases}
     measured: set[int] = set()
 

@@ -141,7 +141,7 @@ int shmrt_hub_submit(struct shmrt_hub_pool *pool, struct shmrt_task *task) {
 	bool waiting = pool->backlog_count > 0 && !kept;
 	bool look = pool->backlog_count > 0 && (pool->submitted & 15) == 0;
 	/* The hub's thread is to look by itself for what is kept back, should nobody else. */
-	uint64_t late_ns = hub->thread_behind ? SHMRT_BEHIND_NS : SHMRT_RING_EVERY_NS;
+	uint64_t late_ns = atomic_load_explicit(&hub->thread_behind, memory_order_relaxed) ? SHMRT_BEHIND_NS : SHMRT_RING_EVERY_NS; /* under the mutex */
 	bool asleep = kept && hub->thread_until_ns > late_ns && hub->thread_until_ns > shmrt_now_ns() + late_ns;
 	/* Something waits behind a task of unknown length: the hub's thread must look again by itself, once it is awake. */
 	bool behind = task->state == SHMRT_TASK_LANE && pool->workers[task->worker].lane.count == 2;

@@ -109,7 +109,7 @@ bool shmrt_hub_is_urgent(struct shmrt_hub *hub) {
 
 /* Who is parked has armed the bell before it looked under the mutex. So whoever changes `finished` under the mutex is seen by
  * that look, or sees here that it is parked; then this ring takes the bell from it. A bell that somebody took before
- * needs none: who took it wakes everybody, or dies, and then all bells are rung. */
+ * needs none: who took it wakes all in front, or dies, and then all bells are rung. */
 void shmrt_hub__unlock_and_tell(struct shmrt_hub *hub, uint64_t before) {
 	bool tell = shmrt_hub__finished(hub) != before &&
 		    atomic_load_explicit(&hub->parked, memory_order_relaxed) != 0; /* raised before the mutex was taken */
@@ -129,12 +129,13 @@ static uint32_t fresh(struct shmrt_hub *hub) {
 	return 2 + (atomic_fetch_add_explicit(&hub->armed, 1, memory_order_relaxed) & 0x7FFFFFFF); /* any will do, but once */
 }
 
-/* Returns the word to sleep on. */
-static uint32_t arm(struct shmrt_hub *hub, _Atomic uint32_t *bell, bool urgent) {
-	uint32_t found = 0, word;
-	do /* never lower an urgent bell: another thread may sleep behind it */
-		word = found >= 2 || (found == 1 && !urgent) ? found : urgent ? fresh(hub) : 1;
-	while (!atomic_compare_exchange_weak_explicit(bell, &found, word, memory_order_seq_cst, memory_order_relaxed)); /* B1 */
+/* Returns the word to sleep on; *found: what it was, 0 if nobody had armed it since the last ring. */
+static uint32_t arm(struct shmrt_hub *hub, _Atomic uint32_t *bell, bool urgent, uint32_t *found) {
+	uint32_t word;
+	*found = 0;
+	do /* never lower an urgent bell: another thread may sleep on it */
+		word = *found >= 2 || (*found == 1 && !urgent) ? *found : urgent ? fresh(hub) : 1;
+	while (!atomic_compare_exchange_weak_explicit(bell, found, word, memory_order_seq_cst, memory_order_relaxed)); /* B1 */
 	atomic_thread_fence(memory_order_seq_cst); /* B1 */
 	return word;
 }
@@ -153,7 +154,7 @@ static bool is_thread(const struct shmrt_hub_rest *rest) { return rest && !rest-
 /* OK: a ring woke it. STALE: it did not sleep. */
 static int sleep_armed(struct shmrt_hub *hub, uint64_t until_ns, bool urgent, struct shmrt_hub_rest *rest) {
 	_Atomic uint32_t *bell = &hub->control->slots[hub->self_slot].bell;
-	uint32_t word = arm(hub, bell, urgent);
+	uint32_t found, word = arm(hub, bell, urgent, &found);
 	bool thread = is_thread(rest), brief = rest && urgent && !(rest->quiet && rest->armed == word);
 	pthread_mutex_lock(&hub->mutex);
 	/* Who began to watch before this look is seen by it; who does after it sees that we sleep lazily. */
@@ -200,13 +201,11 @@ static void stand_in(struct shmrt_hub *hub) {
 		return;
 	/* The ring has come. Who rang may be off its CPU and say so later: until then its neighbours would ring, too. If somebody has armed
 	 * the bell since, it may sleep for long already, and nobody may defer by this ring. */
-	uint64_t rung_ns = shmrt_now_ns();
-	uint32_t taken = 0;
-	if (atomic_compare_exchange_strong_explicit(bell, &taken, fresh(hub), memory_order_seq_cst, memory_order_relaxed)) { /* B1 */
+	uint64_t rung_ns = shmrt_now_ns(); /* of before it is armed: whoever sleeps on it from then on wakes after that time */
+	uint32_t found;
+	(void)arm(hub, bell, true, &found);
+	if (found == 0)
 		atomic_store_explicit(&hub->control->slots[hub->self_slot].rung_ns, rung_ns, memory_order_relaxed); /* a hint */
-		atomic_thread_fence(memory_order_seq_cst); /* B1 */
-	} else
-		(void)arm(hub, bell, true);
 	bool moved;
 	uint64_t next_ns;
 	int rounds = 0;
