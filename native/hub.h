@@ -362,7 +362,8 @@ void shmrt_hub_tell(struct shmrt_hub *);
 bool shmrt_hub_is_urgent(struct shmrt_hub *);
 /* From now on results are wanted at once: what a worker published without ringing is drained too. */
 void shmrt_hub_make_urgent(struct shmrt_hub *);
-/* Whether a task of any pool is pending: then memory that is short now comes back by itself. */
+/* Whether a task of any pool is pending, or a worker has published the outcome of its last one and still holds what it was given:
+ * then memory that is short now comes back by itself. */
 bool shmrt_hub_is_busy(struct shmrt_hub *);
 /* Takes the whole completed list. */
 struct shmrt_task *shmrt_hub_take_completed(struct shmrt_hub *);

@@ -336,8 +336,14 @@ void shmrt_hub_break_pool(struct shmrt_hub_pool *pool) {
 bool shmrt_hub_is_busy(struct shmrt_hub *hub) {
 	bool busy = false;
 	pthread_mutex_lock(&hub->mutex);
-	for (uint32_t p = 0; p < hub->pool_high; p++)
-		busy |= hub->pools[p] && hub->pools[p]->pending > 0;
+	for (uint32_t p = 0; p < hub->pool_high; p++) {
+		struct shmrt_hub_pool *pool = hub->pools[p];
+		busy |= pool && pool->pending > 0;
+		for (uint32_t i = 0; pool && i < pool->options.slot_count; i++) {
+			uint64_t phase = shmrt_slot_phase_get(pool->workers[i].slot) & 0xFF;
+			busy |= pool->workers[i].epoch != 0 && phase >= SHMRT_PHASE_DECODE && phase <= SHMRT_PHASE_BLOCKED;
+		}
+	}
 	pthread_mutex_unlock(&hub->mutex);
 	return busy;
 }

@@ -70,9 +70,11 @@ static void blocks_sent(ShmrtPoolCore *self, struct shmrt_message *message) {
 	}
 }
 
-/* Encoder -> payload. Waits while shared memory is short and tasks under way will free some. */
+/* Encoder -> payload. Waits while shared memory is short and tasks under way will free some; what they have freed before they were
+ * found to be through counts, too. */
 int shmrt_py_finish_payload(ShmrtPoolCore *self, struct shmrt_encoder *encoder, struct shmrt_payload *payload) {
 	struct shmrt_message message;
+	bool busy = true;
 	for (int tries = 0;; tries++) {
 		struct shmrt_shortage shortage = {0};
 		int result = shmrt_message_finish(encoder, self->hub->arena, self->inline_max, &message, &shortage);
@@ -84,14 +86,15 @@ int shmrt_py_finish_payload(ShmrtPoolCore *self, struct shmrt_encoder *encoder, 
 			shmrt_raise_too_large(shortage.needed ? shortage.needed : encoder->size, self->hub->arena->arena.limit_bytes);
 			return -1;
 		}
-		if (result != SHMRT_NO_SPACE || !shmrt_hub_is_busy(&self->hub->hub) || tries > 6000) {
+		if (result != SHMRT_NO_SPACE || !busy || tries > 6000) {
 			shmrt_raise_shortage(&shortage);
 			return -1;
 		}
+		busy = shmrt_hub_is_busy(&self->hub->hub);
 		Py_BEGIN_ALLOW_THREADS
 		bool moved;
 		uint64_t next_ns = shmrt_hub_pump(&self->hub->hub, &moved), now_ns = shmrt_now_ns();
-		if (!moved)
+		if (!moved && busy)
 			result = shmrt_hub_park(&self->hub->hub, next_ns < now_ns + 10000000 ? next_ns : now_ns + 10000000, true, NULL);
 		Py_END_ALLOW_THREADS
 		if (PyErr_CheckSignals() < 0)

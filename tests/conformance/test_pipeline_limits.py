@@ -6,6 +6,7 @@ import os
 import queue
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -45,6 +46,53 @@ def test_items_of_much_of_the_memory_go_through(stages: int, megabytes: int) -> 
         pipe = pipe.map(more, name=f"more {number}")
     with Runtime(shm_limit="32MiB"), pipe.run([megabytes << 20] * 30) as run:
         assert sum(int(array[0]) + len(array) for array in run) == 30 * (1 + stages + (megabytes << 20))
+
+
+class Lingering:
+    """Where it was made, it goes only when a byte comes: after the program has been told of it."""
+
+    def __init__(self, gate: str) -> None:
+        self.gate = gate
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Lingering, ("",)
+
+    def __del__(self) -> None:
+        if self.gate:
+            with open(self.gate) as gate:
+                gate.read(1)
+
+
+def linger(array: numpy.ndarray[Any, Any], gate: str) -> Lingering:
+    return Lingering(gate)
+
+
+def test_memory_that_a_worker_has_yet_to_give_back_is_waited_for(tmp_path: Path) -> None:
+    """Its result is there, nothing is pending, and what the task was given is not free yet."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    end = os.open(gate, os.O_RDWR)
+    array = numpy.zeros(24 << 20, dtype=numpy.uint8)
+    with Runtime(shm_limit="32MiB") as runtime, Pool(2) as pool:
+        lingering = pool.submit(linger, array, str(gate))
+        while not lingering.done():  # its worker has told it and rings later: its neighbour does now
+            pool.submit(len, b"").result(LIMIT_S)
+        assert lingering.exception() is None
+        before, submitted = runtime._hub.stats()["pumps"], threading.Event()
+
+        def open_the_gate() -> None:
+            while runtime._hub.stats()["pumps"] < before + 5 and not submitted.is_set():
+                pass
+            os.write(end, b".")
+
+        opener = threading.Thread(target=open_the_gate)
+        opener.start()
+        try:
+            assert pool.submit(len, array).result(LIMIT_S) == 24 << 20
+        finally:
+            submitted.set()
+            opener.join()
+    os.close(end)
 
 
 def test_what_can_never_fit_is_told_with_size_and_limit() -> None:
