@@ -12,7 +12,8 @@ How a call ends, always in one of these:
 
     the answer
     what the handler raised      with the server's traceback as `__cause__`; AttributeError if there is no such handler
-    ServerDown(reason)           the server ended while it had the call, for good before that ("noproc" from then on)
+    ServerDown(reason)           the server ended while it had the call, for good before that ("noproc" from then on),
+                                 or with the root, which died meanwhile ("noconnection")
     CallTimeout                  no answer in time; the server is not told, and a late answer is dropped at the door
     Overloaded                   the mailbox is full, and its policy says so
 
@@ -28,8 +29,9 @@ from __future__ import annotations
 from _thread import allocate_lock, get_ident
 
 from shmrt import _native
-from shmrt.errors import CallTimeout, ChildStateError, Overloaded, RingClosed, ServerDown
+from shmrt.errors import CallTimeout, ChildStateError, Overloaded, RingClosed, RuntimeDown, ServerDown
 from shmrt.process.server_words import explain, plain, reason_from
+from shmrt.server_ends import Ends
 from shmrt.server_home import AskError, Home, home
 from shmrt.spec import check_seconds
 
@@ -47,7 +49,7 @@ CALL_SECONDS = 5.0
 """How long a call waits unless it says otherwise, as in OTP."""
 
 
-class ServerRef:
+class ServerRef(Ends):
     """See the module. Made by `start`, `whereis` and a tree, not by hand."""
 
     def __init__(
@@ -236,18 +238,26 @@ class ServerRef:
         return self._outcome(status, value)
 
     def _begin(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None) -> Future[Any]:
-        home = self._reach()
-        box = self._box  # once: another thread may find it closed meanwhile
-        if box is None:
+        try:
+            for _ in range(2):  # the second time with another mailbox
+                home = self._reach()
+                box = self._box  # once: another thread may find it closed meanwhile
+                if box is None:
+                    break
+                try:
+                    return home.requests.begin(box, self._key, name, args, kwargs or None, timeout, self._outcome)
+                except RingClosed:
+                    if not self._renew(home, box):
+                        break
+            raise self._gone()
+        except Overloaded as error:
+            raise self._named(error) from None
+        except ServerDown as down:
             from concurrent.futures import Future
 
             future: Future[Any] = Future()
-            future.set_exception(self._gone())
+            future.set_exception(down)
             return future
-        try:
-            return home.requests.begin(box, self._key, name, args, kwargs or None, timeout, self._outcome)
-        except Overloaded as error:
-            raise self._named(error) from None
 
     def _put(
         self,
@@ -258,22 +268,25 @@ class ServerRef:
         timeout: float | None,
         deadline: float | None = None,
     ) -> bool:
-        for _ in range(2):  # the second time with another mailbox
-            home = self._reach()
-            box = self._box
-            if box is None:
-                return False
-            if home.key == self._key and home.thread == get_ident():
-                timeout = 0.0  # nobody would make room while this waits
-            try:
-                if deadline is None:
-                    return bool(box.cast(kind, name, args, kwargs or None, timeout))
-                return bool(box.cast(kind, name, args, kwargs or None, timeout, deadline))
-            except Overloaded as error:
-                raise self._named(error) from None
-            except RingClosed:
-                if not self._renew(home, box):
-                    return False
+        try:
+            for _ in range(2):  # the second time with another mailbox
+                home = self._reach()
+                box = self._box
+                if box is None:
+                    break
+                if home.key == self._key and home.thread == get_ident():
+                    timeout = 0.0  # nobody would make room while this waits
+                try:
+                    if deadline is None:
+                        return bool(box.cast(kind, name, args, kwargs or None, timeout))
+                    return bool(box.cast(kind, name, args, kwargs or None, timeout, deadline))
+                except RingClosed:
+                    if not self._renew(home, box):
+                        break
+        except Overloaded as error:
+            raise self._named(error) from None
+        except ServerDown:
+            pass  # nobody can say where its mailbox is
         return False
 
     def _reach(self) -> Home:
@@ -293,7 +306,7 @@ class ServerRef:
     def _renew(self, home: Home, closed: Any) -> bool:
         """`closed`, its mailbox, is closed, or could not be opened (None). Maybe the child has another one, since it
         was stopped and started again; or another child has its name, since a supervisor above it was. False: there is
-        no such server. Of several threads that find it closed, one asks."""
+        no such server. ServerDown: the root died meanwhile. Of several threads that find it closed, one asks."""
         with self._renewing:
             if self._box is not closed:
                 return self._box is not None
@@ -302,6 +315,8 @@ class ServerRef:
             self._box = self._opened = None
             try:
                 address = home.link.ask("who", self._key)["mailbox"]
+            except RuntimeDown:
+                raise self._lost(home) from None
             except AskError:
                 again = home.find(self._name) if self._name is not None else None
                 if not isinstance(again, ServerRef) or again._key == self._key:
@@ -319,46 +334,6 @@ class ServerRef:
     def _open(self, home: Home) -> None:
         self._opened = home.opened(self._address)
         self._box = self._opened.box
-
-    def _outcome(self, status: int, value: Any) -> Any:
-        """What a call that ended so gives to whoever waits for it."""
-        if status == _native.CALL_REPLY:
-            return value
-        if status == _native.CALL_ERROR:
-            if isinstance(value, BaseException):
-                raise value  # the answer could not be read here
-            from shmrt.process.remote import unpack_from
-
-            raise unpack_from(value, value[4])
-        if status == _native.CALL_TIMEOUT:
-            raise CallTimeout(f"server {self._label()} did not answer in time")
-        if status == _native.CALL_OVERLOADED:
-            raise self._overloaded()
-        if status == _native.CALL_DOWN:
-            reason = reason_from(value)
-            raise ServerDown(f"server {self._label()} ended during the call: {explain(reason)}", reason=reason)
-        raise self._gone()
-
-    def _overloaded(self) -> Overloaded:
-        box = self._box  # None if another thread finds it closed just now
-        capacity = 0 if box is None else box.capacity
-        dropped = ", and dropped this call for a newer message" if box is not None and box.on_full == 2 else ""
-        return Overloaded(
-            f"the mailbox of server {self._label()} is full: {capacity} messages{dropped}; call less often, wait"
-            " longer or give it more slots (mailbox=RingSpec(slots=...))",
-            capacity=capacity,
-            where=self._label(),
-        )
-
-    def _named(self, error: Overloaded) -> Overloaded:
-        """The core knows a mailbox without its name; want of memory or of call slots is not the mailbox's."""
-        return self._overloaded() if error.where == "mailbox" else error
-
-    def _gone(self) -> ServerDown:
-        return ServerDown(f"there is no server {self._label()} any more", reason="noproc")
-
-    def _label(self) -> str:
-        return self._name or f"#{self._key}"
 
     def _check_not_self(self, home: Home) -> None:
         if home.key == self._key and home.thread == get_ident():
@@ -384,6 +359,8 @@ class ServerRef:
             if error.code in ("noproc", "not_found"):
                 raise self._gone() from None
             raise
+        except RuntimeDown:
+            raise self._lost(found) from None
 
 
 def _again(

@@ -14,7 +14,7 @@ import threading
 from concurrent.futures import Future, InvalidStateError
 from time import sleep
 
-from shmrt.errors import RingClosed, RuntimeDown, ServerDown
+from shmrt.errors import RuntimeDown
 
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
@@ -64,13 +64,10 @@ class Requests:
         timeout: float | None,
         outcome: Outcome,
     ) -> RequestFuture:
-        """Puts the call into the mailbox; `outcome` makes a result of its end. Raises Overloaded."""
+        """Puts the call into the mailbox; `outcome` makes a result of its end. Raises Overloaded, and RingClosed if
+        that mailbox is."""
         future = RequestFuture()
-        try:
-            reference = self._calls.begin(box, target, name, args, kwargs, timeout)
-        except RingClosed:
-            future.set_exception(ServerDown(f"there is no server any more to handle {name!r}", reason="noproc"))
-            return future
+        reference = self._calls.begin(box, target, name, args, kwargs, timeout)
         with self._lock:
             end = self._early.pop(reference, None)
             if end is None and self._closed is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -183,6 +184,65 @@ def test_who_asks_between_two_roots_hears_so() -> None:
         until(lambda: len(ends) == 2)
         assert ends == ["there is none just now", False]
         until(lambda: whereis("clerk") is not None)
+
+
+def test_a_server_that_was_stopped_and_started_again_is_found_by_every_way() -> None:
+    """Its mailbox is another one, and each way must notice by itself."""
+    with Runtime(office()) as runtime:
+        clerk, supervisor = whereis("clerk"), runtime.supervisor("office")
+        ways: list[Any] = [
+            lambda: clerk.who(),
+            lambda: clerk.request("who").result(30),
+            lambda: asyncio.run(clerk.acall("who", timeout=30)),
+            lambda: clerk.cast("see", "x") and clerk.who(),
+        ]
+        for way in ways:
+            before = clerk.who()
+            supervisor.terminate_child("clerk")
+            supervisor.restart_child("clerk")
+            assert way() == clerk.who() != before
+        supervisor.terminate_child("clerk")
+        with pytest.raises(ServerDown, match="no server clerk"):
+            clerk.who()
+        assert clerk.request("who").exception(30).reason == "noproc" and not clerk.cast("see", "x")
+
+
+def test_a_call_to_a_server_that_is_looked_up_between_two_roots_is_noconnection() -> None:
+    """By every way, as for a call under way: whoever calls servers hears ServerDown, and calls again."""
+    ends: list[Any] = []
+
+    def ends_of(way: Any) -> Any:
+        try:
+            return way()
+        except BaseException as error:
+            return error
+
+    def hear(event: Any) -> None:
+        if event[0] == "root_lost":
+            ways: list[Any] = [
+                lambda: clerk.who(),
+                lambda: clerk.request("who").exception(0),
+                lambda: asyncio.run(clerk.acall("who")),
+                lambda: clerk.stop(),
+                lambda: clerk.mailbox_stats(),
+                lambda: clerk.cast("see", "x"),
+                lambda: clerk.pid,
+            ]
+            asking = threading.Thread(target=lambda: ends.extend(map(ends_of, ways)), daemon=True)
+            asking.start()
+            asking.join(10)
+
+    with Runtime(office(), on_event=lambda event: None if isinstance(event, dict) else hear(event)) as runtime:
+        clerk, supervisor = whereis("clerk"), runtime.supervisor("office")
+        assert clerk.who()
+        supervisor.terminate_child("clerk")
+        supervisor.restart_child("clerk")  # its mailbox is another one, and whoever calls it next finds out
+        os.kill(runtime.pid or 0, signal.SIGKILL)
+        until(lambda: len(ends) == 7)
+        assert [getattr(end, "reason", end) for end in ends] == ["noconnection"] * 5 + [False, None]
+        assert all(isinstance(end, ServerDown) for end in ends[:5])
+        until(lambda: whereis("clerk") is not None)
+        assert clerk.who() == whereis("clerk").who()
 
 
 class Second(Clerk):
