@@ -5,8 +5,7 @@
                 which is asked for nothing more. Memory stands still, nobody is declared dead, and with SIGCONT it goes
                 on
     killed      it gets SIGKILL while it holds a block of shared memory, once and again; the block is not given back
-    before
-                the kernel has let go of the process, and the tile that it had runs again on the same memory
+                before the kernel has let go of the process, and the tile that it had runs again on the same memory
 
 The limit of shared memory is the runtime's own (`Runtime(shm_limit=)`): it bounds what the runtime reserves for
 payloads. Payloads lie in anonymous memory (memfd), so the size of /dev/shm, which is 64 MB in a container, bounds
@@ -29,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from shmrt import Runtime
+from shmrt import Runtime, _native
 from shmrt.examples import tiles
 from shmrt.examples.tiles_images import pictures
 from shmrt.examples.tiles_verdict import Calm, Kill, Look, Stop, Verdict, is_full, judge
@@ -45,6 +44,8 @@ TICK_S = 0.02
 PATIENCE_S = 120.0
 """How long a busy machine is given for each step."""
 WINDOW = 32
+_NOTHING_ON_ITS_WAY = (_native.PHASE_PARKED, _native.PHASE_DECODE, _native.PHASE_RUN)
+"""What a worker is doing that has published nothing of which it has yet to tell."""
 
 
 class Stopped(Exception):
@@ -161,11 +162,21 @@ class Stage:
             if self.over.is_set():
                 raise Stopped
 
+    def workers(self) -> list[dict[str, Any]]:
+        return [row for opened in list(self.runtime._pools.values()) for row in opened.core.workers()]
+
+    def is_idle_but(self, pid: int) -> bool:
+        """Whether every other worker has given back what its tasks were given, which comes after their results."""
+        idle = (_native.PHASE_PARKED, _native.PHASE_SPIN)
+        return all(row["phase"] in idle for row in self.workers() if row["pid"] != pid)
+
+    def phase_of(self, pid: int) -> int | None:
+        return next((row["phase"] for row in self.workers() if row["pid"] == pid), None)
+
     def memory(self) -> int:
         """Of the program, its root and all workers; what several share is divided among them."""
-        pids = [row["pid"] for opened in self.runtime._pools.values() for row in opened.core.workers()]
         total = memory_of(None)
-        for pid in [self.runtime.pid, *pids]:
+        for pid in [self.runtime.pid, *(row["pid"] for row in self.workers())]:
             with contextlib.suppress(LookupError, TypeError):  # gone meanwhile
                 total += memory_of(pid)
         return total
@@ -225,35 +236,54 @@ class Trouble(threading.Thread):
                 raise TimeoutError(f"tiles: {what} did not come within {PATIENCE_S:g} s")
             time.sleep(TICK_S / 10)
 
-    def rings(self) -> tuple[tuple[int, ...], bool]:
-        """How many tiles each ring holds, and whether all is at rest: nobody but the last worker has anything to do."""
+    def rings(self) -> tuple[int, ...]:
+        """How many tiles each ring holds; done ones wait there for the next ring."""
         report = self.flow.report
-        into = [*(stage["in"] for stage in report.stages), report.out]
-        rings = tuple(one - following for one, following in pairwise(into))  # done ones wait there for the next ring
-        idle = self.source.given == into[0] and not any(stage["pending"] for stage in report.stages[:-1])
-        return rings, idle and is_full(rings, self.stage.slots, self.stage.limit)
+        return tuple(one - following for one, following in pairwise([*self.into(), report.out]))
+
+    def into(self) -> list[int]:
+        return [stage["in"] for stage in self.flow.report.stages]
+
+    def is_at_rest(self, pid: int) -> bool:
+        """Nobody but the worker `pid` has anything to do, or to give back of what it has done."""
+        idle = self.source.given == self.into()[0] and not any(row["pending"] for row in self.flow.report.stages[:-1])
+        return idle and is_full(self.rings(), self.stage.slots, self.stage.limit) and self.stage.is_idle_but(pid)
 
     def look(self) -> Look:
         stats = self.stage.arena.stats()
         pages = os.fstat(self.stage.arena.fd).st_blocks * 512
-        return Look(self.rings()[0], self.source.given, stats["bytes_used"], pages, self.stage.memory())
+        return Look(self.rings(), self.source.given, stats["bytes_used"], pages, self.stage.memory())
 
     def stopped(self) -> Stop:
-        pid, before, began = self.index.worker, self.restarts(), time.monotonic()
-        looks: list[Look] = []
-        with frozen(pid, self.until):
-            while not self.stage.over.is_set():
-                rings, at_rest = self.rings()
-                if looks or at_rest:
-                    looks.append(self.look())
-                now = time.monotonic() - began
-                if now >= self.stop_s + (0.0 if len(looks) >= LOOKS else PATIENCE_S):
+        before = self.restarts()
+        while True:
+            pid, began = self.index.worker, time.monotonic()
+            with frozen(pid, self.until):
+                if self.stage.phase_of(pid) in _NOTHING_ON_ITS_WAY:
+                    looks = self.looks(pid, began)
                     break
-                self.stage.say(f"stopped  {now:.1f} s, rings {', '.join(map(str, rings))}")
-                time.sleep(TICK_S)
-        seconds, came = time.monotonic() - began, len(self.index)
-        self.until(lambda: len(self.index) > came + 2 * rings[-1], "tiles after the stop")
+            self.another_tile()
+        seconds, came, last = time.monotonic() - began, len(self.index), self.rings()[-1]
+        self.until(lambda: len(self.index) > came + 2 * last, "tiles after the stop")
         return Stop(seconds, looks, self.restarts() - before, self.index.worker == pid, len(self.index) - came)
+
+    def looks(self, pid: int, began: float) -> list[Look]:
+        """From when all is at rest until the time is over."""
+        looks: list[Look] = []
+        while not self.stage.over.is_set():
+            if looks or self.is_at_rest(pid):
+                looks.append(self.look())
+            now = time.monotonic() - began
+            if now >= self.stop_s + (0.0 if len(looks) >= LOOKS else PATIENCE_S):
+                break
+            self.stage.say(f"stopped  {now:.1f} s, rings {', '.join(map(str, self.rings()))}")
+            time.sleep(TICK_S)
+        return looks
+
+    def another_tile(self) -> None:
+        """The worker was stopped between two tiles: once more."""
+        came = len(self.index)
+        self.until(lambda: len(self.index) > came, "another tile")
 
     def killed(self, number: int) -> Kill:
         arena = self.stage.arena
@@ -264,8 +294,7 @@ class Trouble(threading.Thread):
                 if held > 0:
                     os.kill(pid, signal.SIGKILL)
                     break
-            came = len(self.index)  # it was between two tiles: once more
-            self.until(lambda before=came: len(self.index) > before, "another tile")  # type: ignore[misc]
+            self.another_tile()
         early = False
         while True:
             left = arena.blocks_of(pid)
