@@ -225,6 +225,9 @@ class Root:
                     one.kill_ns += late
 
     def settle(self, now: int) -> None:
+        while self.staff.strays:
+            self.staff.strays = False
+            self.reaping.kill_strays()  # first: it hears templates, and what follows acts on what they say
         for crew in list(self.crews.values()):
             timeout = crew.spec.get("start_timeout")
             for one in list(crew.workers.values()):
@@ -240,9 +243,6 @@ class Root:
             if crew.keeper.broken and not crew.broken_told:  # after the starts: a failed one may wake nobody
                 self.starting.break_crew(crew)
         self.forest.settle(now)
-        if self.staff.strays:
-            self.staff.strays = False
-            self.reaping.kill_strays()
 
     def settle_removal(self, crew: Crew, now: int) -> None:
         if crew.end_ns and now >= crew.end_ns:

@@ -135,3 +135,35 @@ def test_who_stops_places_no_orders(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = Loop(0)
     loop.stopping, loop.crews = True, {1: object()}  # type: ignore[dict-item]
     assert [] in said(monkeypatch, loop) and ["done"] not in loop.said
+
+
+class Settled(Loop):
+    """Its templates say that they are ready when the strays are looked for, the first and the second time."""
+
+    settle = Root.settle
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.staff: Any = SimpleNamespace(strays=True)
+        self.reaping = SimpleNamespace(kill_strays=self.kill_strays)
+        self.forest: Any = SimpleNamespace(settle=lambda now: None)
+        self.starting: Any = SimpleNamespace(start=self.start)
+        keeper = SimpleNamespace(starts=lambda now, alive: 2 - alive, broken=False)
+        self.crew: Any = SimpleNamespace(spec={}, workers={}, removing=False, keeper=keeper, alive=0)
+        self.crews = {1: self.crew}
+        self.looked = 0
+
+    def kill_strays(self) -> None:
+        self.looked += 1
+        self.staff.strays = self.looked < 2
+
+    def start(self, crew: Any, now: int) -> bool:
+        crew.alive += self.looked == 2
+        return self.looked == 2
+
+
+def test_what_is_heard_while_strays_are_ended_is_acted_on_before_the_root_sleeps() -> None:
+    """A template that gets ready just then is not heard of again: its pool would wait for its workers for ever."""
+    loop = Settled()
+    loop.settle(loop.now)
+    assert loop.crew.alive == 2 and not loop.staff.strays
