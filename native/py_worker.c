@@ -6,6 +6,7 @@
  * The lanes belong to the main thread; other threads publish log records only under the GIL, and nothing between
  * reserve and commit releases it.
  */
+#include "py_slots_internal.h"
 #include "py_worker.h"
 
 #define SPIN_NS UINT64_C(5000) /* unless the pool says otherwise */
@@ -139,18 +140,10 @@ static int loop_init(WorkerLoop *self, PyObject *args, PyObject *kwargs) {
 	void *address;
 	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OIiIi|O", names, &slots, &slot_index, &lanes_fd, &pair, &arena_fd, &options))
 		return -1;
-	PyObject *fd = PyObject_GetAttrString(slots, "fd");
-	if (fd == NULL)
+	struct shmrt_control *control = shmrt_py_slots_control(slots);
+	if (control == NULL)
 		return -1;
-	int control_fd = (int)PyLong_AsLong(fd);
-	Py_DECREF(fd);
-	if (control_fd == -1 && PyErr_Occurred())
-		return -1;
-	if (shmrt_segment_attach(control_fd, SHMRT_SEGMENT_CONTROL, &address, &self->control_size, reason, sizeof(reason)) != SHMRT_OK) {
-		shmrt_raise("SegmentError", "cannot use the control segment: %s", reason);
-		return -1;
-	}
-	self->control = address;
+	self->control = control; /* where the beat thread and the death mutex have it, until the process ends */
 	if (shmrt_segment_attach(lanes_fd, SHMRT_SEGMENT_LANES, &address, &self->lanes_size, reason, sizeof(reason)) != SHMRT_OK) {
 		shmrt_raise("SegmentError", "cannot use the lanes of the pool: %s", reason);
 		return -1;
@@ -158,14 +151,15 @@ static int loop_init(WorkerLoop *self, PyObject *args, PyObject *kwargs) {
 	self->lanes = address;
 	uint64_t task_capacity = self->lanes->task_capacity, result_capacity = self->lanes->result_capacity;
 	uint64_t pair_bytes = shmrt_lane_bytes(task_capacity) + shmrt_lane_bytes(result_capacity);
-	if (shmrt_control_check(self->control, self->control_size) != SHMRT_OK || slot_index >= self->control->slot_count ||
-	    pair >= self->lanes->pair_count || sizeof(struct shmrt_lanes) + (pair + 1) * pair_bytes > self->lanes_size) {
+	uint32_t slot_count = ((SlotsObject *)slots)->count;
+	if (slot_index >= slot_count || pair >= self->lanes->pair_count ||
+	    sizeof(struct shmrt_lanes) + (pair + 1) * pair_bytes > self->lanes_size) {
 		shmrt_raise("SegmentError", "slot %u or lane pair %u is outside of the shared segments", slot_index, pair);
 		return -1;
 	}
 	PyObject *hub_slot = options ? PyDict_GetItemString(options, "hub_slot") : NULL;
 	self->hub_slot = hub_slot ? (uint32_t)PyLong_AsUnsignedLong(hub_slot) : SHMRT_SLOT_PROGRAM;
-	if (PyErr_Occurred() || self->hub_slot >= self->control->slot_count) {
+	if (PyErr_Occurred() || self->hub_slot >= slot_count) {
 		PyErr_Format(PyExc_ValueError, "hub_slot=%R is no slot", hub_slot);
 		return -1;
 	}
@@ -205,7 +199,7 @@ static void loop_dealloc(WorkerLoop *self) {
 	shmrt_encoder_clear(&self->encoder);
 	Py_XDECREF(self->arena);
 	Py_XDECREF(self->pack_exception);
-	/* Control and lanes stay mapped: the beat thread and the death mutex live in them until the process ends. */
+	/* The lanes stay mapped, as the process table does. */
 	type->tp_free((PyObject *)self);
 	Py_DECREF(type);
 }

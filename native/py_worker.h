@@ -9,7 +9,6 @@
 typedef struct {
 	PyObject_HEAD
 	struct shmrt_control *control;
-	uint64_t control_size;
 	struct shmrt_lanes *lanes;
 	uint64_t lanes_size;
 	struct shmrt_slot *slot;

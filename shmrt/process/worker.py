@@ -37,6 +37,7 @@ siblings = 0  # how many workers share the CPUs with this one; 0: this process i
 job_of_this: Job | None = None  # what this process knows of itself as a worker
 _stack_fd = -1  # where faulthandler writes; -1: not opened yet, or there is no such place
 _loop: Any = None  # the loop of this worker: log records go through it
+_arena: Any = None  # of one that stands by, until the loop has it
 
 
 def run(job: Job, middle_pid: int = 0, orders: int = -1) -> int:
@@ -57,8 +58,8 @@ def run(job: Job, middle_pid: int = 0, orders: int = -1) -> int:
     if orders >= 0 and not _stand_by(job, orders, from_template=bool(middle_pid)):
         return 1
     slots, index = job.slots, job.index
-    if slots.epoch(index) != job.epoch or slots.state(index) != _native.SLOT_STARTING:
-        return 1  # given up by the root meanwhile
+    if not _is_wanted(slots, index, job.epoch):
+        return 1
     slots.set_process(index, os.getpid())
     slots.hold_death_mutex(index)
     slots.start_beat(index, job.root_pid, job.hub_slot)
@@ -81,6 +82,8 @@ def run(job: Job, middle_pid: int = 0, orders: int = -1) -> int:
         return 1
     if not getattr(_loop, "says_ready", False) and not ready(job):
         return 1
+    if orders >= 0:
+        os.close(orders)  # the first task is on its way meanwhile
     code = 0
     try:
         code = _loop.run() or 0
@@ -104,22 +107,35 @@ def ready(job: Job) -> bool:
 
 def _stand_by(job: Job, orders: int, *, from_template: bool) -> bool:
     """Gets ready as far as it goes, then sleeps until the root names the slot to take; False when it names none."""
+    global _arena
     try:
         _settle_in(job, from_template=from_template)
         _open_stack_file(job)
         if job.spec.get("seed") is None:
             inherit.reseed(None, 0, 0)
+        if job.arena_fd >= 0:
+            _arena = _native.Arena.attach(job.arena_fd)  # mapped once in a process: the loop finds it
     except BaseException:
         return False  # a worker that is started when it is needed will say why
     _native.owner_self()  # looked up once; it takes a look at /proc
     _native.set_process_name(f"shmrt-standby {job.spec['name']}")
     gc.collect()
     gc.freeze()
+    index, epoch, *_ = _numbers(bytes(20))
+    _is_wanted(job.slots, index, epoch)  # a rehearsal: what both need is in this process's own memory when it counts
     message = os.read(orders, 4096)  # shorter than what a pipe takes at once, so it comes whole
-    os.close(orders)
     if message:
-        job.index, job.epoch, job.pair, job.number, job.restarts = memoryview(message).cast("I")
+        job.index, job.epoch, job.pair, job.number, job.restarts = _numbers(message)
     return bool(message)
+
+
+def _numbers(message: bytes) -> list[int]:
+    return memoryview(message).cast("I").tolist()
+
+
+def _is_wanted(slots: _native.Slots, index: int, epoch: int) -> bool:
+    """False: given up by the root meanwhile."""
+    return slots.epoch(index) == epoch and slots.state(index) == _native.SLOT_STARTING
 
 
 def _make_loop(spec: dict[str, object]) -> Any:
