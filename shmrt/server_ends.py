@@ -7,8 +7,8 @@
     CALL_OVERLOADED  Overloaded: its mailbox dropped the call for a newer message
     CALL_CLOSED      ServerDown("noproc"): there is no such server
 
-The root ends the calls of a server that died; the program ends all of them when the root dies. What the next root's
-server had not been asked is asked of it only by a new call.
+The root ends the calls of a server that died; the program ends all of them when the root dies, and whoever calls then
+calls again.
 """
 
 from __future__ import annotations

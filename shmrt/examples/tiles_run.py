@@ -193,6 +193,11 @@ def steady_after(came: list[float]) -> float:
     return came[first] - came[0]
 
 
+def rings_of(report: Any) -> tuple[int, ...]:
+    """How many tiles each ring holds; done ones wait there for the next ring."""
+    return tuple(one - following for one, following in pairwise([*(row["in"] for row in report.stages), report.out]))
+
+
 class Trouble(threading.Thread):
     """Stops the last worker, lets it go on, and kills it while it holds memory."""
 
@@ -237,17 +242,13 @@ class Trouble(threading.Thread):
             time.sleep(TICK_S / 10)
 
     def rings(self) -> tuple[int, ...]:
-        """How many tiles each ring holds; done ones wait there for the next ring."""
-        report = self.flow.report
-        return tuple(one - following for one, following in pairwise([*self.into(), report.out]))
-
-    def into(self) -> list[int]:
-        return [stage["in"] for stage in self.flow.report.stages]
+        return rings_of(self.flow.report)
 
     def is_at_rest(self, pid: int) -> bool:
         """Nobody but the worker `pid` has anything to do, or to give back of what it has done."""
-        idle = self.source.given == self.into()[0] and not any(row["pending"] for row in self.flow.report.stages[:-1])
-        return idle and is_full(self.rings(), self.stage.slots, self.stage.limit) and self.stage.is_idle_but(pid)
+        report = self.flow.report
+        idle = self.source.given == report.stages[0]["in"] and not any(row["pending"] for row in report.stages[:-1])
+        return idle and is_full(rings_of(report), self.stage.slots, self.stage.limit) and self.stage.is_idle_but(pid)
 
     def look(self) -> Look:
         stats = self.stage.arena.stats()
@@ -263,7 +264,7 @@ class Trouble(threading.Thread):
                     looks = self.looks(pid, began)
                     break
             self.another_tile()
-        seconds, came, last = time.monotonic() - began, len(self.index), self.rings()[-1]
+        seconds, came, last = time.monotonic() - began, len(self.index), looks[-1].rings[-1] if looks else 0
         self.until(lambda: len(self.index) > came + 2 * last, "tiles after the stop")
         return Stop(seconds, looks, self.restarts() - before, self.index.worker == pid, len(self.index) - came)
 

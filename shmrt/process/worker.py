@@ -37,7 +37,7 @@ siblings = 0  # how many workers share the CPUs with this one; 0: this process i
 job_of_this: Job | None = None  # what this process knows of itself as a worker
 _stack_fd = -1  # where faulthandler writes; -1: not opened yet, or there is no such place
 _loop: Any = None  # the loop of this worker: log records go through it
-_arena: Any = None  # of one that stands by, until the loop has it
+_arena: Any = None  # of one that stands by: keeps the mapping for the loop
 
 
 def run(job: Job, middle_pid: int = 0, orders: int = -1) -> int:
@@ -58,8 +58,8 @@ def run(job: Job, middle_pid: int = 0, orders: int = -1) -> int:
     if orders >= 0 and not _stand_by(job, orders, from_template=bool(middle_pid)):
         return 1
     slots, index = job.slots, job.index
-    if not _is_wanted(slots, index, job.epoch):
-        return 1
+    if slots.epoch(index) != job.epoch or slots.state(index) != _native.SLOT_STARTING:
+        return 1  # given up by the root meanwhile
     slots.set_process(index, os.getpid())
     slots.hold_death_mutex(index)
     slots.start_beat(index, job.root_pid, job.hub_slot)
@@ -121,21 +121,10 @@ def _stand_by(job: Job, orders: int, *, from_template: bool) -> bool:
     _native.set_process_name(f"shmrt-standby {job.spec['name']}")
     gc.collect()
     gc.freeze()
-    index, epoch, *_ = _numbers(bytes(20))
-    _is_wanted(job.slots, index, epoch)  # a rehearsal: what both need is in this process's own memory when it counts
     message = os.read(orders, 4096)  # shorter than what a pipe takes at once, so it comes whole
     if message:
-        job.index, job.epoch, job.pair, job.number, job.restarts = _numbers(message)
+        job.index, job.epoch, job.pair, job.number, job.restarts = memoryview(message).cast("I")
     return bool(message)
-
-
-def _numbers(message: bytes) -> list[int]:
-    return memoryview(message).cast("I").tolist()
-
-
-def _is_wanted(slots: _native.Slots, index: int, epoch: int) -> bool:
-    """False: given up by the root meanwhile."""
-    return slots.epoch(index) == epoch and slots.state(index) == _native.SLOT_STARTING
 
 
 def _make_loop(spec: dict[str, object]) -> Any:
