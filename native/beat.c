@@ -12,6 +12,10 @@
  *
  * Edge T1: the loop stores its phase, then looks at `asleep` (relaxed) -> the beat stores `asleep`, and
  * looks at the phase a beat later.
+ *
+ * The thread may be there before its slot is known: it sleeps then, without a timer, until `begun`.
+ *
+ * Edge T2: what the beat is for (`beat`), then `begun` (release) -> the thread that stood by reads `begun` (acquire).
  */
 #define _GNU_SOURCE
 #include "slots.h"
@@ -29,6 +33,7 @@
 #define RSS_NS UINT64_C(1000000000)
 
 /* One beat per process. A forked child has the values but not the thread: beat_start sets all anew. */
+static pid_t standing_by; /* the process whose thread waits for beat_start; 0: none */
 static struct {
 	struct shmrt_control *control;
 	struct shmrt_slot *slot;
@@ -40,6 +45,7 @@ static struct {
 } beat;
 
 static _Atomic uint32_t asleep; /* 1: the thread may sleep for ever */
+static _Atomic uint32_t begun;  /* 0: the thread does not know yet for which slot it beats */
 
 static void end_if_nobody_is_left(void) {
 	bool orphan = beat.root_pid != 0 && getppid() != beat.root_pid;
@@ -97,6 +103,8 @@ static bool doze(bool for_ever, uint32_t expected) {
 static void *beat_run(void *unused) {
 	(void)unused;
 	prctl(PR_SET_NAME, "shmrt-beat");
+	while (atomic_load_explicit(&begun, memory_order_acquire) == 0) /* T2 */
+		syscall(SYS_futex, &begun, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 0, NULL, NULL, 0);
 	/* Phase words, sequence and all: of the parking seen at the last look, and of the one in which the
 	 * announcement stood for a whole beat. */
 	uint64_t parked = 0, announced = 0;
@@ -119,18 +127,7 @@ static void *beat_run(void *unused) {
 	return NULL;
 }
 
-int shmrt_beat_start(struct shmrt_control *control, uint32_t slot_index, int32_t root_pid, uint32_t hub_slot) {
-	if (slot_index >= control->slot_count || slot_index >= SHMRT_SLOTS_MAX || hub_slot >= control->slot_count ||
-	    hub_slot == slot_index)
-		return SHMRT_INVALID;
-	memset(&beat, 0, sizeof beat);
-	beat.control = control;
-	beat.slot = &control->slots[slot_index];
-	beat.root_pid = root_pid;
-	beat.hub_slot = hub_slot;
-	beat.has_main_clock = pthread_getcpuclockid(pthread_self(), &beat.main_clock) == 0;
-	atomic_store_explicit(&asleep, 0, memory_order_relaxed); /* T1: the thread starts later */
-
+static int start_thread(void) {
 	/* Signals belong to the main thread: this one takes none. */
 	sigset_t all, old;
 	sigfillset(&all);
@@ -155,6 +152,33 @@ int shmrt_beat_start(struct shmrt_control *control, uint32_t slot_index, int32_t
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	errno = error;
 	return error == 0 ? SHMRT_OK : SHMRT_SYSTEM;
+}
+
+int shmrt_beat_prepare(void) {
+	atomic_store_explicit(&begun, 0, memory_order_relaxed); /* T2: the thread starts later */
+	int result = start_thread();
+	if (result == SHMRT_OK)
+		standing_by = getpid();
+	return result;
+}
+
+int shmrt_beat_start(struct shmrt_control *control, uint32_t slot_index, int32_t root_pid, uint32_t hub_slot) {
+	if (slot_index >= control->slot_count || slot_index >= SHMRT_SLOTS_MAX || hub_slot >= control->slot_count ||
+	    hub_slot == slot_index)
+		return SHMRT_INVALID;
+	memset(&beat, 0, sizeof beat);
+	beat.control = control;
+	beat.slot = &control->slots[slot_index];
+	beat.root_pid = root_pid;
+	beat.hub_slot = hub_slot;
+	beat.has_main_clock = pthread_getcpuclockid(pthread_self(), &beat.main_clock) == 0;
+	atomic_store_explicit(&asleep, 0, memory_order_relaxed); /* T1: the thread looks later */
+	atomic_store_explicit(&begun, 1, memory_order_release);  /* T2 */
+	if (standing_by != getpid())
+		return start_thread();
+	standing_by = 0;
+	syscall(SYS_futex, &begun, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT32_MAX, NULL, NULL, 0);
+	return SHMRT_OK;
 }
 
 void shmrt_beat_wake(void) {

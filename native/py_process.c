@@ -16,6 +16,7 @@
 #include "cgroup.h"
 #include "py_message.h"
 #include "segment.h"
+#include "slots.h"
 #include "ops.h"
 #include "py_module.h"
 
@@ -297,6 +298,14 @@ static PyObject *usable_cpus(PyObject *module, PyObject *unused) {
 	return PyLong_FromLong(shmrt_usable_cpus());
 }
 
+static PyObject *prepare_beat(PyObject *module, PyObject *unused) {
+	(void)module;
+	(void)unused;
+	if (shmrt_beat_prepare() != SHMRT_OK)
+		return PyErr_SetFromErrno(PyExc_OSError);
+	Py_RETURN_NONE;
+}
+
 static PyObject *oom_kills(PyObject *module, PyObject *unused) {
 	(void)module, (void)unused;
 	int64_t kills = -1;
@@ -330,6 +339,7 @@ static PyMethodDef functions[] = {
 	{"poll", poll_fds, METH_VARARGS, "poll([(fd, events)], timeout_ms) -> [(fd, events)]"},
 	{"memfd_create", memfd_create_sealed, METH_VARARGS, "memfd_create(name, size) -> descriptor of a sealed memfd"},
 	{"usable_cpus", usable_cpus, METH_NOARGS, "CPUs by affinity and the control group's quota; at least 1."},
+	{"prepare_beat", prepare_beat, METH_NOARGS, "The beat's thread, asleep until Slots.start_beat. OSError: there can be none."},
 	{"check_memory", check_memory, METH_O, "check_memory(bytes): SegmentError if the machine or a control group has not that much left."},
 	{"oom_kills", oom_kills, METH_NOARGS, "Kills for want of memory in the own control group; -1: unknown."},
 	{NULL, NULL, 0, NULL},

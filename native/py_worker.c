@@ -11,12 +11,18 @@
 
 #define SPIN_NS UINT64_C(5000) /* unless the pool says otherwise */
 
+static bool has_slot(const WorkerLoop *self) {
+	if (self->slot == NULL)
+		PyErr_SetString(PyExc_RuntimeError, "this WorkerLoop has no slot: take() comes first");
+	return self->slot != NULL;
+}
+
 /* ---- the loop ---- */
 
 /* A caller that waits for each result sends the next task a few microseconds later: worth staying awake for, where another
  * CPU can run the caller meanwhile. */
 static bool spin_for_task(WorkerLoop *self) {
-	if (self->spin_ns == 0 || shmrt_usable_cpus() < 2 || self->done == 0)
+	if (self->spin_ns == 0 || self->done == 0 || shmrt_usable_cpus() < 2)
 		return false;
 	uint64_t end_ns = shmrt_now_ns() + self->spin_ns;
 	do {
@@ -31,6 +37,8 @@ static bool spin_for_task(WorkerLoop *self) {
 
 static PyObject *loop_run(WorkerLoop *self, PyObject *Py_UNUSED(ignored)) {
 	int result = 0;
+	if (!has_slot(self))
+		return NULL;
 	shmrt_slot_phase_set(self->slot, SHMRT_PHASE_SPIN);
 	shmrt_bell_ring(&self->control->slots[self->hub_slot].bell); /* ready: tasks may wait for us */
 	while (result == 0 && !shmrt_worker_stop_wanted(self)) {
@@ -81,6 +89,8 @@ static PyObject *loop_run(WorkerLoop *self, PyObject *Py_UNUSED(ignored)) {
 }
 
 static PyObject *loop_request_stop(WorkerLoop *self, PyObject *Py_UNUSED(ignored)) {
+	if (!has_slot(self))
+		return NULL;
 	self->stop_requested = true; /* looked at between two tasks */
 	shmrt_bell_ring(&self->slot->bell);
 	Py_RETURN_NONE;
@@ -89,6 +99,8 @@ static PyObject *loop_request_stop(WorkerLoop *self, PyObject *Py_UNUSED(ignored
 /* ---- other records than results ---- */
 
 static PyObject *loop_start_failed(WorkerLoop *self, PyObject *exception) {
+	if (!has_slot(self))
+		return NULL;
 	PyErr_SetObject((PyObject *)Py_TYPE(exception), exception);
 	if (shmrt_worker_publish_exception(self, SHMRT_RECORD_START_FAILED, 0, NULL, NULL) < 0)
 		return NULL;
@@ -97,7 +109,7 @@ static PyObject *loop_start_failed(WorkerLoop *self, PyObject *exception) {
 }
 
 static PyObject *loop_exit_value(WorkerLoop *self, PyObject *value) {
-	if (shmrt_worker_publish_object(self, SHMRT_RECORD_EXIT, 0, 0, value, false) < 0)
+	if (!has_slot(self) || shmrt_worker_publish_object(self, SHMRT_RECORD_EXIT, 0, 0, value, false) < 0)
 		return NULL;
 	shmrt_bell_ring(&self->control->slots[self->hub_slot].bell);
 	Py_RETURN_NONE;
@@ -109,6 +121,8 @@ static PyObject *loop_log(WorkerLoop *self, PyObject *record) {
 	struct shmrt_shortage shortage;
 	bool sent = false;
 	struct shmrt_encoder encoder = {0};
+	if (!has_slot(self))
+		return NULL;
 	if (shmrt_encode(&encoder, record) < 0) {
 		shmrt_encoder_clear(&encoder);
 		return NULL;
@@ -132,13 +146,12 @@ static PyObject *loop_log(WorkerLoop *self, PyObject *record) {
 /* ---- the type ---- */
 
 static int loop_init(WorkerLoop *self, PyObject *args, PyObject *kwargs) {
-	static char *names[] = {"slots", "slot", "lanes_fd", "pair", "arena_fd", "options", NULL};
+	static char *names[] = {"slots", "lanes_fd", "arena_fd", "options", NULL};
 	PyObject *slots, *options = NULL;
-	unsigned int slot_index, pair;
 	int lanes_fd, arena_fd;
 	char reason[200];
 	void *address;
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OIiIi|O", names, &slots, &slot_index, &lanes_fd, &pair, &arena_fd, &options))
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Oii|O", names, &slots, &lanes_fd, &arena_fd, &options))
 		return -1;
 	struct shmrt_control *control = shmrt_py_slots_control(slots);
 	if (control == NULL)
@@ -149,17 +162,10 @@ static int loop_init(WorkerLoop *self, PyObject *args, PyObject *kwargs) {
 		return -1;
 	}
 	self->lanes = address;
-	uint64_t task_capacity = self->lanes->task_capacity, result_capacity = self->lanes->result_capacity;
-	uint64_t pair_bytes = shmrt_lane_bytes(task_capacity) + shmrt_lane_bytes(result_capacity);
-	uint32_t slot_count = ((SlotsObject *)slots)->count;
-	if (slot_index >= slot_count || pair >= self->lanes->pair_count ||
-	    sizeof(struct shmrt_lanes) + (pair + 1) * pair_bytes > self->lanes_size) {
-		shmrt_raise("SegmentError", "slot %u or lane pair %u is outside of the shared segments", slot_index, pair);
-		return -1;
-	}
+	self->slot_count = ((SlotsObject *)slots)->count;
 	PyObject *hub_slot = options ? PyDict_GetItemString(options, "hub_slot") : NULL;
 	self->hub_slot = hub_slot ? (uint32_t)PyLong_AsUnsignedLong(hub_slot) : SHMRT_SLOT_PROGRAM;
-	if (PyErr_Occurred() || self->hub_slot >= slot_count) {
+	if (PyErr_Occurred() || self->hub_slot >= self->slot_count) {
 		PyErr_Format(PyExc_ValueError, "hub_slot=%R is no slot", hub_slot);
 		return -1;
 	}
@@ -167,20 +173,9 @@ static int loop_init(WorkerLoop *self, PyObject *args, PyObject *kwargs) {
 	self->spin_ns = spin_ns ? (uint64_t)PyLong_AsUnsignedLongLong(spin_ns) : SPIN_NS;
 	if (PyErr_Occurred())
 		return -1;
-	self->slot_index = slot_index;
-	self->slot = &self->control->slots[slot_index];
-	uint8_t *lanes = (uint8_t *)self->lanes + sizeof(struct shmrt_lanes) + pair * pair_bytes;
-	if (shmrt_lane_attach_consumer(&self->tasks, (struct shmrt_lane_shared *)(void *)lanes, task_capacity) != SHMRT_OK ||
-	    shmrt_lane_attach_producer(&self->results,
-				       (struct shmrt_lane_shared *)(void *)(lanes + shmrt_lane_bytes(task_capacity)),
-				       result_capacity) != SHMRT_OK) {
-		shmrt_raise("SegmentError", "lane pair %u is corrupt", pair);
-		return -1;
-	}
 	self->arena = (ShmrtArena *)shmrt_py_arena_attach(arena_fd, 0);
 	if (self->arena == NULL || shmrt_arena_set_default((PyObject *)self->arena) < 0)
 		return -1;
-	shmrt_slot_set_process(self->slot, (int32_t)getpid(), shmrt_owner_self()); /* the root says the same */
 	PyObject *packing = PyImport_ImportModule("shmrt.process.packing");
 	if (packing == NULL)
 		return -1;
@@ -189,6 +184,28 @@ static int loop_init(WorkerLoop *self, PyObject *args, PyObject *kwargs) {
 	if (self->pack_exception == NULL)
 		return -1;
 	return 0;
+}
+
+/* Apart from the rest, since a standby (ADR 12) learns last which slot it gets. */
+static PyObject *loop_take(WorkerLoop *self, PyObject *args) {
+	unsigned int slot_index, pair;
+	if (!PyArg_ParseTuple(args, "II", &slot_index, &pair))
+		return NULL;
+	uint64_t task_capacity = self->lanes->task_capacity, result_capacity = self->lanes->result_capacity;
+	uint64_t pair_bytes = shmrt_lane_bytes(task_capacity) + shmrt_lane_bytes(result_capacity);
+	if (slot_index >= self->slot_count || pair >= self->lanes->pair_count ||
+	    sizeof(struct shmrt_lanes) + (pair + 1) * pair_bytes > self->lanes_size)
+		return shmrt_raise("SegmentError", "slot %u or lane pair %u is outside of the shared segments", slot_index, pair);
+	uint8_t *lanes = (uint8_t *)self->lanes + sizeof(struct shmrt_lanes) + pair * pair_bytes;
+	if (shmrt_lane_attach_consumer(&self->tasks, (struct shmrt_lane_shared *)(void *)lanes, task_capacity) != SHMRT_OK ||
+	    shmrt_lane_attach_producer(&self->results,
+				       (struct shmrt_lane_shared *)(void *)(lanes + shmrt_lane_bytes(task_capacity)),
+				       result_capacity) != SHMRT_OK)
+		return shmrt_raise("SegmentError", "lane pair %u is corrupt", pair);
+	self->slot_index = slot_index;
+	self->slot = &self->control->slots[slot_index];
+	shmrt_slot_set_process(self->slot, (int32_t)getpid(), shmrt_owner_self()); /* the root says the same */
+	Py_RETURN_NONE;
 }
 
 static void loop_dealloc(WorkerLoop *self) {
@@ -205,6 +222,7 @@ static void loop_dealloc(WorkerLoop *self) {
 }
 
 static PyMethodDef loop_methods[] = {
+	{"take", (PyCFunction)loop_take, METH_VARARGS, "take(slot, pair): whose work this is, before anything else."},
 	{"run", (PyCFunction)loop_run, METH_NOARGS, "Serve tasks until told to stop."},
 	{"request_stop", (PyCFunction)loop_request_stop, METH_NOARGS, "Leave the loop before the next task."},
 	{"start_failed", (PyCFunction)loop_start_failed, METH_O, "Tell the program why this worker cannot become ready."},
@@ -218,7 +236,7 @@ static PyType_Slot loop_slots[] = {
 	{Py_tp_new, (void *)PyType_GenericNew},
 	{Py_tp_dealloc, (void *)loop_dealloc},
 	{Py_tp_methods, loop_methods},
-	{Py_tp_doc, "WorkerLoop(slots, slot, lanes_fd, pair, arena_fd, options=None)\n--\n\nThe dispatch loop of a worker process."},
+	{Py_tp_doc, "WorkerLoop(slots, lanes_fd, arena_fd, options=None)\n--\n\nThe dispatch loop of a worker process."},
 	{0, NULL},
 };
 

@@ -11,8 +11,8 @@ typedef struct {
 	struct shmrt_control *control;
 	struct shmrt_lanes *lanes;
 	uint64_t lanes_size;
-	struct shmrt_slot *slot;
-	uint32_t slot_index, hub_slot; /* ours, and that of the hub we serve */
+	struct shmrt_slot *slot;                   /* NULL: it stands by */
+	uint32_t slot_count, slot_index, hub_slot; /* of the table, ours, and that of the hub we serve */
 	struct shmrt_lane_consumer tasks;
 	struct shmrt_lane_producer results;
 	ShmrtArena *arena;

@@ -92,6 +92,9 @@ static inline void shmrt_slot_task_begin(struct shmrt_slot *slot, uint64_t task_
  * phase_set that leaves PARKED: a relaxed load, unless the beat is asleep. */
 #define SHMRT_BEAT_NS INT64_C(100000000)
 SHMRT_MUST_USE int shmrt_beat_start(struct shmrt_control *, uint32_t slot_index, int32_t root_pid, uint32_t hub_slot);
+/* Its thread already, asleep until this process calls shmrt_beat_start: what a thread costs is paid before a slot waits for
+ * it. Once per process, in the main thread. */
+SHMRT_MUST_USE int shmrt_beat_prepare(void);
 void shmrt_beat_wake(void);
 
 /* Sleeps until a death mutex among slots [first, first+count) is abandoned whose death this thread has not

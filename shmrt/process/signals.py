@@ -6,7 +6,8 @@ root      TERM, INT, HUP, USR1, USR2, QUIT and CHLD write their number into a pi
           loop; nothing of it dies. Terminal signals do not reach it: it leads a session of its own.
 template  INT is ignored; everything else has its default.
 worker    INT is ignored, since Ctrl-C belongs to the program, which then ends its workers in order. TERM:
-          finish the message in hand, then leave. USR1: write the Python stacks of all threads.
+          finish the message in hand, then leave; while it stands by, and so has none, it dies of TERM at once.
+          USR1: write the Python stacks of all threads.
 child     of a tree, besides: TERM asks it to end (`supervise/child.py`, `serve.py`); USR2 says that an exit signal of a
           linked process lies in its socket, and interrupts what it is doing.
 """
@@ -22,7 +23,19 @@ TYPE_CHECKING = False  # the module `typing` costs more than all else here
 if TYPE_CHECKING:
     from shmrt.process.spawn import Job
 
-__all__ = ["CHLD", "KILL", "TERM", "URG", "USR1", "USR2", "die_by", "for_root", "for_template", "for_worker"]
+__all__ = [
+    "CHLD",
+    "KILL",
+    "TERM",
+    "URG",
+    "USR1",
+    "USR2",
+    "die_by",
+    "for_root",
+    "for_template",
+    "for_worker",
+    "leave_on_term",
+]
 
 CHLD = int(_signal.SIGCHLD)
 KILL = int(_signal.SIGKILL)
@@ -57,17 +70,17 @@ def for_template() -> None:
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
 
 
-def for_worker(job: Job) -> None:
-    def leave(number: int, frame: object) -> None:
-        if job.index < 0:
-            os._exit(0)  # it stands by and serves nobody yet
-        job.slots.request_stop(job.index)
-
+def for_worker() -> None:
     _signal.set_wakeup_fd(-1)
     _native.reset_signals()
     _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
-    _signal.signal(_signal.SIGTERM, leave)
     _signal.signal(_signal.SIGURG, _noted)  # ends a sleep that began with a signal noted (`supervise/nudges.py`)
     # Python's own table still names the root's handlers; a worker that asks finds the default.
-    for name in ("SIGHUP", "SIGUSR2", "SIGQUIT", "SIGCHLD", "SIGWINCH", "SIGTTIN", "SIGTTOU", "SIGTSTP"):
+    for name in ("SIGTERM", "SIGHUP", "SIGUSR2", "SIGQUIT", "SIGCHLD", "SIGWINCH", "SIGTTIN", "SIGTTOU", "SIGTSTP"):
         _signal.signal(getattr(_signal, name), _signal.SIG_DFL)
+
+
+def leave_on_term(job: Job) -> None:
+    """Not before the worker has its slot. A handler of Python's only takes note of the signal: who waits for a slot
+    could fall asleep with the note in hand and would not be gone before it is given one."""
+    _signal.signal(_signal.SIGTERM, lambda number, frame: job.slots.request_stop(job.index))

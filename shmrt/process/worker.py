@@ -37,13 +37,14 @@ siblings = 0  # how many workers share the CPUs with this one; 0: this process i
 job_of_this: Job | None = None  # what this process knows of itself as a worker
 _stack_fd = -1  # where faulthandler writes; -1: not opened yet, or there is no such place
 _loop: Any = None  # the loop of this worker: log records go through it
-_arena: Any = None  # of one that stands by: keeps the mapping for the loop
 
 
 def run(job: Job, middle_pid: int = 0, orders: int = -1) -> int:
     """The life of a worker; returns its exit code. `middle_pid` is the parent that a template's worker outlives,
     `orders` the pipe from which a worker that stands by learns its slot."""
-    signals.for_worker(job)
+    signals.for_worker()
+    if orders < 0:
+        signals.leave_on_term(job)
     if middle_pid:
         # Armed before it is the root's child, the signal would come when the middle process exits. Until then it stays
         # in the template's group: whoever ends that before the root has heard of this process ends it, too.
@@ -55,11 +56,12 @@ def run(job: Job, middle_pid: int = 0, orders: int = -1) -> int:
         return 1  # the root died in between: nobody would end this process any more
     if not middle_pid:  # a template has done so, and what it opened since is its preload's
         close_all_but([job.slots.fd, job.lanes_fd, job.stacks_fd, job.arena_fd, job.control_fd, orders])
-    if orders >= 0 and not _stand_by(job, orders, from_template=bool(middle_pid)):
+    loop = _stand_by(job, orders, from_template=bool(middle_pid)) if orders >= 0 else None
+    if orders >= 0 and loop is None:
         return 1
     slots, index = job.slots, job.index
-    if slots.epoch(index) != job.epoch or slots.state(index) != _native.SLOT_STARTING:
-        return 1  # given up by the root meanwhile
+    if not _is_wanted(slots, index, job.epoch):
+        return 1
     slots.set_process(index, os.getpid())
     slots.hold_death_mutex(index)
     slots.start_beat(index, job.root_pid, job.hub_slot)
@@ -67,9 +69,9 @@ def run(job: Job, middle_pid: int = 0, orders: int = -1) -> int:
     _native.set_process_name(f"shmrt {spec['name']}/{job.number}")
     global _loop, job_of_this, siblings
     siblings, job_of_this, job.own_pid = int(str(spec["workers"])), job, os.getpid()
-    options: dict[str, object] = {"worker": job.number, "pool": spec["name"], "hub_slot": job.hub_slot}
-    options.update(spec.get("options", {}))  # type: ignore[call-overload]
-    _loop = _make_loop(spec)(slots, index, job.lanes_fd, job.pair, job.arena_fd, options)
+    _loop = loop or _make_loop(job)
+    if not spec.get("loop"):
+        _loop.take(index, job.pair)
     try:
         if orders < 0:
             _settle_in(job, from_template=bool(middle_pid))
@@ -105,35 +107,52 @@ def ready(job: Job) -> bool:
     return True
 
 
-def _stand_by(job: Job, orders: int, *, from_template: bool) -> bool:
-    """Gets ready as far as it goes, then sleeps until the root names the slot to take; False when it names none."""
-    global _arena
+def _stand_by(job: Job, orders: int, *, from_template: bool) -> _native.WorkerLoop | None:
+    """Gets ready as far as it goes, then sleeps until the root names the slot to take; None when it names none."""
     try:
         _settle_in(job, from_template=from_template)
         _open_stack_file(job)
         if job.spec.get("seed") is None:
             inherit.reseed(None, 0, 0)
-        if job.arena_fd >= 0:
-            _arena = _native.Arena.attach(job.arena_fd)  # mapped once in a process: the loop finds it
+        loop: _native.WorkerLoop = _make_loop(job)
+        _native.prepare_beat()
     except BaseException:
-        return False  # a worker that is started when it is needed will say why
-    _native.owner_self()  # looked up once; it takes a look at /proc
+        return None  # a worker that is started when it is needed will say why
+    _native.owner_self()  # looked up once, both: they take a look at /proc
+    _native.usable_cpus()
     _native.set_process_name(f"shmrt-standby {job.spec['name']}")
     gc.collect()
     gc.freeze()
+    index, epoch, *_ = _numbers(bytes(20))
+    _is_wanted(job.slots, index, epoch)  # a rehearsal: what both need is in this process's own memory when it counts
     message = os.read(orders, 4096)  # shorter than what a pipe takes at once, so it comes whole
-    if message:
-        job.index, job.epoch, job.pair, job.number, job.restarts = memoryview(message).cast("I")
-    return bool(message)
+    if not message:
+        return None
+    job.index, job.epoch, job.pair, job.number, job.restarts = _numbers(message)
+    signals.leave_on_term(job)
+    return loop
 
 
-def _make_loop(spec: dict[str, object]) -> Any:
+def _numbers(message: bytes) -> list[int]:
+    return memoryview(message).cast("I").tolist()
+
+
+def _is_wanted(slots: _native.Slots, index: int, epoch: int) -> bool:
+    """False: given up by the root meanwhile."""
+    return slots.epoch(index) == epoch and slots.state(index) == _native.SLOT_STARTING
+
+
+def _make_loop(job: Job) -> Any:
+    spec = job.spec
+    options: dict[str, object] = {"worker": job.number, "pool": spec["name"], "hub_slot": job.hub_slot}
+    options.update(spec.get("options", {}))  # type: ignore[call-overload]
     name = spec.get("loop")
     if not name:
-        return _native.WorkerLoop
+        return _native.WorkerLoop(job.slots, job.lanes_fd, job.arena_fd, options)
     sys.path.extend(spec["inherit"]["path"])  # type: ignore[index]
     module, _, attribute = str(name).partition(":")
-    return getattr(__import__(module, fromlist=[attribute]), attribute)
+    made = getattr(__import__(module, fromlist=[attribute]), attribute)
+    return made(job.slots, job.index, job.lanes_fd, job.pair, job.arena_fd, options)
 
 
 def _settle_in(job: Job, *, from_template: bool) -> None:

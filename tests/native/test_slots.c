@@ -356,20 +356,45 @@ static void wait_for_a_beat(const struct shmrt_slot *slot) {
 		sched_yield();
 }
 
-/* An idle process beats until it parks, then sleeps without a timer, and beats again when woken. */
-static void test_beat(void) {
+static void thread_count_is(int expected) {
+	char command[64], line[16] = "";
+	snprintf(command, sizeof command, "ls /proc/%d/task | wc -l", (int)getpid());
+	FILE *found = popen(command, "r");
+	EXPECT(found != NULL && fgets(line, sizeof line, found) != NULL);
+	pclose(found);
+	if (atoi(line) != 0) /* there is a /proc */
+		EXPECT(atoi(line) == expected);
+}
+
+/* An idle process beats until it parks, then sleeps without a timer, and beats again when woken. Prepared: its thread is
+ * there before the slot is known. A fork of such a process has no thread yet, and gets its own. */
+enum prepared { NOT_PREPARED, PREPARED, COPY_OF_PREPARED };
+static void test_beat(enum prepared prepared) {
 	new_control();
 	struct shmrt_slot *slot = &control->slots[3];
 	EXPECT(shmrt_slot_claim(slot, 0, 0, 1) == SHMRT_OK);
-	int ends[2];
-	EXPECT(pipe(ends) == 0);
-	pid_t parent = getpid(), pid = fork();
+	int ends[2], told[2];
+	EXPECT(pipe(ends) == 0 && pipe(told) == 0);
+	pid_t parent = getpid(), beats_for, pid = fork();
 	EXPECT(pid >= 0);
 	if (pid == 0) {
 		char order;
 		close(ends[1]);
+		if (prepared != NOT_PREPARED) {
+			EXPECT(shmrt_beat_prepare() == SHMRT_OK);
+			thread_count_is(2);
+		}
+		pid_t copy = prepared == COPY_OF_PREPARED ? fork() : 0;
+		if (copy > 0) {
+			EXPECT(waitpid(copy, NULL, 0) == copy);
+			_exit(0);
+		}
+		if (prepared == COPY_OF_PREPARED)
+			parent = getppid(); /* whose death would be ours */
 		EXPECT(shmrt_slot_hold_death_mutex(slot) == SHMRT_OK && shmrt_slot_ready(slot) == SHMRT_OK);
 		EXPECT(shmrt_beat_start(control, 3, parent, SHMRT_SLOT_PROGRAM) == SHMRT_OK);
+		thread_count_is(2);
+		EXPECT(write(told[1], &(pid_t){getpid()}, sizeof(pid_t)) == sizeof(pid_t));
 		while (read(ends[0], &order, 1) == 1) {
 			shmrt_slot_phase_set(slot, order == 'p' ? SHMRT_PHASE_PARKED : SHMRT_PHASE_RUN);
 			if (order != 'p')
@@ -378,6 +403,9 @@ static void test_beat(void) {
 		_exit(0);
 	}
 	close(ends[0]);
+	close(told[1]);
+	EXPECT(read(told[0], &beats_for, sizeof beats_for) == sizeof beats_for);
+	close(told[0]);
 	wait_for_a_beat(slot);
 	wait_for_a_beat(slot);
 	EXPECT(LOAD(rss_bytes) > 4096 && LOAD(beat_ns) != 0);
@@ -388,7 +416,7 @@ static void test_beat(void) {
 		snprintf(command, sizeof command,
 			 "for t in /proc/%d/task/*; do read -r n; grep -q shmrt-beat $t/comm && cat $t/syscall; done "
 			 "</dev/null 2>/dev/null",
-			 (int)pid);
+			 (int)beats_for);
 		for (int64_t give_up = (int64_t)shmrt_now_ns() + WATCHDOG_NS;;) {
 			char line[256] = "";
 			FILE *found = popen(command, "r");
@@ -460,7 +488,9 @@ int main(void) {
 	without_waitv(test_every_kind_of_death_is_noticed_once);
 	without_waitv(few);
 	without_waitv(test_a_bell_ends_the_watch);
-	test_beat();
+	test_beat(NOT_PREPARED);
+	test_beat(PREPARED);
+	test_beat(COPY_OF_PREPARED);
 	test_nobody_is_orphaned(true);
 	test_nobody_is_orphaned(false);
 	printf("%zu states\n", sweep_total_states());

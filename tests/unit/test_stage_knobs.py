@@ -96,7 +96,7 @@ def refused() -> list[str]:
     found = []
     for value in (-1, "soon"):
         try:
-            _native.WorkerLoop(job.slots, job.index, job.lanes_fd, job.pair, job.arena_fd, {"spin_ns": value})  # type: ignore[union-attr]
+            _native.WorkerLoop(job.slots, job.lanes_fd, job.arena_fd, {"spin_ns": value})  # type: ignore[union-attr]
         except Exception as error:
             found.append(type(error).__name__)
     return found
