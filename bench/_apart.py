@@ -39,13 +39,20 @@ def apart(fn: Callable[..., Any], *args: Any, seconds: float) -> Any:
         return value
     finally:
         if process.pid is not None and process.is_alive():
-            for pid in (*below(process.pid), process.pid):
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
+            _end_all(process.pid)
         process.join()
         mine.close()
+
+
+def _end_all(child: int) -> None:
+    """It is stopped first: a pool replaces the workers that it sees dying, and one missed here would outlive all."""
+    os.kill(child, signal.SIGSTOP)
+    os.waitid(os.P_PID, child, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    for pid in (*below(child), child):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
 
 
 def _run(pipe: Any, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:

@@ -21,7 +21,7 @@ enum shmrt_body_kind {
 };
 
 enum shmrt_tag {
-	SHMRT_TAG_NONE = 0x01,
+	SHMRT_TAG_NONE = 0x01,  /* from here to BYTES64: objects that hold no others */
 	SHMRT_TAG_FALSE,
 	SHMRT_TAG_TRUE,
 	SHMRT_TAG_INT8,         /* value:1 */
@@ -98,5 +98,11 @@ SHMRT_CODEC_FIELD(uint64_t, u64)
 SHMRT_CODEC_FIELD(int32_t, i32)
 SHMRT_CODEC_FIELD(int64_t, i64)
 SHMRT_CODEC_FIELD(double, f64)
+
+/* Whether a body is one object that holds no other (None, a number, a string): decoding it makes nothing that the
+ * collector knows, so it runs no code of the user's. */
+static inline bool shmrt_body_is_single(const uint8_t *bytes, uint32_t size) {
+	return size >= 2 && bytes[0] == SHMRT_BODY_PLAIN && bytes[1] >= SHMRT_TAG_NONE && bytes[1] <= SHMRT_TAG_BYTES64;
+}
 
 #endif

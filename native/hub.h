@@ -130,7 +130,7 @@ struct shmrt_crash {
 struct shmrt_hub_pool;
 
 struct shmrt_task {
-	uint64_t id;
+	uint64_t id; /* from submit to its outcome */
 	struct shmrt_task *next, *previous;
 	struct shmrt_hub_pool *pool;
 	void *pool_object; /* opaque, for whoever decodes the outcome */
@@ -277,6 +277,7 @@ struct shmrt_hub {
 	uint32_t *generations;
 	uint32_t table_capacity, table_free_count;
 	uint32_t *table_free;
+	/* For task_new, from task_free. Not under the mutex: whoever calls these two takes turns, by the interpreter's lock. */
 	struct shmrt_task *free_tasks;
 	uint32_t free_task_count;
 	struct shmrt_task_list completed; /* handed out by take_completed */
@@ -319,12 +320,14 @@ SHMRT_MUST_USE int shmrt_hub_add_pool(struct shmrt_hub *, const struct shmrt_poo
 SHMRT_MUST_USE int shmrt_hub_remove_pool(struct shmrt_hub *, struct shmrt_hub_pool *);
 
 /* ---- tasks (hub_ledger.c) ---- */
-struct shmrt_task *shmrt_hub_task_new(struct shmrt_hub *); /* NULL: no memory */
+/* These two by one thread at a time. */
+struct shmrt_task *shmrt_hub_task_new(struct shmrt_hub *); /* without an id; NULL: no memory */
 void shmrt_hub_task_free(struct shmrt_hub *, struct shmrt_task *); /* also its payloads and blocks */
 SHMRT_MUST_USE int shmrt_payload_set(struct shmrt_payload *, const uint8_t *bytes, uint32_t size, uint16_t flags,
 				     const struct shmrt_block_reference *blocks, uint16_t block_count);
 void shmrt_payload_clear(struct shmrt_payload *); /* not its blocks */
-/* Accepts the task: from now on exactly one outcome follows. CLOSED when the pool takes no more. */
+/* Accepts the task, which gets its id: from now on exactly one outcome follows. CLOSED when the pool takes no more, SYSTEM
+ * without memory; the task is the caller's then. It stays where it is until the caller takes completed tasks. */
 SHMRT_MUST_USE int shmrt_hub_submit(struct shmrt_hub_pool *, struct shmrt_task *);
 /* The task, taken back before it began and no longer in the ledger (the caller owns it); NULL: too late. */
 struct shmrt_task *shmrt_hub_cancel(struct shmrt_hub *, uint64_t id);

@@ -36,6 +36,7 @@ void shmrt_hub__take_back_blocks(struct shmrt_hub *, struct shmrt_task *, uint32
 void shmrt_hub__look_closer(struct shmrt_hub_pool *, struct shmrt_hub_worker *, uint64_t now_ns);
 void shmrt_hub__rebalance(struct shmrt_hub_pool *, uint64_t now_ns, uint64_t *next_ns);
 struct shmrt_task *shmrt_hub__find(struct shmrt_hub *, uint64_t id);
+SHMRT_MUST_USE int shmrt_hub__id_take(struct shmrt_hub *, struct shmrt_task *); /* SYSTEM: no memory */
 void shmrt_hub__id_give_back(struct shmrt_hub *, const struct shmrt_task *);
 struct shmrt_note *shmrt_hub__note(struct shmrt_hub *, enum shmrt_note_kind, struct shmrt_hub_pool *, struct shmrt_hub_worker *);
 void shmrt_hub__wake_dispatcher(struct shmrt_hub *);

@@ -106,9 +106,11 @@ void shmrt_hub__enqueue(struct shmrt_task *task, bool front) {
 int shmrt_hub_submit(struct shmrt_hub_pool *pool, struct shmrt_task *task) {
 	struct shmrt_hub *hub = pool->hub;
 	pthread_mutex_lock(&hub->mutex);
-	int result = SHMRT_OK;
+	int result;
 	if (pool->closed || pool->broken)
 		result = SHMRT_CLOSED;
+	else
+		result = shmrt_hub__id_take(hub, task);
 	if (result != SHMRT_OK) {
 		pthread_mutex_unlock(&hub->mutex);
 		return result;

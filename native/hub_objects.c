@@ -1,7 +1,7 @@
 /* hub_objects.c -- what the hub keeps: messages it owns, task ids, tasks, functions, notes.
  *
- * All of it is private memory of this process, under the hub's mutex; only the blocks that a payload names lie
- * in shared memory, and they name this process as their owner.
+ * All of it is private memory of this process, under the hub's mutex (but for the tasks that wait to be used again, see
+ * hub.h); only the blocks that a payload names lie in shared memory, and they name this process as their owner.
  */
 #include "hub_internal.h"
 
@@ -79,7 +79,7 @@ static int table_grow(struct shmrt_hub *hub) {
 	return SHMRT_OK;
 }
 
-static int id_take(struct shmrt_hub *hub, struct shmrt_task *task) {
+int shmrt_hub__id_take(struct shmrt_hub *hub, struct shmrt_task *task) {
 	if (hub->table_free_count == 0) {
 		int result = table_grow(hub);
 		if (result != SHMRT_OK)
@@ -108,26 +108,16 @@ struct shmrt_task *shmrt_hub__find(struct shmrt_hub *hub, uint64_t id) {
 /* ---- tasks ---- */
 
 struct shmrt_task *shmrt_hub_task_new(struct shmrt_hub *hub) {
-	pthread_mutex_lock(&hub->mutex);
 	struct shmrt_task *task = hub->free_tasks;
 	if (task) {
 		hub->free_tasks = task->next;
 		hub->free_task_count--;
-	} else
-		task = malloc(sizeof(*task));
-	if (task && id_take(hub, task) != SHMRT_OK) {
-		free(task);
-		task = NULL;
-	}
-	pthread_mutex_unlock(&hub->mutex);
-	if (task == NULL)
+	} else if ((task = malloc(sizeof(*task))) == NULL)
 		return NULL;
-	uint64_t id = task->id;
 	memset(task, 0, offsetof(struct shmrt_task, arguments));
 	memset(&task->arguments, 0, offsetof(struct shmrt_payload, local));
 	memset(&task->result, 0, offsetof(struct shmrt_payload, local));
 	memset(&task->function, 0, sizeof(*task) - offsetof(struct shmrt_task, function));
-	task->id = id;
 	task->max_attempts = 1;
 	task->timeout_ns = SHMRT_FOREVER;
 	task->affinity = -1;
@@ -135,33 +125,27 @@ struct shmrt_task *shmrt_hub_task_new(struct shmrt_hub *hub) {
 }
 
 void shmrt_hub_task_free(struct shmrt_hub *hub, struct shmrt_task *task) {
-	pthread_mutex_lock(&hub->mutex);
-	if (task->state == SHMRT_TASK_NEW)
-		shmrt_hub__id_give_back(hub, task);
-	if (task->result.block_count)
+	if (task->result.block_count || task->arguments.block_count || task->alone_count) {
+		pthread_mutex_lock(&hub->mutex);
 		shmrt_hub__blocks_free(hub, &task->result, SHMRT_BLOCK_HELD, hub->owner);
-	if (task->arguments.block_count)
 		shmrt_hub__blocks_free(hub, &task->arguments, SHMRT_BLOCK_SENT, hub->owner);
+		for (uint32_t i = 0; i < task->alone_count; i++)
+			shmrt_hub__blocks_free(hub, &task->alone[i], SHMRT_BLOCK_HELD, hub->owner);
+		pthread_mutex_unlock(&hub->mutex);
+	}
 	shmrt_payload_clear(&task->result);
 	shmrt_payload_clear(&task->arguments);
-	for (uint32_t i = 0; i < task->alone_count; i++) {
-		shmrt_hub__blocks_free(hub, &task->alone[i], SHMRT_BLOCK_HELD, hub->owner);
+	for (uint32_t i = 0; i < task->alone_count; i++)
 		shmrt_payload_clear(&task->alone[i]);
-	}
 	free(task->alone);
-	task->alone = NULL;
-	task->alone_count = 0;
 	free(task->crash.stack);
-	task->crash.stack = NULL;
-	bool keep = hub->free_task_count < 4096;
-	if (keep) {
-		task->next = hub->free_tasks;
-		hub->free_tasks = task;
-		hub->free_task_count++;
-	}
-	pthread_mutex_unlock(&hub->mutex);
-	if (!keep)
+	if (hub->free_task_count >= 4096) {
 		free(task);
+		return;
+	}
+	task->next = hub->free_tasks;
+	hub->free_tasks = task;
+	hub->free_task_count++;
 }
 
 /* ---- functions ---- */

@@ -182,22 +182,12 @@ PyObject *shmrt_py_pool_submit_chunk(ShmrtPoolCore *self, PyObject *const *args,
 	task->items = (uint32_t)taken;
 	task->star = args[3] == Py_True;
 	task->priority = priority;
-	future = shmrt_future_new((PyObject *)hub, &shmrt_hub_origin, task->id);
+	future = shmrt_future_new((PyObject *)hub, &shmrt_hub_origin, 0);
 	answer = future ? Py_BuildValue("On", future, taken) : NULL;
-	if (answer == NULL)
-		goto done;
-	task->future = Py_NewRef(future);
-	task->pool_object = Py_NewRef((PyObject *)self);
-	if (shmrt_hub_submit(self->pool, task) == SHMRT_OK)
+	if (answer != NULL && shmrt_py_hand_over(self, task, future) == 0)
 		task = NULL; /* the ledger's now */
-	else {
-		task->future = task->pool_object = NULL;
-		Py_DECREF(future);
+	else
 		Py_CLEAR(answer);
-		Py_DECREF(self);
-		if (shmrt_py_check_open(self) == 0)
-			PyErr_SetString(PyExc_RuntimeError, "cannot schedule new futures after shutdown");
-	}
 done:
 	if (task)
 		shmrt_hub_task_free(&hub->hub, task);

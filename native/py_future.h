@@ -47,6 +47,8 @@ PyObject *shmrt_future_class(void);
 /* A new pending future of the public class (new reference). Without an origin (both NULL) it is completed by
  * set_result and set_exception, like a standard one. */
 PyObject *shmrt_future_new(PyObject *origin_object, const struct shmrt_future_origin *origin, uint64_t token);
+/* For an origin that has the number only when the task is on its way: before the interpreter's lock is given up. */
+void shmrt_future_set_token(PyObject *future, uint64_t token);
 /* True if a condition, waiters or callbacks exist: only the dispatcher thread may complete it. */
 int shmrt_future_is_watched(PyObject *future);
 /* Completes it: takes over `payload` (may be NULL for CANCELLED). A future that is already done or cancelled drops it

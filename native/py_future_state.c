@@ -139,6 +139,8 @@ PyObject *shmrt_future_new(PyObject *origin_object, const struct shmrt_future_or
 	return future;
 }
 
+void shmrt_future_set_token(PyObject *future, uint64_t token) { core(future)->token = token; }
+
 int shmrt_future_is_watched(PyObject *future) { return core(future)->watch != NULL; }
 
 int shmrt_future_is_done(PyObject *future) { return is_done(core(future)); }

@@ -83,6 +83,8 @@ int shmrt_py_number_of(ShmrtPoolCore *self, PyObject *function, PyObject *retry_
 int shmrt_py_check_open(ShmrtPoolCore *self); /* -1: shut down, broken, or not ours; exception set */
 /* Encoder -> payload. Waits while shared memory is short and tasks under way will free some. */
 int shmrt_py_finish_payload(ShmrtPoolCore *self, struct shmrt_encoder *encoder, struct shmrt_payload *payload);
+/* The task, with all but its future, becomes the ledger's, and its outcome that future's. -1 with an exception: it stays ours. */
+int shmrt_py_hand_over(ShmrtPoolCore *self, struct shmrt_task *task, PyObject *future);
 PyObject *shmrt_py_pool_submit(ShmrtPoolCore *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *shmrt_py_pool_submit_with(ShmrtPoolCore *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 

@@ -1,9 +1,11 @@
 /* py_hub_deliver.c -- finished tasks to their futures, and their payloads to objects.
  *
- * A finished task is the future's payload until somebody decodes it; the future then gives it back. Bare futures are
- * completed by whoever comes first; those of watched ones wait in `deferred` for the dispatcher thread, as completing them
- * runs user code.
+ * A finished task is the future's payload until somebody decodes it; the future then gives it back. A small value that holds
+ * no others is decoded at once instead, while the task is in the caches, and the task is there for the next call. Bare
+ * futures are completed by whoever comes first; those of watched ones wait in `deferred` for the dispatcher thread, as
+ * completing them runs user code.
  */
+#include "codec.h"
 #include "hub_internal.h"
 #include "py_block.h"
 #include "py_chunk.h"
@@ -23,7 +25,20 @@ void shmrt_py_hub_free_task(ShmrtHub *self, struct shmrt_task *task) {
 	Py_XDECREF(core);
 }
 
-static void complete(ShmrtHub *self, struct shmrt_task *task) {
+/* NULL without an exception: decoding it has to wait for somebody who asks. */
+static PyObject *value_at_once(ShmrtHub *self, struct shmrt_task *task) {
+	const struct shmrt_payload *result = &task->result;
+	if (task->outcome != SHMRT_TASK_VALUE || task->items != 0 || result->bytes != result->local || result->block_count != 0 ||
+	    !shmrt_body_is_single(result->bytes, result->size))
+		return NULL;
+	PyObject *value = shmrt_py_hub_decode_payload(self, &task->result);
+	if (value == NULL)
+		PyErr_Clear(); /* it comes again, for who asks */
+	return value;
+}
+
+/* True: nobody needs the task any more. The caller frees it, after its last completion: its pool may end with it. */
+static bool complete(ShmrtHub *self, struct shmrt_task *task) {
 	PyObject *future = task->future;
 	task->future = NULL;
 	enum shmrt_outcome outcome = outcome_of(task);
@@ -33,13 +48,15 @@ static void complete(ShmrtHub *self, struct shmrt_task *task) {
 		name = PyList_GET_ITEM(core->worker_names, task->crash.worker);
 	uint32_t attempts = task->begun;
 	Py_XINCREF(name);
-	if (outcome == SHMRT_OUTCOME_CANCELLED) {
-		shmrt_py_hub_free_task(self, task);
-		task = NULL;
-	}
-	shmrt_future_complete(future, outcome, task, name, attempts);
+	PyObject *value = value_at_once(self, task);
+	bool spent = value != NULL || outcome == SHMRT_OUTCOME_CANCELLED;
+	if (value != NULL)
+		shmrt_future_complete_object(future, outcome, value, name, attempts);
+	else
+		shmrt_future_complete(future, outcome, spent ? NULL : task, name, attempts);
 	Py_XDECREF(name);
 	Py_DECREF(future);
+	return spent;
 }
 
 /* After completions: what a thread has looked at before them and may wait for is another matter now. The hub told when the outcome
@@ -57,7 +74,8 @@ Py_ssize_t shmrt_py_hub_apply(ShmrtHub *self, bool dispatcher) {
 			self->deferred = task->next;
 			if (self->deferred == NULL)
 				self->deferred_end = &self->deferred;
-			complete(self, task);
+			if (complete(self, task))
+				shmrt_py_hub_free_task(self, task);
 			count++;
 		}
 		tell_waiters(self);
@@ -81,14 +99,24 @@ Py_ssize_t shmrt_py_hub_apply(ShmrtHub *self, bool dispatcher) {
 		}
 		task = next;
 	}
+	struct shmrt_task *spent = NULL;
+	bool any = bare != NULL;
 	while (bare) {
 		struct shmrt_task *next = bare->next;
-		complete(self, bare);
+		if (complete(self, bare)) {
+			bare->next = spent;
+			spent = bare;
+		}
 		bare = next;
 		count++;
 	}
-	if (bare_end != &bare)
+	if (any)
 		tell_waiters(self);
+	while (spent) {
+		struct shmrt_task *next = spent->next;
+		shmrt_py_hub_free_task(self, spent);
+		spent = next;
+	}
 	if (deferred && !dispatcher)
 		shmrt_hub__wake_dispatcher(&self->hub);
 	else if (deferred)

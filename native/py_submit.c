@@ -112,6 +112,24 @@ int shmrt_py_finish_payload(ShmrtPoolCore *self, struct shmrt_encoder *encoder, 
 	return 0;
 }
 
+int shmrt_py_hand_over(ShmrtPoolCore *self, struct shmrt_task *task, PyObject *future) {
+	task->future = Py_NewRef(future);
+	task->pool_object = Py_NewRef((PyObject *)self);
+	int result = shmrt_hub_submit(self->pool, task);
+	if (result == SHMRT_OK) {
+		shmrt_future_set_token(future, task->id);
+		return 0;
+	}
+	task->future = task->pool_object = NULL;
+	Py_DECREF(future);
+	Py_DECREF(self);
+	if (result != SHMRT_CLOSED)
+		PyErr_NoMemory();
+	else if (shmrt_py_check_open(self) == 0)
+		PyErr_SetString(PyExc_RuntimeError, "cannot schedule new futures after shutdown");
+	return -1;
+}
+
 struct call_options {
 	int64_t timeout_ns;
 	int64_t deadline_ns; /* from now; SHMRT_FOREVER: none of its own */
@@ -160,21 +178,11 @@ static PyObject *submit(ShmrtPoolCore *self, const struct call_options *options,
 		task->deadline_ns = shmrt_now_ns() + (uint64_t)options->deadline_ns;
 	if (options->inherits)
 		task->deadline_ns = shmrt_turn_limit(task->deadline_ns);
-	future = shmrt_future_new((PyObject *)hub, &shmrt_hub_origin, task->id);
-	if (future == NULL)
-		goto done;
-	task->future = Py_NewRef(future);
-	task->pool_object = Py_NewRef((PyObject *)self);
-	if (shmrt_hub_submit(self->pool, task) == SHMRT_OK)
+	future = shmrt_future_new((PyObject *)hub, &shmrt_hub_origin, 0);
+	if (future != NULL && shmrt_py_hand_over(self, task, future) == 0)
 		task = NULL; /* the ledger's now */
-	else {
-		task->future = task->pool_object = NULL;
-		Py_DECREF(future);
+	else
 		Py_CLEAR(future);
-		Py_DECREF(self);
-		if (shmrt_py_check_open(self) == 0)
-			PyErr_SetString(PyExc_RuntimeError, "cannot schedule new futures after shutdown");
-	}
 done:
 	if (task)
 		shmrt_hub_task_free(&hub->hub, task);

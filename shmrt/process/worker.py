@@ -37,6 +37,7 @@ siblings = 0  # how many workers share the CPUs with this one; 0: this process i
 job_of_this: Job | None = None  # what this process knows of itself as a worker
 _stack_fd = -1  # where faulthandler writes; -1: not opened yet, or there is no such place
 _loop: Any = None  # the loop of this worker: log records go through it
+_waiting_loop: _native.WorkerLoop | None = None  # that of one that stands by, until it has its slot
 
 
 def run(job: Job, middle_pid: int = 0, orders: int = -1) -> int:
@@ -56,8 +57,7 @@ def run(job: Job, middle_pid: int = 0, orders: int = -1) -> int:
         return 1  # the root died in between: nobody would end this process any more
     if not middle_pid:  # a template has done so, and what it opened since is its preload's
         close_all_but([job.slots.fd, job.lanes_fd, job.stacks_fd, job.arena_fd, job.control_fd, orders])
-    loop = _stand_by(job, orders, from_template=bool(middle_pid)) if orders >= 0 else None
-    if orders >= 0 and loop is None:
+    if orders >= 0 and not _stand_by(job, orders, from_template=bool(middle_pid)):
         return 1
     slots, index = job.slots, job.index
     if not _is_wanted(slots, index, job.epoch):
@@ -69,7 +69,7 @@ def run(job: Job, middle_pid: int = 0, orders: int = -1) -> int:
     _native.set_process_name(f"shmrt {spec['name']}/{job.number}")
     global _loop, job_of_this, siblings
     siblings, job_of_this, job.own_pid = int(str(spec["workers"])), job, os.getpid()
-    _loop = loop or _make_loop(job)
+    _loop = _waiting_loop or _make_loop(job)
     if not spec.get("loop"):
         _loop.take(index, job.pair)
     try:
@@ -107,17 +107,19 @@ def ready(job: Job) -> bool:
     return True
 
 
-def _stand_by(job: Job, orders: int, *, from_template: bool) -> _native.WorkerLoop | None:
-    """Gets ready as far as it goes, then sleeps until the root names the slot to take; None when it names none."""
+def _stand_by(job: Job, orders: int, *, from_template: bool) -> bool:
+    """Gets ready as far as it goes, then sleeps until the root names the slot to take; False when it names none."""
+    global _waiting_loop
     try:
         _settle_in(job, from_template=from_template)
         _open_stack_file(job)
         if job.spec.get("seed") is None:
             inherit.reseed(None, 0, 0)
-        loop: _native.WorkerLoop = _make_loop(job)
+        if not job.spec.get("loop"):
+            _waiting_loop = _make_loop(job)
         _native.prepare_beat()
     except BaseException:
-        return None  # a worker that is started when it is needed will say why
+        return False  # a worker that is started when it is needed will say why
     _native.owner_self()  # looked up once, both: they take a look at /proc
     _native.usable_cpus()
     _native.set_process_name(f"shmrt-standby {job.spec['name']}")
@@ -127,10 +129,10 @@ def _stand_by(job: Job, orders: int, *, from_template: bool) -> _native.WorkerLo
     _is_wanted(job.slots, index, epoch)  # a rehearsal: what both need is in this process's own memory when it counts
     message = os.read(orders, 4096)  # shorter than what a pipe takes at once, so it comes whole
     if not message:
-        return None
+        return False
     job.index, job.epoch, job.pair, job.number, job.restarts = _numbers(message)
     signals.leave_on_term(job)
-    return loop
+    return True
 
 
 def _numbers(message: bytes) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import os
 import signal
 import subprocess
@@ -12,7 +14,7 @@ from typing import Any
 
 import pool_tasks as tasks
 import pytest
-from pool_tasks import LIMIT_S
+from pool_tasks import LIMIT_S, until
 
 from shmrt import Pool, RemoteError, WorkerCrashed
 
@@ -294,3 +296,58 @@ def test_exceptions_and_classes_of_main_are_its_own(tmp_path: Path) -> None:
         timeout=LIMIT_S,
     )
     assert done.stdout.split() == ["x", "7", "True", "8", "True", "True"], done.stderr
+
+
+class Asks:
+    """Garbage that wants results when it is collected."""
+
+    def __init__(self, futures: list[Any], told: list[object]) -> None:
+        self.itself, self.futures, self.told = self, futures, told
+
+    def __del__(self) -> None:
+        self.told.extend([future.result(LIMIT_S / 4) for future in self.futures])
+
+
+@pytest.mark.parametrize("value", [7, "text", (1, "two"), [3], {"four": 4.0}], ids=str)
+def test_a_finalizer_may_ask_for_results_that_have_just_come(value: Any, tmp_path: Path) -> None:
+    """The collector runs where a value is made; every result that came with it must be in its future by then."""
+    told: list[object] = []
+    before = gc.get_threshold()
+    with Pool(1) as pool:
+        futures = [pool.submit(copy.copy, value) for _ in range(50)]
+        pool.submit((tmp_path / "done").touch)
+        until((tmp_path / "done").exists, "the tasks are not done")  # their results have come, and nobody has looked
+        ask = futures[0].result
+        gc.disable()
+        gc.collect()
+        try:
+            Asks(futures, told)
+            gc.set_threshold(20, 1, 1)  # were they all decoded in one go, it would run among them
+            gc.enable()
+            got = ask(LIMIT_S)
+            gc.collect()
+        finally:
+            gc.enable()
+            gc.set_threshold(*before)
+        assert got == value
+        assert told == [value] * 50
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif("SHMRT_SANITIZED_RUN" in os.environ, reason="a sanitizer keeps freed blocks for a while")
+def test_a_small_result_takes_no_more_than_its_future(pool: Pool) -> None:
+    count, batch = 60_000, 600  # few at a time, so that none of the memory is of tasks that wait for their turn
+    kept = [pool.submit(abs, -1) for _ in range(batch)]
+    assert all(future.result(LIMIT_S) == 1 for future in kept)
+    before = resident()
+    for _ in range(count // batch):
+        futures = [pool.submit(abs, -1) for _ in range(batch)]
+        until(lambda: pool.stats()["pending"] == 0, "the tasks are not done")
+        assert futures[-1].done()  # delivered, and asked for by nobody
+        kept += futures
+    each = (resident() - before) / count
+    print(f"{each:.0f} bytes each")
+    assert each < 250
