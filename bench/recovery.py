@@ -122,7 +122,7 @@ def run(kills: int, few: int, rest: float, megabytes: int, patience_s: float, he
     yield from missing
     cases: dict[str, tuple[Callable[[], Any], int, int]] = {
         "shmrt.Pool": (partial(Shmrt, 1, max_attempts=3), kills, 0),
-        f"shmrt.Pool {megabytes} MB": (partial(Shmrt, 1, max_attempts=3), min(kills, 30), megabytes),
+        f"shmrt.Pool {megabytes} MB": (partial(Shmrt, 1, max_attempts=3), kills, megabytes),
         "shmrt.Pool numpy": (partial(Shmrt, 1, max_attempts=3, preload=("numpy",)), kills, 0),
         "shmrt.Pool spares=1": (partial(Shmrt, 1, max_attempts=3, spares=1), kills, 0),
     }
