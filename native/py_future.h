@@ -5,7 +5,7 @@
  * isinstance, as_completed, wait, asyncio.wrap_future work. Condition, waiters and callback list are made only
  * when somebody asks for them; from then on the future is *watched*.
  *
- * A result arrives as an undecoded message and is decoded by the first thread that asks for it. No user
+ * A result arrives as an undecoded message and is decoded by the first thread that asks for it, or as an object. No user
  * code runs while a bare future is completed.
  */
 #ifndef SHMRT_PY_FUTURE_H
