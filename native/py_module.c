@@ -8,10 +8,6 @@
 #include "ops.h"
 #include "py_module.h"
 
-#ifndef SHMRT_OVER_ALL_FILES
-#define SHMRT_OVER_ALL_FILES 0 /* 1 where build_ext.py had it optimized so */
-#endif
-
 static const struct {
 	int (*add)(PyObject *module);
 } parts[] = {
@@ -43,7 +39,7 @@ static int module_exec(PyObject *module) {
 	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
 		if (parts[i].add(module) < 0)
 			return -1;
-	return PyModule_AddIntConstant(module, "OVER_ALL_FILES", SHMRT_OVER_ALL_FILES);
+	return 0;
 }
 
 static PyModuleDef_Slot module_slots[] = {

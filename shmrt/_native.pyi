@@ -10,7 +10,6 @@ _T = TypeVar("_T")
 
 LAYOUT: Mapping[str, int]
 LAYOUT_VERSION: int
-OVER_ALL_FILES: int
 
 # native/py_future.c
 
