@@ -79,4 +79,5 @@ def build() -> dict[str, Any]:
     found = re.search(rb"(?:GCC: \([^)]*\)|clang version) [\d.]+", Path(_native.__file__).read_bytes())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     flags = project["tool"]["setuptools"]["ext-modules"][0].get("extra-compile-args", [])
+    flags = [*flags, *["-flto=auto"] * _native.OVER_ALL_FILES]
     return {"compiler": found.group().decode() if found else "unknown", "flags": " ".join(flags)}

@@ -8,6 +8,10 @@
 #include "ops.h"
 #include "py_module.h"
 
+#ifndef SHMRT_OVER_ALL_FILES
+#define SHMRT_OVER_ALL_FILES 0 /* 1 where build_ext.py had it optimized so */
+#endif
+
 static const struct {
 	int (*add)(PyObject *module);
 } parts[] = {
@@ -39,7 +43,7 @@ static int module_exec(PyObject *module) {
 	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
 		if (parts[i].add(module) < 0)
 			return -1;
-	return 0;
+	return PyModule_AddIntConstant(module, "OVER_ALL_FILES", SHMRT_OVER_ALL_FILES);
 }
 
 static PyModuleDef_Slot module_slots[] = {

@@ -10,6 +10,7 @@ _T = TypeVar("_T")
 
 LAYOUT: Mapping[str, int]
 LAYOUT_VERSION: int
+OVER_ALL_FILES: int
 
 # native/py_future.c
 

@@ -19,7 +19,9 @@ a mutant differs from the core in one file only.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -28,6 +30,7 @@ import threading
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -143,18 +146,37 @@ def compile_once(path: Path, flags: list[str | Path], made_of: str, objects: Pat
     return target
 
 
+@functools.cache
+def over_all_files() -> tuple[str, ...]:
+    """What the extension's own build adds with this compiler."""
+    if importlib.util.find_spec("setuptools") is None:
+        return ()  # the build has one of its own; here the core's files are optimized one by one
+    spec = importlib.util.spec_from_file_location("build_ext_of_shmrt", NATIVE / "build_ext.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    command = SimpleNamespace(compiler_so=[compiler(), "-fPIC"], linker_so=[compiler(), "-shared"])
+    return tuple(module.OVER_ALL_FILES) if module.optimizes_over_all_files(command) else ()
+
+
 def build(source: Path, native: Path, kind: str, into: Path, objects: Path) -> Path:
-    """The core becomes a library, so that a test links only what it uses."""
-    flags: list[str | Path] = [*KINDS[kind], *STRICT, "-I", native, "-I", TESTS]
+    """The core becomes a library, so that a test links only what it uses. As shipped, it is optimized as one whole; the
+    test itself is not part of that."""
+    whole = over_all_files() if kind == "shipped" else ()
     headers = [path.read_text() for folder in (native, TESTS) for path in sorted(folder.glob("*.h"))]
-    made_of = "\0".join([compiler(), *KINDS[kind], *STRICT, *headers])
-    core = sorted(path for path in native.glob("*.c") if not path.name.startswith("py_"))
-    parts = [compile_once(path, flags, made_of, objects) for path in [*core, TESTS / "sweep.c", source]]
+
+    def compiled(paths: list[Path], more: tuple[str, ...]) -> list[Path]:
+        flags: list[str | Path] = [*KINDS[kind], *STRICT, *more, "-I", native, "-I", TESTS]
+        made_of = "\0".join([compiler(), *KINDS[kind], *STRICT, *more, *headers])
+        return [compile_once(path, flags, made_of, objects) for path in paths]
+
+    core = compiled(sorted(path for path in native.glob("*.c") if not path.name.startswith("py_")), whole)
+    sweep, test = compiled([TESTS / "sweep.c", source], ())
     library, program = into / "libcore.a", into / source.stem
-    code, output = run(["ar", "rcs", library, *parts[:-1]], WATCHDOG_S)
+    code, output = run(["gcc-ar" if whole else "ar", "rcs", library, *core, sweep], WATCHDOG_S)
     assert code == 0, output
     # Bound at start: lazy binding would put the dynamic linker's steps into every sweep.
-    link: list[str | Path] = [compiler(), *KINDS[kind], parts[-1], library, "-Wl,-z,now", "-o", program]
+    link: list[str | Path] = [compiler(), *KINDS[kind], *whole, test, library, "-Wl,-z,now", "-o", program]
     code, output = run(link, WATCHDOG_S)
     assert code == 0, f"{source.name} does not link ({kind}):\n{output}"
     return program
