@@ -109,10 +109,17 @@ class ServerRef(Ends):
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        """Stops the server; one that is gone already is fine."""
-        reason = "normal" if kind is None else "shutdown"
+        """Stops the server; one that is gone already is fine. Who leaves by an exception waits no longer than a
+        supervisor does by default: what a handler is at goes on then, and ends with the runtime at the latest."""
+        from shmrt.children import SHUTDOWN_S
+
         try:
-            self.stop(reason)
+            if kind is None:
+                self.stop()
+            else:
+                self.stop("shutdown", SHUTDOWN_S)
+        except CallTimeout:
+            pass
         except ServerDown as down:
             if kind is None and down.reason not in ("noproc", "shutdown"):
                 raise

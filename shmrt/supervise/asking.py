@@ -10,6 +10,8 @@ from __future__ import annotations
 import itertools
 from queue import Empty, SimpleQueue
 
+from shmrt.waits import next_of
+
 TYPE_CHECKING = False  # `typing` is not worth its time at start
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +51,7 @@ class Asking:
         try:
             self._send("ask", number, verb, *arguments)
             try:
-                ok, value = answers.get(timeout=timeout)
+                ok, value = next_of(answers, timeout)  # Ctrl-C reaches who asks for an end that does not come
             except Empty:
                 raise TimeoutError(f"the root supervisor did not answer {verb} in {timeout} s") from None
         finally:

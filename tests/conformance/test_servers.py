@@ -245,6 +245,21 @@ def test_servers_use_servers() -> None:
             assert get_state(one, timeout=PATIENCE_S)["items"] == []
 
 
+def wait_for_ever(_: object) -> None:
+    threading.Event().wait()
+
+
+def test_who_leaves_by_an_exception_waits_for_no_handler_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shmrt.children.SHUTDOWN_S", 0.05)
+    with pytest.raises(ZeroDivisionError), Agent(0) as agent:
+        agent.cast(wait_for_ever)
+        raise ZeroDivisionError
+    pid = agent.pid
+    assert pid is not None  # it goes on until the runtime ends
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: agent.pid != pid)
+
+
 @pytest.mark.parametrize("reason", ["normal", "shutdown", ("shutdown", {"why": [1]}), ("shutdown", Continue(1)), "odd"])
 def test_stop(tmp_path: Path, reason: Any) -> None:
     stack = start(Stack, kwargs={"note": str(tmp_path / "note")})

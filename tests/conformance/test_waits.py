@@ -60,6 +60,12 @@ with Agent(0) as agent:
     told()
     agent.get(wait_for_ever, timeout=1000)
 """,
+    "an end": """
+agent = Agent(0)
+agent.cast(wait_for_ever)
+told()
+agent.stop()
+""",
     "a runtime": """
 with Runtime() as runtime:
     told()

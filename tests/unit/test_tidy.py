@@ -25,6 +25,7 @@ LAYERS = {
     "shmrt.errors": WORDS,
     "shmrt.spec": WORDS,
     "shmrt.clock": WORDS,
+    "shmrt.waits": WORDS,
     "shmrt._native": MEMORY,
     "shmrt.decide": DECIDE,
     "shmrt.memory": MEMORY,
